@@ -1,0 +1,39 @@
+# dpldm_test(<name> SOURCES ... LINKS ... [TORCH] [RANKS 1 2 3] [TIMEOUT seconds] [LABELS ...])
+#
+# One test program, one CTest entry (or one per rank count). With RANKS the program is linked to the consensus main of
+# tests/support, which makes a failure on any rank a failure of the test, and is started through mpirun.
+find_package(GTest REQUIRED)
+
+function(dpldm_test name)
+  cmake_parse_arguments(ARG "TORCH" "TIMEOUT" "SOURCES;LINKS;RANKS;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE DPLDM_GOLDEN_DIR="${CMAKE_SOURCE_DIR}/tests/golden"
+                                             DPLDM_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+  target_link_libraries(${name} PRIVATE ${ARG_LINKS} GTest::gtest GTest::gmock)
+  if(ARG_TORCH)
+    dpldm_use_torch(${name})
+  endif()
+  if(ARG_RANKS)
+    target_link_libraries(${name} PRIVATE dpldm_mpi_test_main)
+    foreach(ranks IN LISTS ARG_RANKS)
+      add_test(NAME ${name}.np${ranks}
+               COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} --bind-to none --oversubscribe
+                       $<TARGET_FILE:${name}>)
+      set_tests_properties(${name}.np${ranks} PROPERTIES PROCESSORS ${ranks} LABELS "mpi;${ARG_LABELS}")
+      list(APPEND entries ${name}.np${ranks})
+    endforeach()
+  else()
+    target_link_libraries(${name} PRIVATE GTest::gtest_main)
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}")
+    set(entries ${name})
+  endif()
+  # Ranks share two cores in CI, so every process gets one thread; root in a container must ask mpirun twice.
+  set_tests_properties(${entries} PROPERTIES TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT
+    "OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none;HDF5_USE_FILE_LOCKING=BEST_EFFORT")
+endfunction()

@@ -1,0 +1,145 @@
+#include "app/cli.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <numeric>
+#include <optional>
+#include <thread>
+
+#include <cxxopts.hpp>
+#include <fmt/format.h>
+
+#include "base/build_facts.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "comm/mpi_world.h"
+
+namespace dpldm::app {
+namespace {
+
+// A failing rank other than 0 waits this long before it speaks: when all ranks fail alike, rank 0's sentence is the
+// only one printed.
+constexpr std::chrono::milliseconds kLetRankZeroSpeak{500};
+
+class ProgramInvocation : public Invocation {
+ public:
+  ProgramInvocation(const std::string& program, int argc, char** argv) : name_(program + " " + argv[1]) {
+    arguments_.push_back(name_.data());
+    for (int i = 2; i < argc; ++i) arguments_.push_back(argv[i]);
+    arguments_.push_back(nullptr);
+  }
+
+  int argc() const override { return static_cast<int>(arguments_.size()) - 1; }
+  char** argv() override { return arguments_.data(); }
+
+  comm::Communicator& communicator() override {
+    if (!world_) {
+      world_.emplace(nullptr, nullptr);
+      communicator_ = world_->make_communicator();
+      setup_log(communicator_->rank(), communicator_->size());
+    }
+    return *communicator_;
+  }
+
+  // Reports `message` once for the job and returns the exit code; with several ranks it ends them all.
+  int fail(ExitCode code, const std::string& message) {
+    const bool several = world_ && world_->size() > 1;
+    if (several && world_->rank() != 0) {
+      std::this_thread::sleep_for(kLetRankZeroSpeak);
+      fmt::print(stderr, "{}: [rank {}] {}\n", name_, world_->rank(), message);
+    } else {
+      fmt::print(stderr, "{}: {}\n", name_, message);
+    }
+    if (several) world_->abort(static_cast<int>(code));
+    return static_cast<int>(code);
+  }
+
+  // A stop that all ranks agreed on: nobody is inside a collective, so MPI ends in order.
+  int stop(const Checkpointed& why) {
+    if (!world_ || world_->rank() == 0) fmt::print(stderr, "{}: {}\n", name_, why.what());
+    return static_cast<int>(why.code());
+  }
+
+ private:
+  std::string name_;
+  std::vector<char*> arguments_;
+  std::optional<comm::MpiWorld> world_;  // declared before the communicator, which must go first
+  std::unique_ptr<comm::Communicator> communicator_;
+};
+
+void print_help(const std::string& program, const std::string& about, std::span<const Command> commands) {
+  fmt::print("{}\n\nUsage: {} COMMAND [OPTION...]\n\nCommands:\n", about, program);
+  for (const Command& command : commands) fmt::print("  {:<14} {}\n", command.name, command.summary);
+  fmt::print("\n`{} COMMAND --help` lists a command's options. `{} --version` prints what this build is.\n", program,
+             program);
+}
+
+}  // namespace
+
+std::string nearest_word(const std::string& word, std::span<const std::string> known) {
+  std::string best;
+  std::size_t best_distance = word.size() / 3 + 2;  // more edits than this is another word
+  for (const std::string& candidate : known) {
+    std::vector<std::size_t> row(candidate.size() + 1);
+    std::iota(row.begin(), row.end(), std::size_t{0});
+    for (std::size_t i = 1; i <= word.size(); ++i) {
+      std::size_t diagonal = row[0];
+      row[0] = i;
+      for (std::size_t j = 1; j <= candidate.size(); ++j) {
+        const std::size_t substitute = diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1);
+        diagonal = row[j];
+        row[j] = std::min({substitute, row[j] + 1, row[j - 1] + 1});
+      }
+    }
+    if (row.back() < best_distance) {
+      best_distance = row.back();
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+int run_program(const std::string& program, const std::string& about, std::span<const Command> commands, int argc,
+                char** argv) {
+  const std::string first = argc > 1 ? argv[1] : "--help";
+  if (first == "--help" || first == "-h" || first == "help") {
+    print_help(program, about, commands);
+    return argc > 1 ? 0 : static_cast<int>(ExitCode::kConfig);
+  }
+  if (first == "--version") {
+    fmt::print("{}\n", build_facts());
+    return 0;
+  }
+  setup_log(0, 1);
+  const auto command =
+      std::find_if(commands.begin(), commands.end(), [&](const Command& c) { return c.name == first; });
+  if (command == commands.end()) {
+    std::vector<std::string> names;
+    for (const Command& c : commands) names.push_back(c.name);
+    const std::string near = nearest_word(first, names);
+    fmt::print(stderr, "{}: there is no command '{}'{}; see {} --help\n", program, first,
+               near.empty() ? "" : " (did you mean '" + near + "'?)", program);
+    return static_cast<int>(ExitCode::kConfig);
+  }
+
+  ProgramInvocation invocation(program, argc, argv);
+  try {
+    command->run(invocation);
+    return static_cast<int>(ExitCode::kDone);
+  } catch (const Checkpointed& why) {
+    return invocation.stop(why);
+  } catch (const Error& error) {
+    return invocation.fail(error.code(), error.what());
+  } catch (const cxxopts::exceptions::exception& error) {
+    return invocation.fail(ExitCode::kConfig, std::string(error.what()) + "; see --help");
+  } catch (const std::bad_alloc&) {
+    return invocation.fail(ExitCode::kIo, "out of memory");
+  } catch (const std::exception& error) {
+    return invocation.fail(ExitCode::kInternal, std::string("internal error: ") + error.what());
+  }
+}
+
+}  // namespace dpldm::app

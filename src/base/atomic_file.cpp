@@ -1,0 +1,110 @@
+#include "base/atomic_file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace dpldm {
+namespace {
+
+std::string reason() { return std::strerror(errno); }  // NOLINT(concurrency-mt-unsafe)
+
+void write_all(int descriptor, std::string_view bytes, const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      throw IoError("cannot write " + path.string() + ": " + reason());
+    }
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+}  // namespace
+
+std::filesystem::path temporary_name_for(const std::filesystem::path& path) {
+  std::filesystem::path name = path;
+  name += ".tmp-" + std::to_string(::getpid());
+  return name;
+}
+
+void sync_to_disk(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) throw IoError("cannot open " + path.string() + " to sync it: " + reason());
+  const int result = ::fsync(descriptor);
+  const std::string why = result == 0 ? "" : reason();
+  ::close(descriptor);
+  if (result != 0) throw IoError("cannot sync " + path.string() + ": " + why);
+}
+
+void commit_file(const std::filesystem::path& temporary, const std::filesystem::path& path) {
+  try {
+    sync_to_disk(temporary);
+    if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+      throw IoError("cannot rename " + temporary.string() + " to " + path.string() + ": " + reason());
+    }
+  } catch (...) {
+    std::error_code ignored;  // the first failure is the one to report
+    std::filesystem::remove(temporary, ignored);
+    throw;
+  }
+  const std::filesystem::path parent = path.parent_path();
+  sync_to_disk(parent.empty() ? "." : parent);
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
+  const std::filesystem::path temporary = temporary_name_for(path);
+  const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor < 0) throw IoError("cannot create " + temporary.string() + ": " + reason());
+  try {
+    write_all(descriptor, content, temporary);
+  } catch (...) {
+    ::close(descriptor);
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw;
+  }
+  if (::close(descriptor) != 0) {
+    const std::string why = reason();
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw IoError("cannot close " + temporary.string() + ": " + why);
+  }
+  commit_file(temporary, path);
+}
+
+std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) throw IoError("cannot read " + path.string() + ": " + error.message());
+  if (size > max_bytes) {
+    throw IoError(path.string() + " has " + std::to_string(size) + " bytes; at most " + std::to_string(max_bytes) +
+                  " are accepted here");
+  }
+  std::ifstream stream(path, std::ios::binary);
+  std::string content(size, '\0');
+  stream.read(content.data(), static_cast<std::streamsize>(size));
+  if (!stream) throw IoError("cannot read " + path.string() + ": it ended early or could not be opened");
+  return content;
+}
+
+DurableLog::DurableLog(const std::filesystem::path& path) : path_(path) {
+  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) throw IoError("cannot open " + path.string() + " for appending: " + reason());
+}
+
+DurableLog::~DurableLog() { ::close(descriptor_); }
+
+void DurableLog::append(std::string_view line) {
+  std::string text(line);
+  text += '\n';
+  write_all(descriptor_, text, path_);
+  if (::fdatasync(descriptor_) != 0) throw IoError("cannot sync " + path_.string() + ": " + reason());
+}
+
+}  // namespace dpldm

@@ -1,0 +1,46 @@
+// Files that are either whole or not there.
+//
+// A file is written under a temporary name beside its destination, synced, and renamed; a reader never sees half of
+// one, and a failure leaves nothing behind. Appends go to logs whose every line must survive a power cut.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace dpldm {
+
+// A name beside `path` that no other process uses; on the same file system, so that rename is atomic.
+std::filesystem::path temporary_name_for(const std::filesystem::path& path);
+
+// Flushes `path` (a file or a directory) to the disk. Throws IoError.
+void sync_to_disk(const std::filesystem::path& path);
+
+// Syncs `temporary`, renames it to `path` and syncs the directory. Throws IoError and removes `temporary` when it
+// cannot.
+void commit_file(const std::filesystem::path& temporary, const std::filesystem::path& path);
+
+// The whole of `content` as the new content of `path`. Throws IoError with the system's reason.
+void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+// The whole file, at most `max_bytes` of it: a larger one is refused before memory is taken. Throws IoError.
+std::string read_file(const std::filesystem::path& path, std::size_t max_bytes);
+
+// An append-only file. Each append is on the disk when the call returns.
+class DurableLog {
+ public:
+  // Opens for appending, creating it if need be. Throws IoError.
+  explicit DurableLog(const std::filesystem::path& path);
+  ~DurableLog();
+  DurableLog(const DurableLog&) = delete;
+  DurableLog& operator=(const DurableLog&) = delete;
+
+  // Writes `line` and a newline, then syncs. Throws IoError; then nothing may be assumed about the line.
+  void append(std::string_view line);
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+}  // namespace dpldm

@@ -1,0 +1,1 @@
+// Exists to build the precompiled header of LibTorch once for all targets.

@@ -1,0 +1,32 @@
+// The process's membership in an MPI job: initialises MPI, owns it, finalises it.
+//
+// Construct one in main before anything else communicates. A program started without mpirun is a world of one rank.
+#pragma once
+
+#include <memory>
+
+#include "comm/communicator.h"
+
+namespace dpldm::comm {
+
+class MpiWorld {
+ public:
+  // Initialises MPI (FUNNELED) unless it already is. Throws CommunicationError when MPI cannot give the thread level.
+  MpiWorld(int* argc, char*** argv);
+  // Finalises MPI when the program ends in order. While an exception ends it, peers may be waiting inside a collective:
+  // call abort instead.
+  ~MpiWorld();
+  MpiWorld(const MpiWorld&) = delete;
+  MpiWorld& operator=(const MpiWorld&) = delete;
+
+  int rank() const;
+  int size() const;
+
+  // A communicator over all ranks on host memory. Collective.
+  std::unique_ptr<Communicator> make_communicator();
+
+  // Ends the whole job at once with `exit_code` as every rank's code. Does not return.
+  [[noreturn]] void abort(int exit_code);
+};
+
+}  // namespace dpldm::comm

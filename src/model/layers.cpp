@@ -1,0 +1,261 @@
+#include "model/layers.h"
+
+#include <cmath>
+
+#include "base/error.h"
+
+namespace dpldm::model {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+using torch::autograd::Variable;
+
+// The tap and the site travel through the graph as integers: both outlive it (the layer owns the site, the trainer the
+// tap).
+void remember(AutogradContext* ctx, GradientTap* tap, const TapSite* site) {
+  ctx->saved_data["tap"] = reinterpret_cast<std::int64_t>(tap);
+  ctx->saved_data["site"] = reinterpret_cast<std::int64_t>(site);
+}
+
+void report(AutogradContext* ctx, const at::Tensor& activation, const at::Tensor& output_gradient) {
+  auto* tap = reinterpret_cast<GradientTap*>(ctx->saved_data["tap"].toInt());      // NOLINT(performance-no-int-to-ptr)
+  auto* site = reinterpret_cast<const TapSite*>(ctx->saved_data["site"].toInt());  // NOLINT(performance-no-int-to-ptr)
+  tap->report(*site, activation, output_gradient);
+}
+
+// Each Function below returns undefined gradients for its parameters. `anchor` is a parameter that requires a gradient:
+// autograd creates the node, and so calls backward, only when some input does, and the input of the first trained layer
+// does not.
+
+struct TappedLinear : torch::autograd::Function<TappedLinear> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight, const Variable& bias,
+                          const Variable& /*anchor*/, GradientTap* tap, const TapSite* site) {
+    remember(ctx, tap, site);
+    ctx->save_for_backward({x, weight});
+    return at::linear(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+  }
+  static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor& dy = gradients[0];
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0)) dx = at::matmul(dy, saved[1]);
+    report(ctx, saved[0], dy);
+    return {dx, {}, {}, {}, {}, {}};
+  }
+};
+
+struct TappedConv2d : torch::autograd::Function<TappedConv2d> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight, const Variable& bias,
+                          const Variable& /*anchor*/, GradientTap* tap, const TapSite* site) {
+    remember(ctx, tap, site);
+    ctx->save_for_backward({x, weight});
+    return at::conv2d(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt,
+                      {site->stride, site->stride}, {site->padding, site->padding}, {1, 1}, site->groups);
+  }
+  static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
+    const auto saved = ctx->get_saved_variables();
+    auto* site =
+        reinterpret_cast<const TapSite*>(ctx->saved_data["site"].toInt());  // NOLINT(performance-no-int-to-ptr)
+    const at::Tensor& dy = gradients[0];
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0)) {
+      dx = std::get<0>(at::convolution_backward(dy, saved[0], saved[1], std::nullopt, {site->stride, site->stride},
+                                                {site->padding, site->padding}, {1, 1}, false, {0, 0}, site->groups,
+                                                {true, false, false}));
+    }
+    report(ctx, saved[0], dy);
+    return {dx, {}, {}, {}, {}, {}};
+  }
+};
+
+struct TappedGroupNorm : torch::autograd::Function<TappedGroupNorm> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight, const Variable& bias,
+                          const Variable& /*anchor*/, std::int64_t num_groups, double eps, GradientTap* tap,
+                          const TapSite* site) {
+    remember(ctx, tap, site);
+    const at::Tensor input = x.contiguous();
+    const std::int64_t rows = input.size(0);
+    const std::int64_t channels = input.size(1);
+    const std::int64_t positions = input.numel() / (rows * channels);
+    auto [y, mean, rstd] = at::native_group_norm(input, weight, bias, rows, channels, positions, num_groups, eps);
+    ctx->saved_data["groups"] = num_groups;
+    ctx->save_for_backward({input, weight, mean, rstd});
+    return y;
+  }
+  static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const std::int64_t groups = ctx->saved_data["groups"].toInt();
+    const std::int64_t rows = x.size(0);
+    const std::int64_t channels = x.size(1);
+    const at::Tensor dy = gradients[0].contiguous();
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0)) {
+      dx = std::get<0>(at::native_group_norm_backward(dy, x, saved[2], saved[3], saved[1], rows, channels,
+                                                      x.numel() / (rows * channels), groups, {true, false, false}));
+    }
+    const at::Tensor mean = saved[2].to(at::kFloat).view({rows, groups, 1});
+    const at::Tensor rstd = saved[3].to(at::kFloat).view({rows, groups, 1});
+    report(ctx, ((x.to(at::kFloat).view({rows, groups, -1}) - mean) * rstd).view(x.sizes()), dy);
+    return {dx, {}, {}, {}, {}, {}, {}, {}};
+  }
+};
+
+struct TappedLayerNorm : torch::autograd::Function<TappedLayerNorm> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight, const Variable& bias,
+                          const Variable& /*anchor*/, std::int64_t channels, double eps, GradientTap* tap,
+                          const TapSite* site) {
+    remember(ctx, tap, site);
+    const at::Tensor input = x.contiguous();
+    auto [y, mean, rstd] = at::native_layer_norm(input, {channels}, weight, bias, eps);
+    ctx->save_for_backward({input, weight, bias, mean, rstd});
+    return y;
+  }
+  static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor dy = gradients[0].contiguous();
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0)) {
+      dx = std::get<0>(at::native_layer_norm_backward(dy, x, {x.size(-1)}, saved[3], saved[4], saved[1], saved[2],
+                                                      {true, false, false}));
+    }
+    report(ctx, (x.to(at::kFloat) - saved[3].to(at::kFloat)) * saved[4].to(at::kFloat), dy);
+    return {dx, {}, {}, {}, {}, {}, {}, {}};
+  }
+};
+
+struct TappedEmbedding : torch::autograd::Function<TappedEmbedding> {
+  static Variable forward(AutogradContext* ctx, const Variable& ids, const Variable& weight, const Variable& /*anchor*/,
+                          GradientTap* tap, const TapSite* site) {
+    remember(ctx, tap, site);
+    ctx->save_for_backward({ids});
+    return at::embedding(weight, ids);
+  }
+  static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
+    report(ctx, ctx->get_saved_variables()[0], gradients[0]);
+    return {{}, {}, {}, {}, {}};
+  }
+};
+
+at::Tensor uniform_fan_in(at::IntArrayRef sizes, std::int64_t fan_in) {
+  const double bound = 1.0 / std::sqrt(static_cast<double>(fan_in));
+  return torch::empty(sizes).uniform_(-bound, bound);
+}
+
+}  // namespace
+
+void Layer::attach(GradientTap* tap, const std::string& name, bool train_weight, bool train_bias) {
+  if (!train_weight && !(train_bias && bias.defined()))
+    throw InternalError("tap on " + name + ", which trains nothing");
+  site_ = std::make_shared<TapSite>();
+  site_->name = name;
+  site_->kind = kind_;
+  if (train_weight) site_->weight = weight;
+  if (train_bias) site_->bias = bias;
+  describe(*site_);
+  tap_ = tap;
+}
+
+void Layer::detach_tap() {
+  tap_ = nullptr;
+  site_.reset();
+}
+
+at::Tensor Layer::weight_in(at::ScalarType dtype) { return in_type(weight, weight_copy_, dtype); }
+
+at::Tensor Layer::bias_in(at::ScalarType dtype) {
+  return bias.defined() ? in_type(bias, bias_copy_, dtype) : at::Tensor();
+}
+
+at::Tensor Layer::in_type(const at::Tensor& parameter, CastCopy& copy, at::ScalarType dtype) {
+  const bool differentiable = !tapped() && parameter.requires_grad() && at::GradMode::is_enabled();
+  if (differentiable) return parameter.scalar_type() == dtype ? parameter : parameter.to(dtype);
+  const at::Tensor plain = parameter.detach();
+  if (plain.scalar_type() == dtype) return plain;
+  // An in-place update raises the version; a replaced tensor has another storage.
+  const auto version = static_cast<std::int64_t>(parameter._version());
+  if (copy.version != version || copy.storage != plain.const_data_ptr() || copy.tensor.scalar_type() != dtype) {
+    copy = {plain.to(dtype), version, plain.const_data_ptr()};
+  }
+  return copy.tensor;
+}
+
+Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bias) : Layer(LayerKind::kLinear) {
+  weight = register_parameter("weight", uniform_fan_in({out_features, in_features}, in_features));
+  if (with_bias) bias = register_parameter("bias", uniform_fan_in({out_features}, in_features));
+}
+
+at::Tensor Linear::forward(const at::Tensor& x) {
+  const at::Tensor w = weight_in(x.scalar_type());
+  const at::Tensor b = bias_in(x.scalar_type());
+  if (tapped() && at::GradMode::is_enabled()) return TappedLinear::apply(x, w, b, weight, tap_, site_.get());
+  return at::linear(x, w, b.defined() ? std::optional<at::Tensor>(b) : std::nullopt);
+}
+
+Conv2d::Conv2d(std::int64_t in_channels, std::int64_t out_channels, std::int64_t kernel, std::int64_t stride,
+               std::int64_t padding, std::int64_t groups)
+    : Layer(LayerKind::kConv2d), stride_(stride), padding_(padding), groups_(groups) {
+  const std::int64_t fan_in = in_channels / groups * kernel * kernel;
+  weight = register_parameter("weight", uniform_fan_in({out_channels, in_channels / groups, kernel, kernel}, fan_in));
+  bias = register_parameter("bias", uniform_fan_in({out_channels}, fan_in));
+}
+
+void Conv2d::describe(TapSite& site) const {
+  site.stride = stride_;
+  site.padding = padding_;
+  site.groups = groups_;
+}
+
+at::Tensor Conv2d::forward(const at::Tensor& x) {
+  const at::Tensor w = weight_in(x.scalar_type());
+  const at::Tensor b = bias_in(x.scalar_type());
+  if (tapped() && at::GradMode::is_enabled()) return TappedConv2d::apply(x, w, b, weight, tap_, site_.get());
+  return at::conv2d(x, w, b, {stride_, stride_}, {padding_, padding_}, {1, 1}, groups_);
+}
+
+GroupNorm::GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps)
+    : Layer(LayerKind::kGroupNorm), num_groups_(num_groups), eps_(eps) {
+  if (num_groups <= 0 || channels % num_groups != 0) {
+    throw ConfigError("a group norm of " + std::to_string(channels) + " channels cannot have " +
+                      std::to_string(num_groups) + " groups; norm_num_groups must divide every width");
+  }
+  weight = register_parameter("weight", torch::ones({channels}));
+  bias = register_parameter("bias", torch::zeros({channels}));
+}
+
+at::Tensor GroupNorm::forward(const at::Tensor& x) {
+  const at::Tensor w = weight_in(x.scalar_type());
+  const at::Tensor b = bias_in(x.scalar_type());
+  if (tapped() && at::GradMode::is_enabled()) {
+    return TappedGroupNorm::apply(x, w, b, weight, num_groups_, eps_, tap_, site_.get());
+  }
+  return at::group_norm(x, num_groups_, w, b, eps_);
+}
+
+LayerNorm::LayerNorm(std::int64_t channels, double eps) : Layer(LayerKind::kLayerNorm), channels_(channels), eps_(eps) {
+  weight = register_parameter("weight", torch::ones({channels}));
+  bias = register_parameter("bias", torch::zeros({channels}));
+}
+
+at::Tensor LayerNorm::forward(const at::Tensor& x) {
+  const at::Tensor w = weight_in(x.scalar_type());
+  const at::Tensor b = bias_in(x.scalar_type());
+  if (tapped() && at::GradMode::is_enabled()) {
+    return TappedLayerNorm::apply(x, w, b, weight, channels_, eps_, tap_, site_.get());
+  }
+  return at::layer_norm(x, {channels_}, w, b, eps_);
+}
+
+Embedding::Embedding(std::int64_t num_embeddings, std::int64_t dimension) : Layer(LayerKind::kEmbedding) {
+  weight = register_parameter("weight", torch::randn({num_embeddings, dimension}));
+}
+
+at::Tensor Embedding::forward(const at::Tensor& ids, at::ScalarType dtype) {
+  const at::Tensor w = weight_in(dtype);
+  if (tapped() && at::GradMode::is_enabled()) return TappedEmbedding::apply(ids, w, weight, tap_, site_.get());
+  return at::embedding(w, ids);
+}
+
+}  // namespace dpldm::model

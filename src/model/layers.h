@@ -1,0 +1,110 @@
+// The layers with parameters that networks are built from.
+//
+// Each is an ordinary differentiable layer until `attach` gives it a tap; then its backward pass reports to the tap
+// instead of forming weight gradients (gradient_tap.h). Weights are held in fp32 and used in the type of the input:
+// with a bf16 input the layer computes in bf16 from a cast copy that is renewed whenever the weight has changed. Names
+// of parameters follow diffusers ("weight", "bias").
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <torch/torch.h>
+
+#include "model/gradient_tap.h"
+
+namespace dpldm::model {
+
+// What all layers share: the parameters, the tap, and the cast copies.
+class Layer : public torch::nn::Module {
+ public:
+  // From now on the trained ones among weight and bias report to `tap`, which must outlive the layer's use. `name` is
+  // the layer's full name in the network.
+  void attach(GradientTap* tap, const std::string& name, bool train_weight, bool train_bias);
+  // An ordinary layer again.
+  void detach_tap();
+  // nullptr while no tap is attached.
+  const TapSite* site() const { return site_.get(); }
+
+  at::Tensor weight;
+  at::Tensor bias;  // undefined when the layer has none
+
+ protected:
+  explicit Layer(LayerKind kind) : kind_(kind) {}
+  // Lets a layer add what its kind needs (stride, groups) to the site.
+  virtual void describe(TapSite&) const {}
+
+  bool tapped() const { return site_ != nullptr; }
+  // The weight (or bias) in `dtype`. Differentiable when no tap is attached; a cached copy otherwise.
+  at::Tensor weight_in(at::ScalarType dtype);
+  at::Tensor bias_in(at::ScalarType dtype);
+
+  LayerKind kind_;
+  GradientTap* tap_ = nullptr;
+  std::shared_ptr<TapSite> site_;
+
+ private:
+  struct CastCopy {
+    at::Tensor tensor;
+    std::int64_t version = -1;
+    const void* storage = nullptr;
+  };
+  at::Tensor in_type(const at::Tensor& parameter, CastCopy& copy, at::ScalarType dtype);
+  CastCopy weight_copy_;
+  CastCopy bias_copy_;
+};
+
+// y = x W^T + b on the last axis. weight [out, in].
+class Linear : public Layer {
+ public:
+  Linear(std::int64_t in_features, std::int64_t out_features, bool with_bias = true);
+  at::Tensor forward(const at::Tensor& x);
+};
+
+// x [B, in, H, W]; weight [out, in / groups, kernel, kernel].
+class Conv2d : public Layer {
+ public:
+  Conv2d(std::int64_t in_channels, std::int64_t out_channels, std::int64_t kernel, std::int64_t stride = 1,
+         std::int64_t padding = 0, std::int64_t groups = 1);
+  at::Tensor forward(const at::Tensor& x);
+
+ protected:
+  void describe(TapSite& site) const override;
+
+ private:
+  std::int64_t stride_;
+  std::int64_t padding_;
+  std::int64_t groups_;
+};
+
+// Statistics over each group of channels of one image. Statistics in fp32 whatever the input's type.
+class GroupNorm : public Layer {
+ public:
+  GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps);
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  std::int64_t num_groups_;
+  double eps_;
+};
+
+// Statistics over the last axis.
+class LayerNorm : public Layer {
+ public:
+  explicit LayerNorm(std::int64_t channels, double eps = 1e-5);
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  std::int64_t channels_;
+  double eps_;
+};
+
+// ids int64 [B, T] -> [B, T, dimension] in `dtype`.
+class Embedding : public Layer {
+ public:
+  Embedding(std::int64_t num_embeddings, std::int64_t dimension);
+  at::Tensor forward(const at::Tensor& ids, at::ScalarType dtype);
+};
+
+}  // namespace dpldm::model
