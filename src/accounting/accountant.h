@@ -1,0 +1,47 @@
+// How much privacy a list of releases costs.
+//
+// An accountant is a function of the events; it keeps nothing. All answers are upper bounds (for PRV: the upper end of
+// its interval). Plain C++, usable on its own. Formulas and sources: docs/privacy.md.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace dpldm::accounting {
+
+enum class AccountantKind { kPld, kRdp, kPrv };
+enum class Neighbouring { kAddRemove, kZeroOut, kReplaceOne };
+enum class Sampler { kPoisson, kNone };  // kNone: every record in every step, no amplification
+
+// `count` releases of a Gaussian mechanism with noise `noise_multiplier` times the sensitivity, each on a Poisson
+// sample of rate `sampling_rate`.
+struct GaussianEvent {
+  double sampling_rate = 0;
+  double noise_multiplier = 0;
+  std::int64_t count = 0;
+  Sampler sampler = Sampler::kPoisson;
+};
+
+// "pld", "rdp", "prv"; "add-remove", "zero-out", "replace-one". The inverse functions throw ConfigError for another
+// word.
+std::string to_text(AccountantKind kind);
+std::string to_text(Neighbouring neighbouring);
+AccountantKind accountant_from(const std::string& text);
+Neighbouring neighbouring_from(const std::string& text);
+
+// The epsilon at `delta` of all events together; infinity when there is no finite one. Throws ConfigError for values
+// outside their domain.
+double epsilon_of(std::span<const GaussianEvent> events, double delta, AccountantKind kind,
+                  Neighbouring neighbouring = Neighbouring::kAddRemove);
+
+// The smallest noise multiplier (to 1e-4, never below the true one) with which `steps` steps at rate `sampling_rate`,
+// after the events in `already_spent`, stay within `epsilon` at `delta`. Throws ConfigError when no multiplier can.
+double calibrate_noise_multiplier(double sampling_rate, std::int64_t steps, double epsilon, double delta,
+                                  AccountantKind kind, Neighbouring neighbouring = Neighbouring::kAddRemove,
+                                  std::span<const GaussianEvent> already_spent = {});
+
+// min(1e-5, 1 / (N ln N)).
+double default_delta(std::int64_t num_records);
+
+}  // namespace dpldm::accounting

@@ -1,0 +1,44 @@
+// The forward process: betas, their cumulative products, and what the network is asked to predict.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+#include <nlohmann/json.hpp>
+
+namespace dpldm::diffusion {
+
+enum class Prediction { kEpsilon, kSample, kV };
+
+struct ScheduleConfig {
+  std::int64_t num_train_timesteps = 1000;
+  std::string beta_schedule = "scaled_linear";  // linear | scaled_linear | squaredcos_cap_v2
+  double beta_start = 0.0015;
+  double beta_end = 0.0155;
+  Prediction prediction = Prediction::kEpsilon;
+
+  // diffusers' scheduler_config.json, of any of its scheduler classes. Throws ConfigError naming the key.
+  static ScheduleConfig from_json(const nlohmann::json& json);
+  // As DDIMScheduler, with the settings that latent models need (clip_sample false, set_alpha_to_one false,
+  // steps_offset 1, leading).
+  nlohmann::json to_json() const;
+};
+
+class NoiseSchedule {
+ public:
+  explicit NoiseSchedule(const ScheduleConfig& config);
+  const ScheduleConfig& config() const { return config_; }
+  // float32 [T], computed in double.
+  const at::Tensor& alphas_cumprod() const { return alphas_cumprod_; }
+  // x_t for clean latents z [B, ...], noise of the same shape, t int64 [B].
+  at::Tensor add_noise(const at::Tensor& z, const at::Tensor& noise, const at::Tensor& t) const;
+  // What the network should say for (z, noise, t).
+  at::Tensor target(const at::Tensor& z, const at::Tensor& noise, const at::Tensor& t) const;
+
+ private:
+  ScheduleConfig config_;
+  at::Tensor alphas_cumprod_;
+};
+
+}  // namespace dpldm::diffusion
