@@ -14,6 +14,8 @@ if(NOT DPLDM_TORCH_ROOT)
                       "(looked in: ${candidates}).")
 endif()
 message(STATUS "LibTorch: ${DPLDM_TORCH_ROOT}")
+# Remembered, so that a later configure of this build needs no environment.
+set(DPLDM_LIBTORCH ${DPLDM_TORCH_ROOT} CACHE PATH "LibTorch in use" FORCE)
 
 add_library(dpldm_torch INTERFACE)
 add_library(dpldm::torch ALIAS dpldm_torch)
