@@ -21,6 +21,8 @@ enum class DType { kFloat32, kFloat64, kInt32, kInt64, kUInt8 };
 enum class Place { kHost, kDevice };
 
 std::size_t size_of(DType dtype);
+// "float32".
+std::string to_text(DType dtype);
 
 // A typed piece of memory. `count` is in elements, never in bytes.
 struct Buffer {
