@@ -179,7 +179,7 @@ at::Tensor Layer::bias_in(at::ScalarType dtype) {
 at::Tensor Layer::in_type(const at::Tensor& parameter, CastCopy& copy, at::ScalarType dtype) {
   const bool differentiable = !tapped() && parameter.requires_grad() && at::GradMode::is_enabled();
   if (differentiable) return parameter.scalar_type() == dtype ? parameter : parameter.to(dtype);
-  const at::Tensor plain = parameter.detach();
+  at::Tensor plain = parameter.detach();
   if (plain.scalar_type() == dtype) return plain;
   // An in-place update raises the version; a replaced tensor has another storage.
   const auto version = static_cast<std::int64_t>(parameter._version());
