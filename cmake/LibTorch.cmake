@@ -14,10 +14,27 @@ if(NOT DPLDM_TORCH_ROOT)
                       "(looked in: ${candidates}).")
 endif()
 message(STATUS "LibTorch: ${DPLDM_TORCH_ROOT}")
+# Remembered, so that a later configure of this build needs no environment.
+set(DPLDM_LIBTORCH ${DPLDM_TORCH_ROOT} CACHE PATH "LibTorch in use" FORCE)
+
+# LibTorch carries headers of another fmt than the one that this program and spdlog are linked with. A folder that holds nothing but
+# a link to ours goes first.
+find_package(fmt REQUIRED)
+find_path(DPLDM_FMT_INCLUDE fmt/format.h REQUIRED)
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt_first)
+file(CREATE_LINK ${DPLDM_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt_first/fmt SYMBOLIC)
+
+# LibTorch carries headers of another fmt than the one that this program and spdlog are linked with. A folder that holds nothing but
+# a link to ours goes first.
+find_package(fmt REQUIRED)
+find_path(DPLDM_FMT_INCLUDE fmt/format.h REQUIRED)
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt_first)
+file(CREATE_LINK ${DPLDM_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt_first/fmt SYMBOLIC)
 
 add_library(dpldm_torch INTERFACE)
 add_library(dpldm::torch ALIAS dpldm_torch)
-target_include_directories(dpldm_torch SYSTEM INTERFACE ${DPLDM_TORCH_ROOT}/include
+target_include_directories(dpldm_torch SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/fmt_first
+                                                        ${DPLDM_TORCH_ROOT}/include
                                                         ${DPLDM_TORCH_ROOT}/include/torch/csrc/api/include)
 target_link_directories(dpldm_torch INTERFACE ${DPLDM_TORCH_ROOT}/lib)
 # A wheel built with CUDA refers to driver-side libraries that the CPU half never calls; they need not be here at link time.

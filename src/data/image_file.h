@@ -49,6 +49,9 @@ class ImageFile {
   at::Tensor read_labels() const;
   std::vector<std::string> read_captions() const;
 
+  // Reads everything once: labels in range, checksum as recorded. Throws IoError otherwise.
+  void verify_content() const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -51,23 +51,63 @@ class LatentFile {
   // int64 [n, L].
   at::Tensor read_tokens(std::span<const std::int64_t> record_ids) const;
 
+  // Whether the moments are stored as float16.
+  bool half_precision() const;
+  // Reads everything once: values finite, labels in range, checksum as recorded. Throws IoError otherwise.
+  void verify_content() const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-// Random access by several ranks: the file is created at its full size, then each rank writes its own records.
-// Written under a temporary name and renamed by `commit`.
+// Where the moments lie in a latent file that is being written.
+struct MomentsPlace {
+  std::filesystem::path path;
+  std::uint64_t offset = 0;  // of record 0, in bytes
+  bool half_precision = false;
+};
+
+// Writes moments straight into their place in the file, past HDF5, so that many ranks (and threads) can do it at once:
+// the dataset is contiguous and its space is reserved. Ranks other than the one with the LatentFileWriter use this
+// alone; all must see the same file system.
+class MomentsWriter {
+ public:
+  // Throws IoError when this rank does not see the file.
+  MomentsWriter(const MomentsPlace& place, const LatentFileInfo& info);
+  ~MomentsWriter();
+  MomentsWriter(const MomentsWriter&) = delete;
+  MomentsWriter& operator=(const MomentsWriter&) = delete;
+
+  // moments float32 [n, V, 2c, h, w], written as records first .. first + n - 1. Thread-safe. Throws IoError for values
+  // that are not finite in the file's precision.
+  void write(std::int64_t first, const at::Tensor& moments) const;
+  // Syncs. Before the LatentFileWriter commits, every rank must have returned from this.
+  void close();
+
+ private:
+  MomentsPlace place_;
+  LatentFileInfo info_;
+  int descriptor_ = -1;
+};
+
+// Creates a latent file at its full size under a temporary name; `commit` makes it whole and renames it. Records may be
+// written in any order, by this object or by the MomentsWriters of other ranks.
 class LatentFileWriter {
  public:
+  // `info.content_sha256` is ignored. Labels and class names come together or not at all. Throws IoError, ConfigError.
   LatentFileWriter(const std::filesystem::path& path, const LatentFileInfo& info, bool has_labels, bool half_precision);
   ~LatentFileWriter();
 
+  // For the MomentsWriters of other ranks.
+  MomentsPlace moments_place() const;
   // moments float32 [n, V, 2c, h, w], written as records first .. first + n - 1.
   void write_moments(std::int64_t first, const at::Tensor& moments);
+  // int64 [N].
   void write_labels(const at::Tensor& labels);
+  // int64 [N, L].
   void write_tokens(const at::Tensor& tokens);
-  // Computes the checksum over the whole content, verifies it, renames.
+  // Writes the checksum over the whole content, syncs, renames. Throws IoError; then no file is left.
   void commit();
 
  private:

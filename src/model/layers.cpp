@@ -24,16 +24,18 @@ void report(AutogradContext* ctx, const at::Tensor& activation, const at::Tensor
   tap->report(*site, activation, output_gradient);
 }
 
-// Each Function below returns undefined gradients for its parameters. `anchor` is a parameter that requires a gradient:
-// autograd creates the node, and so calls backward, only when some input does, and the input of the first trained layer
-// does not.
+// Normalised inputs are reported in fp32 whatever the network computes in; in double when a test runs in double.
+at::ScalarType wide_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Each Function below returns undefined gradients for its parameters. `anchor` is Layer::anchor().
 
 struct TappedLinear : torch::autograd::Function<TappedLinear> {
-  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight, const Variable& bias,
-                          const Variable& /*anchor*/, GradientTap* tap, const TapSite* site) {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight,
+                          const std::optional<at::Tensor>& bias, const Variable& /*anchor*/, GradientTap* tap,
+                          const TapSite* site) {
     remember(ctx, tap, site);
     ctx->save_for_backward({x, weight});
-    return at::linear(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+    return at::linear(x, weight, bias);
   }
   static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
     const auto saved = ctx->get_saved_variables();
@@ -46,12 +48,13 @@ struct TappedLinear : torch::autograd::Function<TappedLinear> {
 };
 
 struct TappedConv2d : torch::autograd::Function<TappedConv2d> {
-  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight, const Variable& bias,
-                          const Variable& /*anchor*/, GradientTap* tap, const TapSite* site) {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight,
+                          const std::optional<at::Tensor>& bias, const Variable& /*anchor*/, GradientTap* tap,
+                          const TapSite* site) {
     remember(ctx, tap, site);
     ctx->save_for_backward({x, weight});
-    return at::conv2d(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt,
-                      {site->stride, site->stride}, {site->padding, site->padding}, {1, 1}, site->groups);
+    return at::conv2d(x, weight, bias, {site->stride, site->stride}, {site->padding, site->padding}, {1, 1},
+                      site->groups);
   }
   static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
     const auto saved = ctx->get_saved_variables();
@@ -95,9 +98,10 @@ struct TappedGroupNorm : torch::autograd::Function<TappedGroupNorm> {
       dx = std::get<0>(at::native_group_norm_backward(dy, x, saved[2], saved[3], saved[1], rows, channels,
                                                       x.numel() / (rows * channels), groups, {true, false, false}));
     }
-    const at::Tensor mean = saved[2].to(at::kFloat).view({rows, groups, 1});
-    const at::Tensor rstd = saved[3].to(at::kFloat).view({rows, groups, 1});
-    report(ctx, ((x.to(at::kFloat).view({rows, groups, -1}) - mean) * rstd).view(x.sizes()), dy);
+    const at::ScalarType wide = wide_type(x);
+    const at::Tensor mean = saved[2].to(wide).view({rows, groups, 1});
+    const at::Tensor rstd = saved[3].to(wide).view({rows, groups, 1});
+    report(ctx, ((x.to(wide).view({rows, groups, -1}) - mean) * rstd).view(x.sizes()), dy);
     return {dx, {}, {}, {}, {}, {}, {}, {}};
   }
 };
@@ -121,7 +125,8 @@ struct TappedLayerNorm : torch::autograd::Function<TappedLayerNorm> {
       dx = std::get<0>(at::native_layer_norm_backward(dy, x, {x.size(-1)}, saved[3], saved[4], saved[1], saved[2],
                                                       {true, false, false}));
     }
-    report(ctx, (x.to(at::kFloat) - saved[3].to(at::kFloat)) * saved[4].to(at::kFloat), dy);
+    const at::ScalarType wide = wide_type(x);
+    report(ctx, (x.to(wide) - saved[3].to(wide)) * saved[4].to(wide), dy);
     return {dx, {}, {}, {}, {}, {}, {}, {}};
   }
 };
@@ -172,7 +177,7 @@ at::Tensor Layer::bias_in(at::ScalarType dtype) {
 at::Tensor Layer::in_type(const at::Tensor& parameter, CastCopy& copy, at::ScalarType dtype) {
   const bool differentiable = !tapped() && parameter.requires_grad() && at::GradMode::is_enabled();
   if (differentiable) return parameter.scalar_type() == dtype ? parameter : parameter.to(dtype);
-  const at::Tensor plain = parameter.detach();
+  at::Tensor plain = parameter.detach();
   if (plain.scalar_type() == dtype) return plain;
   // An in-place update raises the version; a replaced tensor has another storage.
   const auto version = static_cast<std::int64_t>(parameter._version());
@@ -182,6 +187,10 @@ at::Tensor Layer::in_type(const at::Tensor& parameter, CastCopy& copy, at::Scala
   return copy.tensor;
 }
 
+at::ScalarType Layer::norm_type(const at::Tensor& x) const {
+  return x.is_cpu() ? weight.scalar_type() : x.scalar_type();
+}
+
 Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bias) : Layer(LayerKind::kLinear) {
   weight = register_parameter("weight", uniform_fan_in({out_features, in_features}, in_features));
   if (with_bias) bias = register_parameter("bias", uniform_fan_in({out_features}, in_features));
@@ -189,9 +198,9 @@ Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bi
 
 at::Tensor Linear::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
-  const at::Tensor b = bias_in(x.scalar_type());
-  if (tapped() && at::GradMode::is_enabled()) return TappedLinear::apply(x, w, b, weight, tap_, site_.get());
-  return at::linear(x, w, b.defined() ? std::optional<at::Tensor>(b) : std::nullopt);
+  const std::optional<at::Tensor> b = bias.defined() ? std::optional(bias_in(x.scalar_type())) : std::nullopt;
+  if (recording()) return TappedLinear::apply(x, w, b, anchor(), tap_, site_.get());
+  return at::linear(x, w, b);
 }
 
 Conv2d::Conv2d(std::int64_t in_channels, std::int64_t out_channels, std::int64_t kernel, std::int64_t stride,
@@ -210,8 +219,8 @@ void Conv2d::describe(TapSite& site) const {
 
 at::Tensor Conv2d::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
-  const at::Tensor b = bias_in(x.scalar_type());
-  if (tapped() && at::GradMode::is_enabled()) return TappedConv2d::apply(x, w, b, weight, tap_, site_.get());
+  const std::optional<at::Tensor> b = bias_in(x.scalar_type());
+  if (recording()) return TappedConv2d::apply(x, w, b, anchor(), tap_, site_.get());
   return at::conv2d(x, w, b, {stride_, stride_}, {padding_, padding_}, {1, 1}, groups_);
 }
 
@@ -226,10 +235,10 @@ GroupNorm::GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps)
 }
 
 at::Tensor GroupNorm::forward(const at::Tensor& x) {
-  const at::Tensor w = weight_in(x.scalar_type());
-  const at::Tensor b = bias_in(x.scalar_type());
-  if (tapped() && at::GradMode::is_enabled()) {
-    return TappedGroupNorm::apply(x, w, b, weight, num_groups_, eps_, tap_, site_.get());
+  const at::Tensor w = weight_in(norm_type(x));
+  const at::Tensor b = bias_in(norm_type(x));
+  if (recording()) {
+    return TappedGroupNorm::apply(x, w, b, anchor(), num_groups_, eps_, tap_, site_.get());
   }
   return at::group_norm(x, num_groups_, w, b, eps_);
 }
@@ -240,10 +249,10 @@ LayerNorm::LayerNorm(std::int64_t channels, double eps) : Layer(LayerKind::kLaye
 }
 
 at::Tensor LayerNorm::forward(const at::Tensor& x) {
-  const at::Tensor w = weight_in(x.scalar_type());
-  const at::Tensor b = bias_in(x.scalar_type());
-  if (tapped() && at::GradMode::is_enabled()) {
-    return TappedLayerNorm::apply(x, w, b, weight, channels_, eps_, tap_, site_.get());
+  const at::Tensor w = weight_in(norm_type(x));
+  const at::Tensor b = bias_in(norm_type(x));
+  if (recording()) {
+    return TappedLayerNorm::apply(x, w, b, anchor(), channels_, eps_, tap_, site_.get());
   }
   return at::layer_norm(x, {channels_}, w, b, eps_);
 }
@@ -254,7 +263,7 @@ Embedding::Embedding(std::int64_t num_embeddings, std::int64_t dimension) : Laye
 
 at::Tensor Embedding::forward(const at::Tensor& ids, at::ScalarType dtype) {
   const at::Tensor w = weight_in(dtype);
-  if (tapped() && at::GradMode::is_enabled()) return TappedEmbedding::apply(ids, w, weight, tap_, site_.get());
+  if (recording()) return TappedEmbedding::apply(ids, w, anchor(), tap_, site_.get());
   return at::embedding(w, ids);
 }
 

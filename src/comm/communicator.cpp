@@ -1,0 +1,114 @@
+#include "comm/communicator.h"
+
+#include <algorithm>
+#include <exception>
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/digest.h"
+#include "base/error.h"
+
+namespace dpldm::comm {
+namespace {
+
+// Longer texts are compared but not quoted in the message.
+constexpr std::size_t kMaxQuotedBytes = 200;
+
+// Collective.
+std::string broadcast_text_from(Communicator& comm, std::string text, int root) {
+  auto num_bytes = static_cast<std::int64_t>(text.size());
+  comm.broadcast(host_buffer(std::span(&num_bytes, 1)), root);
+  text.resize(static_cast<std::size_t>(num_bytes));
+  comm.broadcast({text.data(), text.size(), DType::kUInt8, Place::kHost}, root);
+  return text;
+}
+
+std::string quoted(const std::string& text) { return text.size() <= kMaxQuotedBytes ? " ('" + text + "')" : ""; }
+
+}  // namespace
+
+std::size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+    case DType::kInt32:
+      return 4;
+    case DType::kFloat64:
+    case DType::kInt64:
+      return 8;
+    case DType::kUInt8:
+      return 1;
+  }
+  throw InternalError(fmt::format("unknown element type {}", static_cast<int>(dtype)));
+}
+
+std::string to_text(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
+    case DType::kUInt8:
+      return "uint8";
+  }
+  throw InternalError(fmt::format("unknown element type {}", static_cast<int>(dtype)));
+}
+
+std::string broadcast_text(Communicator& comm, const std::string& text) { return broadcast_text_from(comm, text, 0); }
+
+bool any_rank(Communicator& comm, bool value) {
+  std::int32_t flag = value ? 1 : 0;
+  comm.all_reduce_max(host_buffer(std::span(&flag, 1)));
+  return flag != 0;
+}
+
+void require_equal_on_all_ranks(Communicator& comm, const std::string& what, const std::string& text) {
+  // Digests have one length on every rank, which the texts need not have.
+  std::string mine = sha256_of(text);
+  std::string all(mine.size() * static_cast<std::size_t>(comm.size()), '\0');
+  comm.all_gather({mine.data(), mine.size(), DType::kUInt8, Place::kHost},
+                  {all.data(), all.size(), DType::kUInt8, Place::kHost});
+
+  std::vector<int> different;
+  for (int rank = 1; rank < comm.size(); ++rank) {
+    const std::size_t at = mine.size() * static_cast<std::size_t>(rank);
+    if (all.compare(at, mine.size(), all, 0, mine.size()) != 0) different.push_back(rank);
+  }
+  if (different.empty()) return;
+
+  const std::string of_root = broadcast_text_from(comm, text, 0);
+  const std::string of_other = broadcast_text_from(comm, text, different.front());
+  throw ConfigError(fmt::format("{} must be the same on all ranks, but rank {}{} differs from rank 0{}", what,
+                                fmt::join(different, ", "), quoted(of_other), quoted(of_root)));
+}
+
+void run_on_root(Communicator& comm, const std::function<void()>& work) {
+  auto code = static_cast<std::int32_t>(ExitCode::kDone);
+  std::string message;
+  std::exception_ptr original;
+  if (comm.is_root()) {
+    try {
+      work();
+    } catch (const Error& error) {
+      code = static_cast<std::int32_t>(error.code());
+      message = error.what();
+      original = std::current_exception();
+    } catch (const std::exception& error) {
+      code = static_cast<std::int32_t>(ExitCode::kInternal);
+      message = error.what();
+      original = std::current_exception();
+    }
+  }
+  comm.broadcast(host_buffer(std::span(&code, 1)), 0);
+  if (code == static_cast<std::int32_t>(ExitCode::kDone)) return;
+  message = broadcast_text(comm, message);
+  if (original) std::rethrow_exception(original);
+  throw Error(static_cast<ExitCode>(code), message);
+}
+
+}  // namespace dpldm::comm

@@ -1,0 +1,61 @@
+#include "comm/mpi_world.h"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+
+#include <mpi.h>
+
+#include "base/error.h"
+#include "comm/mpi_communicator.h"
+
+namespace dpldm::comm {
+namespace {
+
+// MPI_Abort talks to the launcher and may hang when the network is what failed.
+constexpr std::chrono::seconds kAbortGrace{5};
+
+}  // namespace
+
+MpiWorld::MpiWorld(int* argc, char*** argv) : exceptions_at_start_(std::uncaught_exceptions()) {
+  int initialised = 0;
+  MPI_Initialized(&initialised);
+  int level = MPI_THREAD_SINGLE;
+  if (initialised != 0) {
+    MPI_Query_thread(&level);
+  } else {
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS) {
+      throw CommunicationError("MPI could not be initialised");
+    }
+    finalises_ = true;
+  }
+  if (level < MPI_THREAD_FUNNELED) {
+    throw CommunicationError("this MPI library does not allow a program with threads (MPI_THREAD_FUNNELED)");
+  }
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+  MPI_Comm_size(MPI_COMM_WORLD, &size_);
+}
+
+MpiWorld::~MpiWorld() {
+  if (!finalises_) return;
+  if (size_ > 1 && std::uncaught_exceptions() > exceptions_at_start_) abort(static_cast<int>(ExitCode::kInternal));
+  MPI_Finalize();
+}
+
+std::unique_ptr<Communicator> MpiWorld::make_communicator() {
+  return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD);
+}
+
+void MpiWorld::abort(int exit_code) {
+  std::fflush(nullptr);
+  std::thread([exit_code] {
+    std::this_thread::sleep_for(kAbortGrace);
+    std::_Exit(exit_code);
+  }).detach();
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+}  // namespace dpldm::comm

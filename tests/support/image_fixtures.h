@@ -1,0 +1,20 @@
+// Image files as other programs make them, among them the kinds that ours must refuse.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace dpldm::test {
+
+// A gradient. `components` 1 (grey), 3 (RGB) or 4 (CMYK).
+std::string jpeg_file(int height, int width, int components);
+// A gradient with 16 bits per sample.
+std::string png_file_16_bit(int height, int width);
+// RGB with an alpha channel of `alpha` everywhere.
+std::string png_file_with_alpha(int height, int width, std::uint8_t alpha);
+// One byte per pixel into a palette of three colours: red, green, blue.
+std::string png_file_with_palette(int height, int width);
+// A valid header that claims this size, with no pixels behind it.
+std::string png_bomb(std::uint32_t height, std::uint32_t width);
+
+}  // namespace dpldm::test

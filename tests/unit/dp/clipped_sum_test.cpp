@@ -1,0 +1,302 @@
+// The clipped sum against the slow truth: one record at a time through ordinary autograd, clipped and added by hand.
+#include "dp/clipped_sum.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "base/error.h"
+#include "model/layers.h"
+
+namespace dpldm::dp {
+namespace {
+
+using model::Conv2d;
+using model::Embedding;
+using model::GroupNorm;
+using model::LayerNorm;
+using model::Linear;
+
+// A network with every layer kind that has a rule, with reshapes as in a spatial transformer.
+struct SmallNet : torch::nn::Module {
+  explicit SmallNet(std::int64_t conv_kernel = 1) : kernel(conv_kernel) {
+    register_module("conv", conv);
+    register_module("norm", norm);
+    register_module("linear", linear);
+    register_module("no_bias", no_bias);
+    register_module("layer_norm", layer_norm);
+    register_module("embedding", embedding);
+    // Ones and zeros would hide a scale that was left out.
+    torch::NoGradGuard no_grad;
+    for (auto& p : parameters()) p.normal_(0, 0.5);
+  }
+
+  // x [B, 4, H, W], ids [B, 2] -> [B].
+  at::Tensor losses(const at::Tensor& x, const at::Tensor& ids) {
+    at::Tensor h = norm->forward(conv->forward(x));
+    h = h.flatten(2).transpose(1, 2);
+    h = layer_norm->forward(linear->forward(h).tanh());
+    h = no_bias->forward(h) * embedding->forward(ids, x.scalar_type()).mean(1, true);
+    return h.pow(2).flatten(1).mean(1);
+  }
+
+  std::vector<std::pair<std::string, std::shared_ptr<model::Layer>>> layers() {
+    return {
+        {"conv", conv},          {"norm", norm}, {"linear", linear}, {"no_bias", no_bias}, {"layer_norm", layer_norm},
+        {"embedding", embedding}};
+  }
+
+  std::int64_t kernel;
+  std::shared_ptr<Conv2d> conv = std::make_shared<Conv2d>(4, 6, kernel, 1, kernel / 2);
+  std::shared_ptr<GroupNorm> norm = std::make_shared<GroupNorm>(3, 6, 1e-5);
+  std::shared_ptr<Linear> linear = std::make_shared<Linear>(6, 8);
+  std::shared_ptr<Linear> no_bias = std::make_shared<Linear>(8, 5, false);
+  std::shared_ptr<LayerNorm> layer_norm = std::make_shared<LayerNorm>(8);
+  std::shared_ptr<Embedding> embedding = std::make_shared<Embedding>(7, 5);
+};
+
+struct Case {
+  std::int64_t records = 5;
+  std::int64_t draws = 1;
+  std::int64_t height = 3;
+  std::int64_t width = 4;
+  std::int64_t kernel = 1;
+  Rule rule = Rule::kAutomatic;
+  at::ScalarType dtype = at::kDouble;
+  double clip_norm = 0.05;
+};
+
+struct Data {
+  at::Tensor x;
+  at::Tensor ids;
+};
+
+Data make_data(const Case& c) {
+  Data data{torch::randn({c.records * c.draws, 4, c.height, c.width}, c.dtype),
+            torch::randint(0, 7, {c.records * c.draws, 2}, torch::kLong)};
+  data.ids.select(1, 1).copy_(data.ids.select(1, 0));  // the same row twice in one record
+  return data;
+}
+
+// [R, D]: each record's gradient by ordinary autograd, averaged over its draws.
+at::Tensor one_by_one(SmallNet& net, const Data& data, std::int64_t draws) {
+  std::vector<at::Tensor> rows;
+  for (std::int64_t r = 0; r < data.x.size(0) / draws; ++r) {
+    net.zero_grad();
+    net.losses(data.x.narrow(0, r * draws, draws), data.ids.narrow(0, r * draws, draws)).mean().backward();
+    std::vector<at::Tensor> parts;
+    for (auto& p : net.parameters()) parts.push_back(p.grad().flatten().clone());
+    rows.push_back(torch::cat(parts));
+  }
+  return torch::stack(rows);
+}
+
+// Runs the engine over micro-batches of at most `micro` records. Returns (sum, norms).
+std::pair<at::Tensor, at::Tensor> engine(SmallNet& net, const Data& data, const Case& c, std::int64_t micro) {
+  ClippedSum sum(net.parameters(), c.clip_norm, c.rule);
+  for (auto& [name, layer] : net.layers()) layer->attach(&sum, name, true, true);
+  sum.begin_step();
+  std::vector<at::Tensor> norms;
+  const std::int64_t records = data.x.size(0) / c.draws;
+  for (std::int64_t first = 0; first < records; first += micro) {
+    const std::int64_t count = std::min(micro, records - first);
+    sum.begin_micro_batch(count, c.draws);
+    const at::Tensor losses = net.losses(data.x.narrow(0, first * c.draws, count * c.draws),
+                                         data.ids.narrow(0, first * c.draws, count * c.draws));
+    (losses.sum() / static_cast<double>(c.draws)).backward();
+    sum.finish_micro_batch();
+    norms.push_back(sum.last_norms());
+  }
+  for (auto& [name, layer] : net.layers()) layer->detach_tap();
+  return {sum.values().clone(), norms.empty() ? at::Tensor() : torch::cat(norms)};
+}
+
+at::Tensor clipped_by_hand(const at::Tensor& gradients, double clip_norm) {
+  const at::Tensor norms = gradients.norm(2, 1, true);
+  return (gradients * torch::minimum(torch::full_like(norms, 1.0 / clip_norm), norms.reciprocal())).sum(0);
+}
+
+double relative(const at::Tensor& got, const at::Tensor& want) {
+  return ((got - want).norm() / want.norm()).item<double>();
+}
+
+class EveryCase : public testing::TestWithParam<Case> {};
+
+TEST_P(EveryCase, AgreesWithOneRecordAtATime) {
+  torch::manual_seed(3);
+  const Case c = GetParam();
+  SmallNet net(c.kernel);
+  net.to(c.dtype);
+  const Data data = make_data(c);
+  const at::Tensor truth = one_by_one(net, data, c.draws);
+  const auto [sum, norms] = engine(net, data, c, 3);
+  const bool in_double = c.dtype == at::kDouble;
+  EXPECT_LE(relative(norms, truth.norm(2, 1)), in_double ? 1e-10 : 1e-5);
+  EXPECT_LE(relative(sum, clipped_by_hand(truth, c.clip_norm)), in_double ? 1e-10 : 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Rules, EveryCase,
+    testing::Values(Case{}, Case{.rule = Rule::kKept}, Case{.rule = Rule::kNormOnly}, Case{.rule = Rule::kGram},
+                    Case{.draws = 2}, Case{.draws = 8, .rule = Rule::kKept}, Case{.draws = 2, .rule = Rule::kGram},
+                    Case{.draws = 2, .rule = Rule::kNormOnly}, Case{.records = 1}, Case{.height = 1, .width = 1},
+                    Case{.height = 1, .width = 1, .rule = Rule::kGram}, Case{.kernel = 3, .rule = Rule::kKept},
+                    Case{.draws = 2, .kernel = 3, .rule = Rule::kGram}, Case{.clip_norm = 1e6},
+                    Case{.rule = Rule::kKept, .dtype = at::kFloat}, Case{.rule = Rule::kNormOnly, .dtype = at::kFloat},
+                    Case{.draws = 2, .rule = Rule::kGram, .dtype = at::kFloat}));
+
+TEST(ClippedSum, MicroBatchSizeDoesNotChangeTheSum) {
+  torch::manual_seed(4);
+  const Case c{.records = 8};
+  SmallNet net;
+  net.to(c.dtype);
+  const Data data = make_data(c);
+  const at::Tensor whole = engine(net, data, c, 8).first;
+  EXPECT_LE(relative(engine(net, data, c, 3).first, whole), 1e-12);
+  EXPECT_LE(relative(engine(net, data, c, 1).first, whole), 1e-12);
+}
+
+TEST(ClippedSum, ChangingOneRecordLeavesTheOthersNormsBitIdentical) {
+  torch::manual_seed(5);
+  const Case c{.records = 4, .dtype = at::kFloat};
+  SmallNet net;
+  Data data = make_data(c);
+  const at::Tensor before = engine(net, data, c, 4).second;
+  data.x.select(0, 2).mul_(3);
+  const at::Tensor after = engine(net, data, c, 4).second;
+  for (const std::int64_t r : {0, 1, 3}) EXPECT_EQ(before[r].item<float>(), after[r].item<float>());
+  EXPECT_NE(before[2].item<float>(), after[2].item<float>());
+}
+
+TEST(ClippedSum, DrawsOfOneRecordCannotExceedTheClipTogether) {
+  torch::manual_seed(6);
+  const Case c{.records = 1, .draws = 8, .dtype = at::kFloat, .clip_norm = 1e-3};
+  SmallNet net;
+  Data data = make_data(c);
+  data.x.copy_(data.x.narrow(0, 0, 1).expand_as(data.x));  // eight equal draws: clipped apart they would add up to 8
+  data.ids.copy_(data.ids.narrow(0, 0, 1).expand_as(data.ids));
+  const double norm = engine(net, data, c, 1).first.norm().item<double>();
+  EXPECT_LE(norm, 1.0);
+  EXPECT_GE(norm, 0.99);
+}
+
+TEST(ClippedSum, RecordThatIsNotFiniteContributesExactlyZero) {
+  torch::manual_seed(7);
+  for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+    for (const float poison :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30F}) {
+      const Case c{.records = 3, .rule = rule, .dtype = at::kFloat};
+      SmallNet net;
+      const Data data = make_data(c);
+      Data without{torch::cat({data.x.narrow(0, 0, 1), data.x.narrow(0, 2, 1)}),
+                   torch::cat({data.ids.narrow(0, 0, 1), data.ids.narrow(0, 2, 1)})};
+      data.x.select(0, 1).fill_(poison);
+      const at::Tensor sum = engine(net, data, c, 3).first;
+      EXPECT_TRUE(torch::isfinite(sum).all().item<bool>());
+      if (!std::isfinite(poison)) {
+        EXPECT_LE(relative(sum, engine(net, without, c, 3).first), 1e-6);
+      }
+    }
+  }
+}
+
+// The layer alone, with activations and gradients that cancel almost completely in G^T A: where norms from inner
+// products lose their digits.
+TEST(ClippedSum, CancellingGradientsStayWithinTheClip) {
+  torch::manual_seed(8);
+  for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+    for (const double residue : {1e-1, 1e-3, 1e-5, 0.0}) {
+      const std::int64_t n = 32;
+      const at::Tensor a = torch::randn({1, 1, 24}).expand({1, n, 24}).contiguous();
+      at::Tensor g = torch::randn({1, n, 40});
+      g -= g.mean(1, true);
+      g += residue * torch::randn({1, 1, 40});
+      Linear layer(24, 40, false);
+      ClippedSum sum({layer.weight}, 1e-4, rule);
+      layer.attach(&sum, "layer", true, false);
+      sum.begin_step();
+      sum.begin_micro_batch(1, 1);
+      sum.report(*layer.site(), a, g);
+      sum.finish_micro_batch();
+      EXPECT_LE(sum.values().to(at::kDouble).norm().item<double>(), 1.0) << to_text(rule) << " " << residue;
+    }
+  }
+}
+
+TEST(ClippedSum, BiasNormIsThatOfTheSummedGradientNotTheSumOfTheirNorms) {
+  Linear layer(2, 1);
+  ClippedSum sum({layer.bias}, 1e9);
+  layer.attach(&sum, "layer", false, true);
+  sum.begin_step();
+  sum.begin_micro_batch(1, 1);
+  sum.report(*layer.site(), torch::zeros({1, 2, 2}), torch::tensor({{{3.0F}, {-1.0F}}}));
+  sum.finish_micro_batch();
+  EXPECT_NEAR(sum.last_norms()[0].item<double>(), 2.0, 1e-6);
+}
+
+TEST(ClippedSum, EmptyMicroBatchAddsNothing) {
+  Linear layer(2, 3);
+  ClippedSum sum(layer.parameters(), 1.0);
+  sum.begin_step();
+  sum.begin_micro_batch(0, 4);
+  sum.finish_micro_batch();
+  for (const float value : sum.sum()) EXPECT_EQ(value, 0.0F);
+}
+
+TEST(ClippedSum, MissingLayerIsAnErrorAndNotAHole) {
+  Linear first(2, 2);
+  Linear second(2, 2);
+  std::vector<at::Tensor> parameters = first.parameters();
+  for (const auto& p : second.parameters()) parameters.push_back(p);
+  ClippedSum sum(parameters, 1.0);
+  first.attach(&sum, "first", true, true);
+  sum.begin_step();
+  sum.begin_micro_batch(1, 1);
+  sum.report(*first.site(), torch::ones({1, 2}), torch::ones({1, 2}));
+  EXPECT_THROW(sum.finish_micro_batch(), InternalError);
+}
+
+TEST(ClippedSum, LayerUsedTwiceIsRefused) {
+  Linear layer(2, 2);
+  ClippedSum sum(layer.parameters(), 1.0);
+  layer.attach(&sum, "layer", true, true);
+  sum.begin_step();
+  sum.begin_micro_batch(1, 1);
+  sum.report(*layer.site(), torch::ones({1, 2}), torch::ones({1, 2}));
+  EXPECT_THROW(sum.report(*layer.site(), torch::ones({1, 2}), torch::ones({1, 2})), ConfigError);
+}
+
+TEST(ClippedSum, ClipNormMustBePositive) {
+  Linear layer(2, 2);
+  for (const double bad : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    EXPECT_THROW(ClippedSum(layer.parameters(), bad), ConfigError);
+  }
+}
+
+TEST(TappedLayers, FormNoOrdinaryWeightGradient) {
+  SmallNet net;
+  ClippedSum sum(net.parameters(), 1.0);
+  for (auto& [name, layer] : net.layers()) layer->attach(&sum, name, true, true);
+  sum.begin_step();
+  sum.begin_micro_batch(2, 1);
+  const Data data = make_data({.records = 2, .dtype = at::kFloat});
+  net.losses(data.x, data.ids).sum().backward();
+  for (const auto& p : net.parameters()) EXPECT_FALSE(p.grad().defined());
+}
+
+TEST(TappedLayers, InBf16SeeTheUpdatedWeight) {
+  Linear layer(4, 4);
+  torch::NoGradGuard no_grad;
+  const at::Tensor x = torch::ones({1, 4}, at::kBFloat16);
+  layer.forward(x);
+  layer.weight.fill_(2);
+  layer.bias.zero_();
+  EXPECT_EQ(layer.forward(x)[0][0].item<float>(), 8.0F);
+}
+
+}  // namespace
+}  // namespace dpldm::dp
