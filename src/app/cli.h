@@ -35,7 +35,4 @@ struct Command {
 int run_program(const std::string& program, const std::string& about, std::span<const Command> commands, int argc,
                 char** argv);
 
-// The known word nearest to `word` by edit distance, for "did you mean"; empty when none is near.
-std::string nearest_word(const std::string& word, std::span<const std::string> known);
-
 }  // namespace dpldm::app

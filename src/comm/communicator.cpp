@@ -1,6 +1,7 @@
 #include "comm/communicator.h"
 
 #include <algorithm>
+#include <exception>
 #include <vector>
 
 #include <fmt/format.h>
@@ -84,6 +85,30 @@ void require_equal_on_all_ranks(Communicator& comm, const std::string& what, con
   const std::string of_other = broadcast_text_from(comm, text, different.front());
   throw ConfigError(fmt::format("{} must be the same on all ranks, but rank {}{} differs from rank 0{}", what,
                                 fmt::join(different, ", "), quoted(of_other), quoted(of_root)));
+}
+
+void run_on_root(Communicator& comm, const std::function<void()>& work) {
+  auto code = static_cast<std::int32_t>(ExitCode::kDone);
+  std::string message;
+  std::exception_ptr original;
+  if (comm.is_root()) {
+    try {
+      work();
+    } catch (const Error& error) {
+      code = static_cast<std::int32_t>(error.code());
+      message = error.what();
+      original = std::current_exception();
+    } catch (const std::exception& error) {
+      code = static_cast<std::int32_t>(ExitCode::kInternal);
+      message = error.what();
+      original = std::current_exception();
+    }
+  }
+  comm.broadcast(host_buffer(std::span(&code, 1)), 0);
+  if (code == static_cast<std::int32_t>(ExitCode::kDone)) return;
+  message = broadcast_text(comm, message);
+  if (original) std::rethrow_exception(original);
+  throw Error(static_cast<ExitCode>(code), message);
 }
 
 }  // namespace dpldm::comm

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -55,8 +56,8 @@ constexpr DType dtype_of<std::uint8_t>() {
   return DType::kUInt8;
 }
 
-template <typename T>
-Buffer host_buffer(std::span<T> values) {
+template <typename T, std::size_t Extent>
+Buffer host_buffer(std::span<T, Extent> values) {
   return {values.data(), values.size(), dtype_of<T>(), Place::kHost};
 }
 
@@ -103,6 +104,10 @@ bool any_rank(Communicator& comm, bool value);
 // Collective. Throws ConfigError on every rank, naming `what` and the ranks that differ from rank 0, unless all ranks
 // gave the same text.
 void require_equal_on_all_ranks(Communicator& comm, const std::string& what, const std::string& text);
+
+// Collective. Runs `work` on rank 0. When it throws there, every rank throws an error with the same message and exit
+// code, so that no rank goes on alone. `work` must not communicate.
+void run_on_root(Communicator& comm, const std::function<void()>& work);
 
 // A world of one rank.
 std::unique_ptr<Communicator> make_self_communicator();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <nlohmann/json.hpp>
@@ -18,26 +19,36 @@ struct ScheduleConfig {
   double beta_end = 0.0155;
   Prediction prediction = Prediction::kEpsilon;
 
-  // diffusers' scheduler_config.json, of any of its scheduler classes. Throws ConfigError naming the key.
+  // diffusers' scheduler_config.json, of any of its scheduler classes: the keys of the forward process are read, those
+  // of a sampler are not looked at (sampler.h reads them). An absent key has diffusers' default. Throws ConfigError
+  // naming the key.
   static ScheduleConfig from_json(const nlohmann::json& json);
   // As DDIMScheduler, with the settings that latent models need (clip_sample false, set_alpha_to_one false,
   // steps_offset 1, leading).
   nlohmann::json to_json() const;
 };
 
+// "epsilon", "sample", "v_prediction", as in scheduler_config.json. The inverse throws ConfigError for another word.
+std::string to_text(Prediction prediction);
+Prediction prediction_from(const std::string& text);
+
 class NoiseSchedule {
  public:
+  // Throws ConfigError for betas outside (0, 1) and for an unknown schedule.
   explicit NoiseSchedule(const ScheduleConfig& config);
   const ScheduleConfig& config() const { return config_; }
   // float32 [T], computed in double.
   const at::Tensor& alphas_cumprod() const { return alphas_cumprod_; }
-  // x_t for clean latents z [B, ...], noise of the same shape, t int64 [B].
+  // The same in double, 0 <= t < T.
+  double alpha_cumprod(std::int64_t t) const { return alphas_cumprod_double_.at(static_cast<std::size_t>(t)); }
+  // x_t, fp32, for clean latents z [B, ...], noise of the same shape, t int64 [B].
   at::Tensor add_noise(const at::Tensor& z, const at::Tensor& noise, const at::Tensor& t) const;
-  // What the network should say for (z, noise, t).
+  // What the network should say for (z, noise, t): noise, z, or v = sqrt(a) noise - sqrt(1 - a) z.
   at::Tensor target(const at::Tensor& z, const at::Tensor& noise, const at::Tensor& t) const;
 
  private:
   ScheduleConfig config_;
+  std::vector<double> alphas_cumprod_double_;
   at::Tensor alphas_cumprod_;
 };
 

@@ -66,7 +66,7 @@ class KeptGradient : public LayerGradient {
 // A Linear (or 1x1 convolution) on sequences: activation [R, n, d], output gradient [R, n, p].
 class LinearGradient : public LayerGradient {
  public:
-  LinearGradient(at::Tensor activation, at::Tensor output_gradient, bool with_weight, bool with_bias, Rule rule)
+  LinearGradient(const at::Tensor& activation, const at::Tensor& output_gradient, bool with_weight, bool with_bias, Rule rule)
       : activation_(widened(activation)),
         output_gradient_(widened(output_gradient)),
         with_weight_(with_weight),
@@ -117,7 +117,7 @@ class LinearGradient : public LayerGradient {
       return (aa * gg).sum({1, 2});
     }
     // kNormOnly: as many records at a time as fit a core's second-level cache.
-    constexpr std::int64_t kCacheBytes = 512 * 1024;
+    constexpr std::int64_t kCacheBytes = std::int64_t{512} << 10;
     const std::int64_t bytes = output_gradient_.size(2) * activation_.size(2) * activation_.element_size();
     const std::int64_t chunk = std::max<std::int64_t>(1, kCacheBytes / bytes);
     std::vector<at::Tensor> norms;

@@ -1,0 +1,16 @@
+#include "app/commands.h"
+#include "app/training_options.h"
+#include "config/training_config.h"
+#include "train/private_training.h"
+
+namespace dpldm::app {
+
+void run_finetune(Invocation& invocation) {
+  config::FinetuneConfig config;
+  config::Schema schema = config.schema();
+  const auto options = read_training_options(
+      invocation, "Fine-tune a public model on private latents under differential privacy.", schema);
+  if (options) train::run_private_training(config, *options, invocation.communicator());
+}
+
+}  // namespace dpldm::app

@@ -1,0 +1,62 @@
+#include "app/training_options.h"
+
+#include <vector>
+
+#include <cxxopts.hpp>
+#include <fmt/format.h>
+
+#include "base/error.h"
+
+namespace dpldm::app {
+
+std::optional<train::RunOptions> read_training_options(Invocation& invocation, const std::string& about,
+                                                       config::Schema& schema) {
+  cxxopts::Options options(invocation.argv()[0], about);
+  // clang-format off
+  options.add_options()
+      ("config", "YAML file; configs/README.md lists its keys", cxxopts::value<std::string>(), "FILE")
+      ("set", "override one key; may be given several times", cxxopts::value<std::vector<std::string>>(), "KEY=VALUE")
+      ("run-dir", "where the run writes", cxxopts::value<std::string>(), "DIR")
+      ("resume", "go on from the newest checkpoint in the run directory")
+      ("dry-run", "build everything, print what would be done, stop")
+      ("print-config", "print the effective configuration and stop")
+      ("help", "this text");
+  // clang-format on
+  // A value may contain commas (lists), so cxxopts must not split at them: every --set is one assignment.
+  std::vector<std::string> assignments;
+  std::vector<char*> rest;
+  for (int i = 0; i < invocation.argc(); ++i) {
+    const std::string argument = invocation.argv()[i];
+    if (argument == "--set" && i + 1 < invocation.argc()) {
+      assignments.emplace_back(invocation.argv()[++i]);
+    } else if (argument.starts_with("--set=")) {
+      assignments.push_back(argument.substr(6));
+    } else {
+      rest.push_back(invocation.argv()[i]);
+    }
+  }
+  const auto parsed = options.parse(static_cast<int>(rest.size()), rest.data());
+  if (parsed.count("help") > 0) {
+    fmt::print("{}", options.help());
+    return std::nullopt;
+  }
+  if (!parsed.unmatched().empty())
+    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
+  if (parsed.count("config") > 0) schema.load_file(parsed["config"].as<std::string>());
+  for (const std::string& assignment : assignments) schema.set(assignment);
+  if (parsed.count("print-config") > 0) {
+    fmt::print("{}", schema.dump());
+    return std::nullopt;
+  }
+  train::RunOptions run;
+  run.resume = parsed.count("resume") > 0;
+  run.dry_run = parsed.count("dry-run") > 0;
+  if (parsed.count("run-dir") > 0) {
+    run.run_dir = parsed["run-dir"].as<std::string>();
+  } else if (!run.dry_run) {
+    throw ConfigError("--run-dir is missing; it names the directory that the run writes to");
+  }
+  return run;
+}
+
+}  // namespace dpldm::app

@@ -1,0 +1,142 @@
+#include "config/training_config.h"
+
+namespace dpldm::config {
+namespace {
+
+void add_runtime(Schema& schema, RuntimeConfig& runtime) {
+  schema.add("runtime.precision", runtime.precision, {"fp32", "bf16"},
+             "What the network computes in. Weights, per-record norms, sums, noise and the optimiser are fp32 always.");
+  schema.add("runtime.threads", runtime.threads, {0, 1024},
+             "CPU threads of each rank; 0 shares the node's cores among its ranks.");
+  schema.add("runtime.micro_batch_size", runtime.micro_batch_size, {1, 1e9},
+             "Records that pass through the network at once on one rank. Costs memory; does not change the result.");
+  schema.add("runtime.start_deadline_seconds", runtime.start_deadline_seconds, kPositive,
+             "How long a rank waits for the others at start, in seconds.");
+  schema.add(
+      "runtime.deadline_seconds", runtime.deadline_seconds, kPositive,
+      "How long a rank waits for the others in any later collective, in seconds; then the job ends with code 71.");
+}
+
+void add_checkpoint(Schema& schema, CheckpointConfig& checkpoint) {
+  schema.add("checkpoint.every_steps", checkpoint.every_steps, {0, 1e9},
+             "Steps between checkpoints; 0 writes none but on a stop.");
+  schema.add("checkpoint.keep_last", checkpoint.keep_last, {1, 1e6}, "How many of the newest checkpoints are kept.");
+  schema.add("checkpoint.keep_every", checkpoint.keep_every, {0, 1e9},
+             "Checkpoints at multiples of this many steps are kept for good; 0 keeps none.");
+  schema.add("checkpoint.max_minutes", checkpoint.max_minutes, kNotNegative,
+             "Write a checkpoint and stop with code 75 after this many minutes; 0 sets no limit.");
+}
+
+void add_optimizer(Schema& schema, OptimizerConfig& optimizer) {
+  schema.add("optimizer.learning_rate", optimizer.learning_rate, kPositive, "Peak learning rate of AdamW.");
+  schema.add("optimizer.weight_decay", optimizer.weight_decay, kNotNegative, "Decoupled weight decay of AdamW.");
+  schema.add("optimizer.beta1", optimizer.beta1, {0, 0.999999}, "Decay of AdamW's first moment.");
+  schema.add("optimizer.beta2", optimizer.beta2, {0, 0.9999999}, "Decay of AdamW's second moment.");
+  schema.add("optimizer.eps", optimizer.eps, kPositive, "Added to the root of AdamW's second moment.");
+  schema.add("optimizer.schedule", optimizer.schedule, {"constant", "cosine", "linear"},
+             "What the learning rate does after the warm-up: stay, or fall to zero along a half cosine or a line.");
+  schema.add("optimizer.warmup_steps", optimizer.warmup_steps, {0, 1e9},
+             "Steps over which the learning rate rises from zero.");
+  schema.add("optimizer.ema_decay", optimizer.ema_decay, {0, 0.9999999},
+             "Decay of the running average of the weights that the final model holds; 0 keeps the last weights.");
+}
+
+}  // namespace
+
+Schema AutoencoderTrainingConfig::schema() {
+  Schema schema("autoencoder");
+  schema.add("data.images", images, "Public images (.h5 of dpldm-data import or render). A private file is refused.");
+  schema.add_tree("network", network,
+                  "The autoencoder in diffusers' AutoencoderKL keys; channels follow the images when not stated.");
+  schema.add("training.steps", steps, {1, 1e9}, "Optimiser steps.");
+  schema.add("training.batch_size", batch_size, {1, 1e9}, "Images in a step, over all ranks.");
+  schema.add("training.seed", seed, {0, 9e15},
+             "Of the initial weights, the order of the images and the posterior's draws. Public.");
+  schema.add("loss.l1_weight", l1_weight, kNotNegative, "Weight of the mean absolute error.");
+  schema.add("loss.l2_weight", l2_weight, kNotNegative, "Weight of the mean squared error.");
+  schema.add("loss.kl_weight", kl_weight, kNotNegative,
+             "Weight of the posterior's KL divergence from a unit Gaussian, per latent element.");
+  schema.add("loss.edge_weight", edge_weight, kNotNegative,
+             "Weight of the mean absolute error of neighbouring pixels' differences.");
+  add_optimizer(schema, optimizer);
+  add_runtime(schema, runtime);
+  add_checkpoint(schema, checkpoint);
+  return schema;
+}
+
+Schema PretrainConfig::schema() {
+  Schema schema("pretrain");
+  schema.add("data.latents", latents, "Public latents (.h5 of dpldm-data encode). A private file is refused.");
+  schema.add("model.autoencoder", autoencoder, "The autoencoder that made the latents; it becomes part of the model.");
+  schema.add_tree(
+      "network", network,
+      "The U-Net in diffusers' UNet2DConditionModel keys; channels and classes follow the latents when not stated.");
+  schema.add("schedule.num_train_timesteps", schedule.num_train_timesteps, {2, 100000},
+             "Number of diffusion timesteps.");
+  schema.add("schedule.beta_schedule", schedule.beta_schedule, {"linear", "scaled_linear", "squaredcos_cap_v2"},
+             "How beta grows, in diffusers' words.");
+  schema.add("schedule.beta_start", schedule.beta_start, kPositive, "First beta; not used by squaredcos_cap_v2.");
+  schema.add("schedule.beta_end", schedule.beta_end, kPositive, "Last beta; not used by squaredcos_cap_v2.");
+  schema.add("schedule.prediction_type", schedule.prediction_type, {"epsilon", "v_prediction", "sample"},
+             "What the network predicts.");
+  schema.add("training.steps", steps, {1, 1e9}, "Optimiser steps.");
+  schema.add("training.batch_size", batch_size, {1, 1e9}, "Latents in a step, over all ranks.");
+  schema.add("training.seed", seed, {0, 9e15},
+             "Of the initial weights, the order of the records and all draws. Public.");
+  schema.add("training.label_dropout", label_dropout, kFraction,
+             "Probability that a record is trained with the null class, which guidance needs.");
+  add_optimizer(schema, optimizer);
+  add_runtime(schema, runtime);
+  add_checkpoint(schema, checkpoint);
+  return schema;
+}
+
+Schema FinetuneConfig::schema() {
+  Schema schema("finetune");
+  schema.add("data.latents", latents, "Private latents (.h5 of dpldm-data encode).");
+  schema.add("data.sharding", sharding, {"static", "balanced"},
+             "Which rank works on a selected record: the one whose shard it is in, or equal parts of the selection.");
+  schema.add("model.base", model, "The public model (of `dpldm pretrain` or in diffusers' layout) that is fine-tuned.");
+  schema.add("training.steps", steps, {1, 1e9}, "Logical steps. Each costs privacy.");
+  schema.add("training.expected_batch_size", expected_batch_size, {1, 1e12},
+             "Expected number of records in a step: sampling rate times the number of records, and the divisor of the "
+             "noised sum.");
+  schema.add("training.noise_multiplicity", noise_multiplicity, {1, 4096},
+             "Draws of timestep, noise and flip that are averaged inside a record before its clip (K).");
+  schema.add("training.timestep_low", timestep_low, {0, 100000}, "First timestep that is trained.");
+  schema.add("training.timestep_high", timestep_high, {0, 100000},
+             "End of the trained timesteps, exclusive; 0 means all.");
+  schema.add("training.public_seed", public_seed, {0, 9e15},
+             "Of the fresh class embeddings. Public: it does not touch selection or noise.");
+  schema.add("trained.set", trained_set,
+             "Which parameters are trained: attention, attention-core, cross-attention, cross-kv, attention@>=N, "
+             "resnets, all.");
+  schema.add("trained.conditioner", train_conditioner, "Whether the class embeddings are trained too.");
+  schema.add("trained.freeze_dead_cross_attention", freeze_dead_cross_attention,
+             "Leave out the cross-attention queries and keys, which have no effect under a one-token context.");
+  schema.add("trained.class_embeddings", class_embeddings, {"keep", "fresh"},
+             "Start from the model's class embeddings, or from fresh ones with the mean and spread of the model's.");
+  schema.add("trained.class_embedding_scale", class_embedding_scale, kPositive,
+             "Spread of fresh embeddings, in units of the model's.");
+  schema.add("privacy.epsilon", epsilon, kPositive, "Target; the run can never exceed it.");
+  schema.add("privacy.delta", delta, {0, 1, true}, "Null means min(1e-5, 1/(N ln N)).");
+  schema.add("privacy.clip_norm", clip_norm, kPositive,
+             "C: bound of one record's gradient, L2 over all trained parameters, of the mean squared error.");
+  schema.add("privacy.noise_multiplier", noise_multiplier, kNotNegative,
+             "Null calibrates it from epsilon. 0 makes a run that is NOT PRIVATE.");
+  schema.add("privacy.accountant", accountant, {"pld", "rdp", "prv"}, "What epsilon is computed with.");
+  schema.add("privacy.neighbouring", neighbouring, {"add-remove", "zero-out", "replace-one"},
+             "The relation between neighbouring data sets.");
+  schema.add("privacy.test_seed", test_seed, {0, 9e15},
+             "Keys from this seed instead of the operating system: reproducible, and NOT PRIVATE.");
+  schema.add("privacy.release_mode", release_mode, {"allreduce", "root"},
+             "Who holds the sum before the noise is added: every rank, or rank 0 alone.");
+  schema.add("engine.rule", engine_rule, {"auto", "kept", "norm-only", "gram"},
+             "How per-record gradients of linear layers are formed.");
+  add_optimizer(schema, optimizer);
+  add_runtime(schema, runtime);
+  add_checkpoint(schema, checkpoint);
+  return schema;
+}
+
+}  // namespace dpldm::config

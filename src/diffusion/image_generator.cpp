@@ -1,0 +1,42 @@
+#include "diffusion/image_generator.h"
+
+#include <torch/torch.h>
+
+#include "base/error.h"
+#include "diffusion/sample_noise.h"
+
+namespace dpldm::diffusion {
+
+ImageGenerator::ImageGenerator(GenerativeModel model, const NoiseSchedule& schedule, const SamplerConfig& sampler,
+                               const Guidance& guidance, std::uint64_t seed)
+    : model_(std::move(model)), sampler_(schedule, sampler), guidance_(guidance), seed_(seed) {}
+
+at::Tensor ImageGenerator::generate(const SampleRequest& request, const StepCallback& after_step) const {
+  const auto num_samples = static_cast<std::int64_t>(request.sample_ids.size());
+  if (!request.labels.empty() && request.labels.size() != request.sample_ids.size()) {
+    throw InternalError("a sample request has another number of labels than of samples");
+  }
+  std::vector<std::int64_t> shape = model_.latent_shape;
+  shape.insert(shape.begin(), num_samples);
+
+  const SampleNoise sample_noise(seed_, request.sample_ids);
+  at::Tensor start = torch::empty(shape, at::TensorOptions(at::kFloat).device(model_.device));
+  if (request.initial_noise.defined()) {
+    if (request.initial_noise.sizes() != start.sizes()) throw ConfigError("the initial noise has the wrong shape");
+    start.copy_(request.initial_noise);
+  } else {
+    sample_noise.fill(start, 0);
+  }
+  const at::Tensor labels =
+      request.labels.empty() ? at::Tensor() : torch::tensor(request.labels, torch::kLong).to(model_.device);
+  const Denoiser denoiser = make_denoiser(model_.denoise, labels, guidance_, model_.compute_type);
+  const NoiseSource noise_source = [&](at::Tensor& noise, std::int64_t step) { sample_noise.fill(noise, step + 1); };
+  const at::Tensor latents = sampler_.sample(start, denoiser, noise_source, after_step);
+  return to_bytes(model_.decode(latents.div(model_.scaling_factor).to(model_.compute_type))).cpu();
+}
+
+at::Tensor to_bytes(const at::Tensor& images) {
+  return images.to(torch::kFloat).clamp(-1, 1).add(1).mul(127.5).round().to(torch::kByte);
+}
+
+}  // namespace dpldm::diffusion

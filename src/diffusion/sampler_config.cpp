@@ -1,0 +1,96 @@
+#include "diffusion/sampler_config.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "diffusion/scheduler_json.h"
+
+namespace dpldm::diffusion {
+namespace {
+
+TimestepSpacing spacing_from(const std::string& text) {
+  if (text == "leading") return TimestepSpacing::kLeading;
+  if (text == "linspace") return TimestepSpacing::kLinspace;
+  if (text == "trailing") return TimestepSpacing::kTrailing;
+  throw ConfigError(
+      fmt::format("scheduler_config.json: timestep_spacing is '{}'; it must be leading, linspace or trailing", text));
+}
+
+}  // namespace
+
+std::string to_text(SamplerKind kind) {
+  switch (kind) {
+    case SamplerKind::kDdim:
+      return "ddim";
+    case SamplerKind::kDdpm:
+      return "ddpm";
+    case SamplerKind::kDpmSolver:
+      return "dpmpp";
+  }
+  throw InternalError("unknown sampler");
+}
+
+SamplerKind sampler_kind_from(const std::string& text) {
+  for (const SamplerKind kind : {SamplerKind::kDdim, SamplerKind::kDdpm, SamplerKind::kDpmSolver}) {
+    if (text == to_text(kind)) return kind;
+  }
+  throw ConfigError(fmt::format("the sampler is '{}'; it must be ddim, ddpm or dpmpp", text));
+}
+
+SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& scheduler_config) {
+  for (const char* key : {"thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
+    if (value_or(scheduler_config, key, false)) {
+      throw ConfigError(fmt::format("scheduler_config.json: {} is true; it must be false", key));
+    }
+  }
+  SamplerConfig config;
+  config.kind = kind;
+  config.spacing = spacing_from(value_or<std::string>(scheduler_config, "timestep_spacing",
+                                                      kind == SamplerKind::kDpmSolver ? "linspace" : "leading"));
+  config.steps_offset = value_or<std::int64_t>(scheduler_config, "steps_offset", 0);
+  config.set_alpha_to_one = value_or(scheduler_config, "set_alpha_to_one", true);
+  return config;
+}
+
+std::vector<std::int64_t> sampling_timesteps(const SamplerConfig& config, std::int64_t num_train_timesteps) {
+  if (config.num_steps < 1 || config.num_steps > num_train_timesteps) {
+    throw ConfigError(fmt::format("steps is {}; the model has {} timesteps, so it must be between 1 and that",
+                                  config.num_steps, num_train_timesteps));
+  }
+  // DPM-Solver++ spaces one point more and leaves the last out: it ends at noise 0, not at timestep 0.
+  const bool one_more = config.kind == SamplerKind::kDpmSolver;
+  const std::int64_t num_points = config.num_steps + (one_more ? 1 : 0);
+  const auto total = static_cast<double>(num_train_timesteps);
+  std::vector<std::int64_t> timesteps;
+  for (std::int64_t i = 0; i < config.num_steps; ++i) {
+    const std::int64_t from_end = num_points - 1 - i;
+    std::int64_t t = 0;
+    switch (config.spacing) {
+      case TimestepSpacing::kLeading:
+        t = num_train_timesteps / num_points * from_end + config.steps_offset;
+        break;
+      case TimestepSpacing::kLinspace: {
+        // A single point is timestep 0, as in numpy.
+        const double stride = num_points > 1 ? (total - 1) / static_cast<double>(num_points - 1) : 0;
+        t = static_cast<std::int64_t>(std::nearbyint(static_cast<double>(from_end) * stride));
+        break;
+      }
+      case TimestepSpacing::kTrailing:
+        t = static_cast<std::int64_t>(
+                std::nearbyint(total - static_cast<double>(i) * (total / static_cast<double>(config.num_steps)))) -
+            1;
+        break;
+    }
+    if (t < 0 || t >= num_train_timesteps) {
+      throw ConfigError(fmt::format("{} steps with steps_offset {} need timestep {}; the model has 0 to {}",
+                                    config.num_steps, config.steps_offset, t, num_train_timesteps - 1));
+    }
+    timesteps.push_back(t);
+  }
+  return timesteps;
+}
+
+}  // namespace dpldm::diffusion

@@ -1,0 +1,110 @@
+#include "dp/gaussian_mechanism.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <sodium.h>
+
+#include "base/error.h"
+#include "dp/keystream.h"
+
+namespace dpldm::dp {
+namespace {
+
+// Noise is made and sent in pieces of 16 MiB, so that it never takes as much memory as the gradient.
+constexpr std::size_t kPiece = std::size_t{1} << 22;
+
+// Memory that is wiped on the way out: who knows the noise knows the bare sum.
+struct NoisePiece {
+  std::vector<float> values;
+  explicit NoisePiece(std::size_t size) : values(size) {}
+  ~NoisePiece() { sodium_memzero(values.data(), values.size() * sizeof(float)); }
+  NoisePiece(const NoisePiece&) = delete;
+  NoisePiece& operator=(const NoisePiece&) = delete;
+};
+
+void add(std::span<const float> noise, std::span<float> sum) {
+  std::transform(noise.begin(), noise.end(), sum.begin(), sum.begin(), [](float a, float b) { return a + b; });
+}
+
+}  // namespace
+
+ReleaseMode release_mode_from(const std::string& text) {
+  if (text == "allreduce") return ReleaseMode::kAllReduce;
+  if (text == "root") return ReleaseMode::kRoot;
+  throw ConfigError(fmt::format("the release mode is '{}'; it must be allreduce or root", text));
+}
+
+GaussianMechanism::GaussianMechanism(comm::Communicator& comm, std::optional<SecretKey> noise_key,
+                                     double noise_multiplier, double clip_norm, ReleaseMode mode)
+    : comm_(comm),
+      noise_key_(std::move(noise_key)),
+      noise_multiplier_(noise_multiplier),
+      clip_norm_(clip_norm),
+      mode_(mode) {
+  if (noise_key_.has_value() != comm_.is_root()) {
+    throw InternalError(fmt::format("the noise key must be on rank 0 and nowhere else; rank {} {} it", comm_.rank(),
+                                    noise_key_ ? "has" : "lacks"));
+  }
+  if (!(std::isfinite(noise_multiplier_) && noise_multiplier_ >= 0)) {
+    throw ConfigError(fmt::format("the noise multiplier is {}; it must be 0 or more", noise_multiplier_));
+  }
+  if (!(std::isfinite(clip_norm_) && clip_norm_ > 0)) {
+    throw ConfigError(fmt::format("the clip norm is {}; it must be positive", clip_norm_));
+  }
+}
+
+void GaussianMechanism::release(std::span<float> sum, ChargedStep charge) {
+  require_releasable(charge);
+  last_step_ = charge.step();
+  const auto step = static_cast<std::uint64_t>(charge.step());
+  switch (mode_) {
+    case ReleaseMode::kAllReduce:
+      release_by_all_reduce(sum, step);
+      return;
+    case ReleaseMode::kRoot:
+      release_by_root(sum, step);
+      return;
+  }
+}
+
+void GaussianMechanism::require_releasable(const ChargedStep& charge) const {
+  if (!charge.is_usable()) throw InternalError(fmt::format("the charge for step {} was used before", charge.step()));
+  if (charge.step() <= last_step_) {
+    throw InternalError(fmt::format("step {} cannot be released after step {}", charge.step(), last_step_));
+  }
+  if (charge.noise_multiplier() != noise_multiplier_) {
+    throw InternalError(fmt::format("step {} was charged at noise multiplier {}, but the noise has {}", charge.step(),
+                                    charge.noise_multiplier(), noise_multiplier_));
+  }
+}
+
+void GaussianMechanism::release_by_all_reduce(std::span<float> sum, std::uint64_t step) {
+  comm_.all_reduce_sum(comm::host_buffer(sum));
+  NoisePiece noise(std::min(kPiece, sum.size()));
+  for (std::size_t first = 0; first < sum.size(); first += kPiece) {
+    const auto piece = std::span(noise.values).first(std::min(kPiece, sum.size() - first));
+    if (noise_key_) Keystream(*noise_key_, step).gaussians(first, piece, noise_multiplier_ * clip_norm_);
+    comm_.broadcast(comm::host_buffer(piece), 0);
+    add(piece, sum.subspan(first, piece.size()));
+  }
+}
+
+void GaussianMechanism::release_by_root(std::span<float> sum, std::uint64_t step) {
+  comm_.reduce_sum(comm::host_buffer(sum), 0);
+  if (noise_key_) {
+    const Keystream stream(*noise_key_, step);
+    NoisePiece noise(std::min(kPiece, sum.size()));
+    for (std::size_t first = 0; first < sum.size(); first += kPiece) {
+      const auto piece = std::span(noise.values).first(std::min(kPiece, sum.size() - first));
+      stream.gaussians(first, piece, noise_multiplier_ * clip_norm_);
+      add(piece, sum.subspan(first, piece.size()));
+    }
+  }
+  comm_.broadcast(comm::host_buffer(sum), 0);
+}
+
+}  // namespace dpldm::dp

@@ -1,0 +1,54 @@
+// The Gaussian mechanism: the one place where noise is made and added, and the one exit of private data.
+//
+// What comes in is each rank's sum of clipped gradients, in which one record has an L2 norm of at most C over all
+// entries. What goes out, identical on every rank, is the sum over ranks plus one draw of N(0, (sigma C)^2) per entry.
+// The draw is rank 0's alone: noise per rank would be too much, or, divided by the number of ranks, too little (the
+// accountant knows of one draw).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "comm/communicator.h"
+#include "dp/charged_step.h"
+#include "dp/keys.h"
+
+namespace dpldm::dp {
+
+enum class ReleaseMode {
+  kAllReduce,  // every rank gets the sum and the noise, and adds them
+  kRoot,       // rank 0 gets the sum, adds the noise, and sends the result: only it ever holds the bare sum
+};
+
+// "allreduce", "root". Throws ConfigError for another word.
+ReleaseMode release_mode_from(const std::string& text);
+
+class GaussianMechanism {
+ public:
+  // `noise_key`: rank 0's RunKeys::take_noise(); nothing on the others. `noise_multiplier` (sigma) and `clip_norm` (C)
+  // must be the same on all ranks; sigma may be 0, in a run that is not private. Throws InternalError when the key is
+  // missing on rank 0 or present elsewhere, ConfigError for a sigma or C outside its domain.
+  GaussianMechanism(comm::Communicator& comm, std::optional<SecretKey> noise_key, double noise_multiplier,
+                    double clip_norm, ReleaseMode mode);
+
+  // Collective. Replaces `sum`, of the same length on every rank (zeros where a rank has no records), by the release.
+  // Takes the charge: steps are released once each, in rising order. Throws InternalError for a charge that was used,
+  // is not above the last step, or is for another sigma.
+  void release(std::span<float> sum, ChargedStep charge);
+
+ private:
+  void require_releasable(const ChargedStep& charge) const;
+  void release_by_all_reduce(std::span<float> sum, std::uint64_t step);
+  void release_by_root(std::span<float> sum, std::uint64_t step);
+
+  comm::Communicator& comm_;
+  std::optional<SecretKey> noise_key_;
+  double noise_multiplier_;
+  double clip_norm_;
+  ReleaseMode mode_;
+  std::int64_t last_step_ = -1;
+};
+
+}  // namespace dpldm::dp

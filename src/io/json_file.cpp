@@ -1,0 +1,45 @@
+#include "io/json_file.h"
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+
+namespace dpldm::io {
+namespace {
+
+constexpr std::size_t kMaxBytes = 64 << 20;  // a tokenizer's vocabulary takes a few MB; configurations a few kB
+constexpr int kMaxDepth = 64;
+
+}  // namespace
+
+nlohmann::json read_json_file(const std::filesystem::path& path) {
+  const std::string text = read_file(path, kMaxBytes);
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
+    using Event = nlohmann::json::parse_event_t;
+    if (depth > kMaxDepth) throw IoError(path.string() + " is nested too deeply");
+    if (event == Event::object_start) keys.emplace_back();
+    if (event == Event::object_end) keys.pop_back();
+    if (event == Event::key && !keys.back().insert(value.get<std::string>()).second) {
+      throw IoError(path.string() + " has the key '" + value.get<std::string>() + "' twice");
+    }
+    return true;
+  };
+  nlohmann::json json;
+  try {
+    json = nlohmann::json::parse(text, check);
+  } catch (const nlohmann::json::parse_error& error) {
+    throw IoError(path.string() + " is not valid JSON (byte " + std::to_string(error.byte) + ")");
+  }
+  if (!json.is_object()) throw IoError(path.string() + " does not hold a JSON object");
+  return json;
+}
+
+void write_json_file(const std::filesystem::path& path, const nlohmann::json& json) {
+  write_file_atomically(path, json.dump(2) + "\n");
+}
+
+}  // namespace dpldm::io

@@ -1,0 +1,17 @@
+// JSON files: configurations and metadata.
+#pragma once
+
+#include <filesystem>
+
+#include <nlohmann/json.hpp>
+
+namespace dpldm::io {
+
+// The file's value, which must be an object. Duplicate keys are refused, since each reader would pick another one.
+// Throws IoError.
+nlohmann::json read_json_file(const std::filesystem::path& path);
+
+// Sorted keys, two spaces of indent, a newline at the end; atomically. Throws IoError.
+void write_json_file(const std::filesystem::path& path, const nlohmann::json& json);
+
+}  // namespace dpldm::io

@@ -1,0 +1,139 @@
+#include "train/pretraining.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "data/latent_file.h"
+#include "diffusion/noise_schedule.h"
+#include "diffusion/training_objective.h"
+#include "model/model_directory.h"
+#include "train/public_training.h"
+#include "train/run_state.h"
+#include "train/threads.h"
+
+namespace dpldm::train {
+namespace {
+
+constexpr std::int64_t kDrawPurpose = 2;
+
+diffusion::ScheduleConfig schedule_config(const config::ScheduleSettings& settings) {
+  return {.num_train_timesteps = settings.num_train_timesteps,
+          .beta_schedule = settings.beta_schedule,
+          .beta_start = settings.beta_start,
+          .beta_end = settings.beta_end,
+          .prediction = diffusion::prediction_from(settings.prediction_type)};
+}
+
+class PretrainTask : public PublicTask {
+ public:
+  PretrainTask(const config::PretrainConfig& config, const data::LatentFile& latents,
+               const diffusion::NoiseSchedule& schedule, model::UNet& network)
+      : config_(config), latents_(latents), schedule_(schedule), network_(network) {
+    if (!latents.info().class_names.empty()) labels_ = latents.read_labels();
+  }
+
+  std::string name() const override { return "pretrain"; }
+  torch::nn::Module& network() override { return network_; }
+  std::int64_t num_records() const override { return latents_.info().num_records; }
+
+  at::Tensor summed_loss(const BatchShare& share) override {
+    const auto count = static_cast<std::int64_t>(share.records.size());
+    const data::LatentFileInfo& info = latents_.info();
+    // Every rank draws for the whole batch and cuts its part, so that nothing depends on who works on what.
+    at::Generator generator = step_generator(config_.seed, share.step, kDrawPurpose);
+    const std::vector<std::int64_t> shape{config_.batch_size, info.channels, info.height, info.width};
+    const auto mine = [&](const at::Tensor& whole) { return whole.narrow(0, share.first, count); };
+    const at::Tensor posterior = mine(torch::randn(shape, generator));
+    const at::Tensor noise = mine(torch::randn(shape, generator));
+    const at::Tensor t =
+        mine(torch::randint(0, config_.schedule.num_train_timesteps, {config_.batch_size}, generator, torch::kLong));
+    const at::Tensor variant =
+        mine(torch::randint(0, info.num_variants, {config_.batch_size}, generator, torch::kLong));
+    const at::Tensor dropped = mine(torch::rand({config_.batch_size}, generator)) < config_.label_dropout;
+
+    const at::Tensor moments = latents_.read_moments(share.records).index({torch::arange(count), variant});
+    const auto halves = moments.chunk(2, 1);
+    const at::Tensor z = (halves[0] + (0.5 * halves[1]).exp() * posterior) * info.scaling_factor;
+
+    model::Conditioning conditioning;
+    if (labels_.defined()) {
+      const at::Tensor ids = torch::from_blob(const_cast<std::int64_t*>(share.records.data()), {count}, torch::kLong);
+      const std::int64_t null_class = network_.config().num_classes - 1;
+      conditioning.class_labels =
+          at::where(dropped, at::full({}, null_class, torch::kLong), labels_.index_select(0, ids));
+    }
+    const at::Tensor x = schedule_.add_noise(z, noise, t).to(compute_type(config_.runtime));
+    const at::Tensor prediction = network_.forward(x, t, conditioning);
+    return diffusion::per_record_mean_squared_error(prediction, schedule_.target(z, noise, t)).sum();
+  }
+
+ private:
+  const config::PretrainConfig& config_;
+  const data::LatentFile& latents_;
+  const diffusion::NoiseSchedule& schedule_;
+  model::UNet& network_;
+  at::Tensor labels_;
+};
+
+}  // namespace
+
+void run_pretraining(config::PretrainConfig& config, const RunOptions& options, comm::Communicator& comm) {
+  if (config.latents.empty()) throw ConfigError("pretrain.data.latents is not set; name a file of public latents");
+  if (config.autoencoder.empty())
+    throw ConfigError("pretrain.model.autoencoder is not set; name the autoencoder that made the latents");
+  const data::LatentFile latents(config.latents);
+  const data::LatentFileInfo& info = latents.info();
+  if (info.visibility != data::Visibility::kPublic) {
+    throw ConfigError(config.latents + " is private; pre-training uses public latents only");
+  }
+  const auto autoencoder = model::load_autoencoder(config.autoencoder);
+  if (model::weights_sha256(*autoencoder) != info.encoder_sha256) {
+    throw ConfigError(config.latents + " was encoded by another autoencoder than " + config.autoencoder +
+                      "; encode the images again");
+  }
+  if (!config.network.contains("in_channels")) config.network["in_channels"] = info.channels;
+  if (!config.network.contains("out_channels")) config.network["out_channels"] = info.channels;
+  if (!config.network.contains("sample_size")) config.network["sample_size"] = info.height;
+  model::UNetConfig network_config = model::UNetConfig::from_json(config.network);
+  // One row more for the null class, which guidance needs.
+  if (!info.class_names.empty()) network_config.num_classes = static_cast<std::int64_t>(info.class_names.size()) + 1;
+
+  const int threads = set_threads(config.runtime, comm);
+  torch::manual_seed(static_cast<std::uint64_t>(config.seed));
+  model::UNet network(network_config);
+  std::int64_t parameters = 0;
+  for (const auto& p : network.parameters()) parameters += p.numel();
+  const diffusion::NoiseSchedule schedule(schedule_config(config.schedule));
+  const std::string effective = config.schema().dump();
+  comm::require_equal_on_all_ranks(comm, "the configuration", effective);
+  comm::require_equal_on_all_ranks(comm, "the latent file", info.content_sha256);
+  if (comm.is_root()) {
+    spdlog::info(
+        "pretrain: {} parameters, {} public latents of {}x{}x{}, {} classes, {} steps of {}, {} rank(s) x {} "
+        "thread(s), {}",
+        parameters, info.num_records, info.channels, info.height, info.width, info.class_names.size(), config.steps,
+        config.batch_size, comm.size(), threads, config.runtime.precision);
+  }
+  if (options.dry_run) return;
+
+  prepare_run_dir(options.run_dir, options.resume, effective, comm);
+  PretrainTask task(config, latents, schedule, network);
+  train_publicly(task,
+                 {config.steps, config.batch_size, config.seed, config.optimizer, config.runtime, config.checkpoint,
+                  sha256_of(effective), options.run_dir, options.resume},
+                 comm);
+  if (comm.is_root()) {
+    const std::filesystem::path model = options.run_dir / "model";
+    model::save_unet(network, model / "unet");
+    model::save_autoencoder(*autoencoder, model / "vae");
+    model::write_scheduler_config(model, schedule.config().to_json());
+    model::write_model_index(model);
+    spdlog::info("pretrain: model written to {}", model.string());
+  }
+  comm.barrier();
+}
+
+}  // namespace dpldm::train

@@ -1,0 +1,54 @@
+#include "train/privacy_plan.h"
+
+#include <limits>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+
+namespace dpldm::train {
+
+PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t num_records) {
+  PrivacyPlan plan;
+  plan.num_records = num_records;
+  plan.accountant = accounting::accountant_from(config.accountant);
+  plan.neighbouring = accounting::neighbouring_from(config.neighbouring);
+  plan.delta = config.delta.value_or(accounting::default_delta(num_records));
+  if (plan.delta >= 1) throw ConfigError(fmt::format("finetune.privacy.delta is {}; it must be below 1", plan.delta));
+  if (config.expected_batch_size > num_records) {
+    throw ConfigError(
+        fmt::format("finetune.training.expected_batch_size is {}; it can be at most the number of records, {}",
+                    config.expected_batch_size, num_records));
+  }
+  plan.sampling_rate = static_cast<double>(config.expected_batch_size) / static_cast<double>(num_records);
+
+  const auto disclaim = [&plan](const std::string& reason) {
+    plan.is_private = false;
+    plan.not_private_because += (plan.not_private_because.empty() ? "" : "; ") + reason;
+  };
+  if (config.test_seed) disclaim("selection and noise come from privacy.test_seed");
+  if (config.noise_multiplier == 0.0) disclaim("privacy.noise_multiplier is 0: no noise is added");
+
+  plan.noise_multiplier = config.noise_multiplier
+                              ? *config.noise_multiplier
+                              : accounting::calibrate_noise_multiplier(plan.sampling_rate, config.steps, config.epsilon,
+                                                                       plan.delta, plan.accountant, plan.neighbouring);
+  if (plan.noise_multiplier == 0) {
+    plan.planned_epsilon = std::numeric_limits<double>::infinity();
+    return plan;
+  }
+  accounting::GaussianEvent all = plan.step_event();
+  all.count = config.steps;
+  plan.planned_epsilon = accounting::epsilon_of(std::vector{all}, plan.delta, plan.accountant, plan.neighbouring);
+  if (plan.is_private && plan.planned_epsilon > config.epsilon) {
+    throw BudgetError(
+        fmt::format("{} steps with noise multiplier {} cost epsilon {:.4f}, more than privacy.epsilon {}; raise the "
+                    "noise, or leave "
+                    "privacy.noise_multiplier null to calibrate it",
+                    config.steps, plan.noise_multiplier, plan.planned_epsilon, config.epsilon));
+  }
+  return plan;
+}
+
+}  // namespace dpldm::train

@@ -1,0 +1,32 @@
+// What a private run will claim, settled before its first step.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "accounting/accountant.h"
+#include "config/training_config.h"
+
+namespace dpldm::train {
+
+struct PrivacyPlan {
+  std::int64_t num_records = 0;
+  double sampling_rate = 0;  // q = expected batch / N
+  double delta = 0;
+  double noise_multiplier = 0;  // sigma
+  double planned_epsilon = 0;   // of all planned steps; infinity when the run claims nothing
+  accounting::AccountantKind accountant = accounting::AccountantKind::kPld;
+  accounting::Neighbouring neighbouring = accounting::Neighbouring::kAddRemove;
+  bool is_private = true;
+  std::string not_private_because;  // one clause for each reason
+
+  accounting::GaussianEvent step_event() const {
+    return {sampling_rate, noise_multiplier, 1, accounting::Sampler::kPoisson};
+  }
+};
+
+// Calibrates the noise multiplier, or checks the given one. Throws ConfigError when the settings contradict each other,
+// BudgetError when a given noise multiplier would spend more than privacy.epsilon.
+PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t num_records);
+
+}  // namespace dpldm::train

@@ -1,0 +1,107 @@
+#include "train/privacy_statement.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/atomic_file.h"
+#include "base/build_facts.h"
+#include "model/model_directory.h"
+
+namespace dpldm::train {
+namespace {
+
+nlohmann::json metadata_of(const StatementFacts& facts) {
+  const accounting::LedgerHeader& header = facts.ledger.header();
+  nlohmann::json json{
+      {"format", "dpldm-privacy"},
+      {"version", 1},
+      {"private", header.is_private},
+      {"unit_of_privacy", "record"},
+      {"neighbouring", to_text(header.neighbouring)},
+      {"sampler", header.sampler},
+      {"accountant", to_text(header.accountant)},
+      {"num_records", header.num_records},
+      {"expected_batch_size", header.expected_batch_size},
+      {"sampling_rate", header.sampling_rate},
+      {"steps", static_cast<std::int64_t>(facts.ledger.entries().size())},
+      {"steps_in_model", facts.steps_done},
+      {"noise_multiplier", header.noise_multiplier},
+      {"clip_norm", header.clip_norm},
+      {"noise_multiplicity", facts.config.noise_multiplicity},
+      {"delta", header.delta},
+      {"trained_set", facts.config.trained_set},
+      {"trained_elements", facts.num_trained},
+      {"trained_parameters", facts.trained_names},
+      {"class_names", facts.class_names},
+      {"public_inputs", {{"base_unet_sha256", facts.base_unet_sha256}, {"autoencoder_sha256", facts.encoder_sha256}}},
+      {"key_commitment", header.key_commitment},
+      {"run_id", header.run_id},
+      {"program_version", header.program_version},
+  };
+  if (header.is_private) {
+    json["epsilon"] = facts.ledger.epsilon();
+    json["target_epsilon"] = header.target_epsilon;
+  } else {
+    json["epsilon"] = nullptr;
+    json["not_private_because"] = header.not_private_because;
+  }
+  return json;
+}
+
+std::string page_of(const nlohmann::json& json) {
+  std::string page = "# Privacy statement\n\n";
+  if (json["private"].get<bool>()) {
+    page += fmt::format(
+        "The model in `model/`, and every model of the steps before it, is the output of a mechanism that is "
+        "**({:.4f}, {:.3g})-differentially private**\n"
+        "for each record of the private training set, under the {} relation.\n\n",
+        json["epsilon"].get<double>(), json["delta"].get<double>(), json["neighbouring"].get<std::string>());
+  } else {
+    page += fmt::format("**NOT PRIVATE**: {}. Nothing of this run may be released as protected.\n\n",
+                        json["not_private_because"].get<std::string>());
+  }
+  page += "| what | value |\n| --- | --- |\n";
+  const auto row = [&](const std::string& what, const std::string& value) {
+    page += fmt::format("| {} | {} |\n", what, value);
+  };
+  row("unit of privacy", "one record (an image with its label); a person with several records has less protection");
+  row("records N", json["num_records"].dump());
+  row("sampling", fmt::format("Poisson, rate q = {}", json["sampling_rate"].dump()));
+  row("releases charged", json["steps"].dump());
+  row("noise multiplier sigma", json["noise_multiplier"].dump());
+  row("clip norm C", json["clip_norm"].dump());
+  row("draws per record K", json["noise_multiplicity"].dump() + " (averaged before the clip)");
+  row("accountant",
+      fmt::format("{}, dpldm {}", json["accountant"].get<std::string>(), json["program_version"].get<std::string>()));
+  row("trained",
+      fmt::format("{} elements, set '{}'", json["trained_elements"].dump(), json["trained_set"].get<std::string>()));
+  row("public U-Net (SHA-256)", json["public_inputs"]["base_unet_sha256"].get<std::string>());
+  row("public autoencoder (SHA-256)", json["public_inputs"]["autoencoder_sha256"].get<std::string>());
+  row("commitment to the key", json["key_commitment"].get<std::string>());
+  page +=
+      "\n## What the number covers\n\n"
+      "Everything that is computed from the released weights: the model itself, its samples, and any later training on "
+      "them. An adversary may\n"
+      "know all other records, all public inputs, this page, and every intermediate model.\n\n"
+      "## What it does not cover\n\n"
+      "- Choices made by looking at the private records or at a held-out real set: learning rate, number of steps, "
+      "clip norm, what to release.\n"
+      "- The number of records N, the names of the classes and the image size, which are treated as public.\n"
+      "- The machines that ran the job: whoever can read their memory, their network or the private files has the "
+      "records. Step times depend on\n"
+      "  how many records were selected; do not publish logs with time stamps of single steps.\n"
+      "- `checkpoints/`, `metrics.jsonl` and `ledger.jsonl` hold nothing beyond what the released models reveal, but "
+      "the latent file is private data.\n\n"
+      "`dpldm privacy verify model` recomputes epsilon from these numbers; `dpldm privacy ledger .` from the ledger.\n";
+  return page;
+}
+
+}  // namespace
+
+void write_privacy_statement(const StatementFacts& facts) {
+  const nlohmann::json metadata = metadata_of(facts);
+  model::write_dp_metadata(facts.run_dir / "model", metadata);
+  write_file_atomically(facts.run_dir / "privacy_statement.md", page_of(metadata));
+}
+
+}  // namespace dpldm::train

@@ -1,0 +1,34 @@
+// What is released about privacy: dp_metadata.json in the model, privacy_statement.md in the run directory.
+//
+// Both are made from the ledger, so they say what was spent, not what was planned. Nothing in them depends on the
+// private records: not even a hash of the data, which would let anyone test a guess of it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "accounting/ledger.h"
+#include "config/training_config.h"
+#include "train/privacy_plan.h"
+
+namespace dpldm::train {
+
+struct StatementFacts {
+  const std::filesystem::path& run_dir;
+  const accounting::PrivacyLedger& ledger;
+  const PrivacyPlan& plan;
+  const config::FinetuneConfig& config;
+  std::int64_t steps_done;
+  const std::vector<std::string>& trained_names;
+  std::int64_t num_trained;
+  const std::string& base_unet_sha256;
+  const std::string& encoder_sha256;
+  const std::vector<std::string>& class_names;
+};
+
+// Throws IoError.
+void write_privacy_statement(const StatementFacts& facts);
+
+}  // namespace dpldm::train

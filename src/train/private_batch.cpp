@@ -1,0 +1,56 @@
+#include "train/private_batch.h"
+
+#include <torch/torch.h>
+
+#include "diffusion/training_objective.h"
+#include "dp/record_draws.h"
+#include "train/threads.h"
+
+namespace dpldm::train {
+
+PrivateBatches::PrivateBatches(const data::LatentFile& latents, const diffusion::NoiseSchedule& schedule,
+                               model::UNet& network, const config::FinetuneConfig& config, const dp::SecretKey& draws)
+    : latents_(latents), schedule_(schedule), network_(network), config_(config), draws_(draws) {
+  if (network.config().num_classes > 0) labels_ = latents.read_labels();
+}
+
+at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::int64_t> records) {
+  const data::LatentFileInfo& info = latents_.info();
+  const std::int64_t draws = config_.noise_multiplicity;
+  const std::int64_t rows = static_cast<std::int64_t>(records.size()) * draws;
+  const std::int64_t low = config_.timestep_low;
+  const std::int64_t high = config_.timestep_high > 0 ? config_.timestep_high : schedule_.config().num_train_timesteps;
+  const std::vector<std::int64_t> shape{rows, info.channels, info.height, info.width};
+  const std::int64_t row_size = info.channels * info.height * info.width;
+
+  at::Tensor noise = at::empty(shape);
+  at::Tensor posterior = at::empty(shape);
+  at::Tensor t = at::empty({rows}, at::kLong);
+  at::Tensor source = at::empty({rows}, at::kLong);   // row of the moments that were read
+  at::Tensor variant = at::empty({rows}, at::kLong);  // which cached variant of it
+  at::Tensor labels = at::empty({rows}, at::kLong);
+  const auto row_of = [row_size](at::Tensor& tensor, std::int64_t row) {
+    return std::span(tensor.data_ptr<float>() + row * row_size, static_cast<std::size_t>(row_size));
+  };
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t record = records[static_cast<std::size_t>(row / draws)];
+    const dp::RecordDraws draw(draws_, step, record, row % draws);
+    draw.noise(row_of(noise, row));
+    draw.posterior_noise(row_of(posterior, row));
+    t.data_ptr<std::int64_t>()[row] = draw.timestep(low, high);
+    source.data_ptr<std::int64_t>()[row] = row / draws;
+    variant.data_ptr<std::int64_t>()[row] = info.num_variants > 1 && draw.flip() ? 1 : 0;
+    if (labels_.defined()) labels.data_ptr<std::int64_t>()[row] = labels_.const_data_ptr<std::int64_t>()[record];
+  }
+
+  const auto halves = latents_.read_moments(records).index({source, variant}).chunk(2, 1);
+  const at::Tensor z = (halves[0] + (0.5 * halves[1]).exp() * posterior) * info.scaling_factor;
+  model::Conditioning conditioning;
+  if (labels_.defined()) conditioning.class_labels = labels;
+  const at::Tensor x = schedule_.add_noise(z, noise, t).to(compute_type(config_.runtime));
+  const at::Tensor prediction = network_.forward(x, t, conditioning);
+  return diffusion::per_record_mean_squared_error(prediction, schedule_.target(z, noise, t)).sum() /
+         static_cast<double>(draws);
+}
+
+}  // namespace dpldm::train

@@ -1,0 +1,36 @@
+// From selected private records to the sum of their losses.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include <ATen/core/Tensor.h>
+
+#include "config/training_config.h"
+#include "data/latent_file.h"
+#include "diffusion/noise_schedule.h"
+#include "dp/keys.h"
+#include "model/unet.h"
+
+namespace dpldm::train {
+
+class PrivateBatches {
+ public:
+  // All arguments must outlive this object.
+  PrivateBatches(const data::LatentFile& latents, const diffusion::NoiseSchedule& schedule, model::UNet& network,
+                 const config::FinetuneConfig& config, const dp::SecretKey& draws);
+
+  // The sum over `records` of the mean over each one's K draws of its loss; scalar, differentiable. The network sees K
+  // adjacent rows per record. Draws are a function of (key, step, record, draw).
+  at::Tensor summed_loss(std::int64_t step, std::span<const std::int64_t> records);
+
+ private:
+  const data::LatentFile& latents_;
+  const diffusion::NoiseSchedule& schedule_;
+  model::UNet& network_;
+  const config::FinetuneConfig& config_;
+  const dp::SecretKey& draws_;
+  at::Tensor labels_;  // int64 [N]; undefined without classes
+};
+
+}  // namespace dpldm::train

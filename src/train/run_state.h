@@ -1,0 +1,57 @@
+// A run's directory: its metrics, its checkpoints, and the decision to stop.
+//
+// What training holds is written as named full tensors, which do not know the number of ranks: a run may go on with
+// another.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "comm/communicator.h"
+#include "config/training_config.h"
+#include "train/flat_parameters.h"
+#include "train/optimizer.h"
+
+namespace dpldm::train {
+
+class RunState {
+ public:
+  // Collective. From here on SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint and a stop.
+  RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint, std::string config_hash,
+           comm::Communicator& comm);
+  ~RunState();
+
+  // Collective. Loads the newest whole checkpoint into `parameters` and `optimizer` and returns the number of steps
+  // behind it, 0 where there is none. Throws IoError when it does not fit, ConfigError when it is of another
+  // configuration.
+  std::int64_t restore(FlatParameters& parameters, Optimizer& optimizer);
+
+  // One line of metrics.jsonl, on rank 0. Public numbers only.
+  void record(const nlohmann::json& line);
+
+  // What a later resume must know beside the tensors (the ledger's head). Goes into the next checkpoints.
+  void set_extra(const nlohmann::json& extra);
+  const nlohmann::json& restored_extra() const;
+
+  // Collective, after each step. Writes a checkpoint when one is due or a stop was asked for; throws Checkpointed after
+  // the latter.
+  void end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
+                   const Optimizer& optimizer);
+  // Collective. Writes a checkpoint now.
+  void save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Collective. Makes the run directory and its config.yaml on rank 0. A directory that holds a run already is refused
+// without `resume`.
+void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config,
+                     comm::Communicator& comm);
+
+}  // namespace dpldm::train

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up, builds, and runs every test that needs no GPU. Ends with CTest's line of totals.
+# Usage: tests/run.sh [CTest options, e.g. -R dp_ or -L mpi]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+launch/bootstrap.sh cpu-release
+# Half the cores' worth of tests at a time would starve multi-rank tests; CTest counts their ranks as processors.
+ctest --test-dir build --output-on-failure --parallel "$(nproc)" "$@"
