@@ -10,6 +10,8 @@ int main(int argc, char** argv) {
   dpldm::data::remove_temporary_files_on_signals();
   const std::array commands{
       Command{"import", "images from IDX, folder, CIFAR or HDF5 files -> one image file", dpldm::tools::run_import},
+      Command{"render", "the public image set: glyphs and shapes, the same from the same seed",
+              dpldm::tools::run_render},
       Command{"inspect", "what a data file holds, as a table, JSON or a picture", dpldm::tools::run_inspect},
       Command{"verify", "read a data file once and check everything in it", dpldm::tools::run_verify},
   };
