@@ -143,7 +143,8 @@ class ComposedLosses {
       widest = std::max(widest, range.high - range.low);
     }
     step_ = std::max(std::min(kStandardStep, kStepPerDeviation * std::sqrt(variance / num_steps)), widest / kMaxPoints);
-    // Or further below, where all losses are small beside delta; a wider window costs nothing as long as it has few points.
+    // Or further below, where all losses are small beside delta; a wider window costs nothing as long as it has few
+    // points.
     low = std::min(low, std::max(0.0, high_estimate - kFewPoints * step_));
 
     std::vector<LossGrid> grids;

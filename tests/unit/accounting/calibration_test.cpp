@@ -9,8 +9,8 @@
 namespace dpldm::accounting {
 namespace {
 
-// PLD by Google's accountant, calibrated to 1e-6; RDP by Opacus' (Google's own sums absolute values at fractional orders,
-// which costs up to 4e-4 more noise where the best order is one).
+// PLD by Google's accountant, calibrated to 1e-6; RDP by Opacus' (Google's own sums absolute values at fractional
+// orders, which costs up to 4e-4 more noise where the best order is one).
 TEST(Calibration, NoiseMultiplier_MeetsTheVectors) {
   struct Row {
     double sampling_rate;

@@ -335,6 +335,17 @@ TEST_F(Ledger, EpsilonAfter_IsABoundWithinThePlanAndExactAtItsEnd) {
   EXPECT_EQ(ledger.epsilon_after(next), epsilon_of({&plan, 1}, 1e-5, AccountantKind::kRdp));
 }
 
+TEST_F(Ledger, EpsilonBound_IsAboveEpsilonAndNeverAboveThePlan) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  EXPECT_EQ(ledger.epsilon_bound(), 0);
+  const GaussianEvent plan{0.01, 1.0, 1000};
+  for (std::int64_t step : {0, 13, 500}) {
+    ledger.charge({step, 0, "step", {0.01, 1.0, 1 + step, Sampler::kPoisson}});
+    EXPECT_GE(ledger.epsilon_bound(), ledger.epsilon());
+    EXPECT_LE(ledger.epsilon_bound(), epsilon_of({&plan, 1}, 1e-5, AccountantKind::kRdp));
+  }
+}
+
 // The plan ends at epsilon 2.1014 (RDP); with a target between two rounded numbers of steps the answer near the target
 // must be the exact one, or a run would stop too early.
 TEST_F(Ledger, EpsilonAfter_IsExactWhereItDecides) {
