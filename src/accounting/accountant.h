@@ -15,7 +15,8 @@ enum class Neighbouring { kAddRemove, kZeroOut, kReplaceOne };
 enum class Sampler { kPoisson, kNone };  // kNone: every record in every step, no amplification
 
 // `count` releases of a Gaussian mechanism with noise `noise_multiplier` times the sensitivity, each on a Poisson
-// sample of rate `sampling_rate`.
+// sample of rate `sampling_rate`. With Sampler::kNone the rate does not matter and `count` is how often one record
+// takes part: once per epoch where data are shuffled.
 struct GaussianEvent {
   double sampling_rate = 0;
   double noise_multiplier = 0;
@@ -23,15 +24,18 @@ struct GaussianEvent {
   Sampler sampler = Sampler::kPoisson;
 };
 
-// "pld", "rdp", "prv"; "add-remove", "zero-out", "replace-one". The inverse functions throw ConfigError for another
-// word.
+// "pld", "rdp", "prv"; "add-remove", "zero-out", "replace-one"; "poisson", "none". The inverse functions throw
+// ConfigError for another word.
 std::string to_text(AccountantKind kind);
 std::string to_text(Neighbouring neighbouring);
+std::string to_text(Sampler sampler);
 AccountantKind accountant_from(const std::string& text);
 Neighbouring neighbouring_from(const std::string& text);
+Sampler sampler_from(const std::string& text);
 
-// The epsilon at `delta` of all events together; infinity when there is no finite one. Throws ConfigError for values
-// outside their domain.
+// The epsilon at `delta` of all events together; infinity when there is no finite one (noise multiplier 0). Throws
+// ConfigError for values outside their domain: a rate outside [0, 1], a negative multiplier or count, a delta outside
+// (0, 1) or, for PLD and PRV, below 1e-12; and for PRV when its interval would need more memory than is reasonable.
 double epsilon_of(std::span<const GaussianEvent> events, double delta, AccountantKind kind,
                   Neighbouring neighbouring = Neighbouring::kAddRemove);
 
@@ -41,7 +45,19 @@ double calibrate_noise_multiplier(double sampling_rate, std::int64_t steps, doub
                                   AccountantKind kind, Neighbouring neighbouring = Neighbouring::kAddRemove,
                                   std::span<const GaussianEvent> already_spent = {});
 
-// min(1e-5, 1 / (N ln N)).
+// The largest number of further steps that stays within `epsilon` at `delta`; 0 when not even one does. Throws
+// ConfigError when any number does (rate 0).
+std::int64_t calibrate_steps(double sampling_rate, double noise_multiplier, double epsilon, double delta,
+                             AccountantKind kind, Neighbouring neighbouring = Neighbouring::kAddRemove,
+                             std::span<const GaussianEvent> already_spent = {});
+
+// The largest sampling rate (to a relative 1e-4, never above the true one) with which `steps` further steps stay within
+// `epsilon` at `delta`; at most 1. Throws ConfigError when no rate above 1e-9 does.
+double calibrate_sampling_rate(double noise_multiplier, std::int64_t steps, double epsilon, double delta,
+                               AccountantKind kind, Neighbouring neighbouring = Neighbouring::kAddRemove,
+                               std::span<const GaussianEvent> already_spent = {});
+
+// min(1e-5, 1 / (N ln N)). Throws ConfigError for N < 1.
 double default_delta(std::int64_t num_records);
 
 }  // namespace dpldm::accounting

@@ -1,15 +1,19 @@
 // The privacy ledger: an append-only, durable, hash-chained list of what was released at which cost.
 //
 // ledger.jsonl: the first line is the header, then one line per event. Every line carries the SHA-256 of the line
-// before it, so an edit, a cut or a swap in the middle is detected. A step is charged, and the charge is on the disk,
-// before its noise is drawn; a step that was charged and then lost to a crash stays spent.
+// before it, so an edit, a cut or a swap in the middle is detected. Beside it lies ledger.jsonl.head, the number of
+// lines and the SHA-256 of the last one: it detects that the tail was cut off. A step is charged, and the charge is on
+// the disk, before its noise is drawn; a step that was charged and then lost to a crash stays spent.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <unordered_set>
 #include <vector>
 
 #include "accounting/accountant.h"
@@ -48,10 +52,14 @@ class PrivacyLedger {
   // A new ledger; throws IoError when the file exists.
   static PrivacyLedger create(const std::filesystem::path& path, const LedgerHeader& header);
   // Reads and verifies an existing one for appending. A last line that a crash left half-written is not an entry; it is
-  // cut off only here. Throws IoError when the chain does not hold.
+  // cut off only here. Throws IoError when the chain does not hold, and when another process has it open for appending.
   static PrivacyLedger open(const std::filesystem::path& path);
   // Reads and verifies without changing anything.
   static PrivacyLedger read(const std::filesystem::path& path);
+
+  PrivacyLedger(PrivacyLedger&&) noexcept;
+  PrivacyLedger& operator=(PrivacyLedger&&) noexcept;
+  ~PrivacyLedger();
 
   const LedgerHeader& header() const { return header_; }
   const std::vector<LedgerEntry>& entries() const { return entries_; }
@@ -59,24 +67,41 @@ class PrivacyLedger {
   const std::string& head() const { return head_; }
   // True when `head` is the hash of some line: the ledger continues from the one that a checkpoint saw.
   bool contains_head(const std::string& head) const;
+  // How many entries are steps.
+  std::int64_t num_steps() const;
+  // The attempt number that a run which appends to this ledger now must use: one above the highest; 0 in an empty one.
+  std::int64_t next_attempt() const;
 
-  // Appends and syncs. Only then may the release happen.
+  // Appends and syncs. Only then may the release happen. Throws IoError when it cannot; the ledger then takes no more
+  // charges. Throws InternalError for a step that does not come after the last one (a later attempt may repeat steps).
   void charge(const LedgerEntry& entry);
 
   // Entries merged into events, for an accountant.
   std::vector<GaussianEvent> events() const;
-  // With the header's delta, accountant and relation; infinity for a run that is not private.
+  // With the header's delta, accountant and relation; infinity for a run that is not private. Answers are kept, so that
+  // asking again costs nothing.
   double epsilon() const;
-  // Epsilon if `next` were charged too.
+  // An upper bound of epsilon if `next` were charged too, cheap enough for every step: within the plan the number of
+  // steps is rounded up, by at most a tenth and never beyond the plan, so that one evaluation serves many steps.
+  // Whenever that bound would exceed the target epsilon the answer is exact.
   double epsilon_after(const GaussianEvent& next) const;
 
  private:
+  class Appender;
+  using EventKey = std::tuple<double, double, Sampler, std::int64_t>;
+
   PrivacyLedger() = default;
+  static PrivacyLedger parse(const std::filesystem::path& path, std::uint64_t* num_whole_bytes);
+  void add(const LedgerEntry& entry, const std::string& line);
+  double epsilon_of_events(const std::vector<GaussianEvent>& events) const;
+
   LedgerHeader header_;
   std::vector<LedgerEntry> entries_;
-  std::vector<std::string> heads_;
+  std::vector<GaussianEvent> events_;  // merged
+  std::unordered_set<std::string> heads_;
   std::string head_;
-  std::unique_ptr<DurableLog> log_;
+  std::unique_ptr<Appender> appender_;  // only in a ledger that takes charges
+  mutable std::map<std::vector<EventKey>, double> known_epsilons_;
 };
 
 }  // namespace dpldm::accounting

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,9 @@
 #include "model/layers.h"
 
 namespace dpldm::model {
+
+class MidStage;
+class Stage;
 
 struct AutoencoderConfig {
   std::int64_t in_channels = 3;
@@ -25,24 +29,59 @@ struct AutoencoderConfig {
   double scaling_factor = 0.18215;
   bool mid_block_add_attention = true;
 
+  // Throws ConfigError naming the key for a value that is not supported.
   static AutoencoderConfig from_json(const nlohmann::json& json);
   nlohmann::json to_json() const;
 };
 
+// Image to moments: convolution, levels with a downsampler between, middle, norm, convolution to 2L channels.
+class Encoder : public torch::nn::Module {
+ public:
+  explicit Encoder(const AutoencoderConfig& config);
+  at::Tensor forward(const at::Tensor& images);
+
+ private:
+  std::shared_ptr<Conv2d> conv_in_;
+  std::vector<std::shared_ptr<Stage>> down_;
+  std::shared_ptr<MidStage> mid_;
+  std::shared_ptr<GroupNorm> conv_norm_out_;
+  std::shared_ptr<Conv2d> conv_out_;
+};
+
+// The way back. Levels are deepest first and have one layer more each.
+class Decoder : public torch::nn::Module {
+ public:
+  explicit Decoder(const AutoencoderConfig& config);
+  at::Tensor forward(const at::Tensor& z);
+
+ private:
+  std::shared_ptr<Conv2d> conv_in_;
+  std::shared_ptr<MidStage> mid_;
+  std::vector<std::shared_ptr<Stage>> up_;
+  std::shared_ptr<GroupNorm> conv_norm_out_;
+  std::shared_ptr<Conv2d> conv_out_;
+};
+
 class AutoencoderKL : public torch::nn::Module {
  public:
+  // Throws ConfigError where widths and groups do not fit together.
   explicit AutoencoderKL(const AutoencoderConfig& config);
+  ~AutoencoderKL() override;
   const AutoencoderConfig& config() const { return config_; }
   void set_scaling_factor(double factor) { config_.scaling_factor = factor; }
 
   // images [B, C, H, W] in [-1, 1] -> moments [B, 2L, h, w] (mean, log-variance), unscaled, log-variance clamped to
-  // [-30, 20].
+  // [-30, 20]. In the type of `images`, which may be bf16; the norms' statistics are in fp32 all the same.
   at::Tensor encode(const at::Tensor& images);
   // z [B, L, h, w], unscaled -> images [B, C, H, W], not clamped.
   at::Tensor decode(const at::Tensor& z);
 
  private:
   AutoencoderConfig config_;
+  std::shared_ptr<Encoder> encoder_;
+  std::shared_ptr<Decoder> decoder_;
+  std::shared_ptr<Conv2d> quant_conv_;
+  std::shared_ptr<Conv2d> post_quant_conv_;
 };
 
 }  // namespace dpldm::model

@@ -27,9 +27,7 @@ void report(AutogradContext* ctx, const at::Tensor& activation, const at::Tensor
 // Normalised inputs are reported in fp32 whatever the network computes in; in double when a test runs in double.
 at::ScalarType wide_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-// Each Function below returns undefined gradients for its parameters. `anchor` is a parameter that requires a gradient:
-// autograd creates the node, and so calls backward, only when some input does, and the input of the first trained layer
-// does not.
+// Each Function below returns undefined gradients for its parameters. `anchor` is Layer::anchor().
 
 struct TappedLinear : torch::autograd::Function<TappedLinear> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight,
@@ -189,6 +187,10 @@ at::Tensor Layer::in_type(const at::Tensor& parameter, CastCopy& copy, at::Scala
   return copy.tensor;
 }
 
+at::ScalarType Layer::norm_type(const at::Tensor& x) const {
+  return x.is_cpu() ? weight.scalar_type() : x.scalar_type();
+}
+
 Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bias) : Layer(LayerKind::kLinear) {
   weight = register_parameter("weight", uniform_fan_in({out_features, in_features}, in_features));
   if (with_bias) bias = register_parameter("bias", uniform_fan_in({out_features}, in_features));
@@ -197,7 +199,7 @@ Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bi
 at::Tensor Linear::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
   const std::optional<at::Tensor> b = bias.defined() ? std::optional(bias_in(x.scalar_type())) : std::nullopt;
-  if (tapped() && at::GradMode::is_enabled()) return TappedLinear::apply(x, w, b, weight, tap_, site_.get());
+  if (recording()) return TappedLinear::apply(x, w, b, anchor(), tap_, site_.get());
   return at::linear(x, w, b);
 }
 
@@ -218,7 +220,7 @@ void Conv2d::describe(TapSite& site) const {
 at::Tensor Conv2d::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
   const std::optional<at::Tensor> b = bias_in(x.scalar_type());
-  if (tapped() && at::GradMode::is_enabled()) return TappedConv2d::apply(x, w, b, weight, tap_, site_.get());
+  if (recording()) return TappedConv2d::apply(x, w, b, anchor(), tap_, site_.get());
   return at::conv2d(x, w, b, {stride_, stride_}, {padding_, padding_}, {1, 1}, groups_);
 }
 
@@ -233,10 +235,10 @@ GroupNorm::GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps)
 }
 
 at::Tensor GroupNorm::forward(const at::Tensor& x) {
-  const at::Tensor w = weight_in(x.scalar_type());
-  const at::Tensor b = bias_in(x.scalar_type());
-  if (tapped() && at::GradMode::is_enabled()) {
-    return TappedGroupNorm::apply(x, w, b, weight, num_groups_, eps_, tap_, site_.get());
+  const at::Tensor w = weight_in(norm_type(x));
+  const at::Tensor b = bias_in(norm_type(x));
+  if (recording()) {
+    return TappedGroupNorm::apply(x, w, b, anchor(), num_groups_, eps_, tap_, site_.get());
   }
   return at::group_norm(x, num_groups_, w, b, eps_);
 }
@@ -247,10 +249,10 @@ LayerNorm::LayerNorm(std::int64_t channels, double eps) : Layer(LayerKind::kLaye
 }
 
 at::Tensor LayerNorm::forward(const at::Tensor& x) {
-  const at::Tensor w = weight_in(x.scalar_type());
-  const at::Tensor b = bias_in(x.scalar_type());
-  if (tapped() && at::GradMode::is_enabled()) {
-    return TappedLayerNorm::apply(x, w, b, weight, channels_, eps_, tap_, site_.get());
+  const at::Tensor w = weight_in(norm_type(x));
+  const at::Tensor b = bias_in(norm_type(x));
+  if (recording()) {
+    return TappedLayerNorm::apply(x, w, b, anchor(), channels_, eps_, tap_, site_.get());
   }
   return at::layer_norm(x, {channels_}, w, b, eps_);
 }
@@ -261,7 +263,7 @@ Embedding::Embedding(std::int64_t num_embeddings, std::int64_t dimension) : Laye
 
 at::Tensor Embedding::forward(const at::Tensor& ids, at::ScalarType dtype) {
   const at::Tensor w = weight_in(dtype);
-  if (tapped() && at::GradMode::is_enabled()) return TappedEmbedding::apply(ids, w, weight, tap_, site_.get());
+  if (recording()) return TappedEmbedding::apply(ids, w, anchor(), tap_, site_.get());
   return at::embedding(w, ids);
 }
 

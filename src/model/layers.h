@@ -36,9 +36,17 @@ class Layer : public torch::nn::Module {
   virtual void describe(TapSite&) const {}
 
   bool tapped() const { return site_ != nullptr; }
+  // Whether this call goes through the tapped form.
+  bool recording() const { return tapped() && at::GradMode::is_enabled(); }
+  // A trained parameter: autograd calls the tapped backward pass only if some input requires a gradient, and the input
+  // of the network's first trained layer does not.
+  const at::Tensor& anchor() const { return site_->weight.defined() ? site_->weight : site_->bias; }
   // The weight (or bias) in `dtype`. Differentiable when no tap is attached; a cached copy otherwise.
   at::Tensor weight_in(at::ScalarType dtype);
   at::Tensor bias_in(at::ScalarType dtype);
+  // The type in which a norm's parameters meet an input `x`: kernels for the CPU take fp32 parameters with bf16 inputs,
+  // and then keep their statistics in fp32 too; others want one type.
+  at::ScalarType norm_type(const at::Tensor& x) const;
 
   LayerKind kind_;
   GradientTap* tap_ = nullptr;

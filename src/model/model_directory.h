@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "io/safetensors.h"
 #include "model/autoencoder_kl.h"
 #include "model/unet.h"
 
@@ -27,13 +28,18 @@ std::shared_ptr<AutoencoderKL> load_autoencoder(const std::filesystem::path& mod
 void save_unet(UNet& unet, const std::filesystem::path& directory);
 void save_autoencoder(AutoencoderKL& autoencoder, const std::filesystem::path& directory);
 
+// A network's parameters as files hold them: under diffusers' names and in its shapes. They are the parameters
+// themselves but for the class embedder, whose table is stored transposed, with a bias of zeros.
+io::NamedTensors stored_parameters(const torch::nn::Module& network);
+
 // SHA-256 over names, shapes and values of a network's parameters: the identity that latent files and metadata record.
 std::string weights_sha256(const torch::nn::Module& network);
 
 // model_index.json for the components that are present.
 void write_model_index(const std::filesystem::path& model);
 
-// scheduler/scheduler_config.json as it is, and dp_metadata.json if there is one (null otherwise).
+// scheduler/scheduler_config.json as it is, and dp_metadata.json; null where there is none. `model` may be a network's
+// own directory inside a pipeline.
 nlohmann::json read_scheduler_config(const std::filesystem::path& model);
 void write_scheduler_config(const std::filesystem::path& model, const nlohmann::json& config);
 nlohmann::json read_dp_metadata(const std::filesystem::path& model);

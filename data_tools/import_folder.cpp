@@ -1,0 +1,195 @@
+// A folder of PNG and JPEG files. Labels come from the sub-folder that a file lies in, or labels and captions from a
+// CSV file.
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <map>
+#include <memory>
+#include <set>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "data_tools/csv_table.h"
+#include "data_tools/image_import.h"
+#include "data_tools/options.h"
+#include "io/image_codec.h"
+#include "io/image_tensor.h"
+
+namespace dpldm::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Listing {
+  std::vector<fs::path> files;
+  std::vector<std::string> labels;    // one per file, or none
+  std::vector<std::string> captions;  // one per file, or none
+};
+
+bool is_image_name(const fs::path& path) {
+  std::string extension = path.extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  return extension == ".png" || extension == ".jpg" || extension == ".jpeg";
+}
+
+bool is_hidden(const fs::path& path) { return path.filename().string().starts_with('.'); }
+
+// Images below `folder`, at any depth, sorted by path: the order of a directory differs between file systems.
+std::vector<fs::path> images_below(const fs::path& folder, std::int64_t& num_ignored) {
+  std::vector<fs::path> files;
+  for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator(); ++entry) {
+    if (is_hidden(entry->path())) {
+      if (entry->is_directory()) entry.disable_recursion_pending();
+    } else if (entry->is_regular_file()) {
+      if (is_image_name(entry->path())) {
+        files.push_back(entry->path());
+      } else {
+        ++num_ignored;
+      }
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+Listing listing_of_folder(const fs::path& folder) {
+  std::vector<fs::path> classes;
+  bool has_loose_images = false;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (is_hidden(entry.path())) continue;
+    if (entry.is_directory()) classes.push_back(entry.path());
+    if (entry.is_regular_file() && is_image_name(entry.path())) has_loose_images = true;
+  }
+  if (has_loose_images && !classes.empty()) {
+    throw ConfigError(folder.string() +
+                      " has images both beside and inside its sub-folders; either all have a class or none");
+  }
+  std::sort(classes.begin(), classes.end());
+  Listing listing;
+  std::int64_t num_ignored = 0;
+  if (classes.empty()) listing.files = images_below(folder, num_ignored);
+  for (const fs::path& subfolder : classes) {
+    const std::vector<fs::path> files = images_below(subfolder, num_ignored);
+    if (files.empty()) throw ConfigError("the class folder " + subfolder.string() + " holds no PNG or JPEG file");
+    listing.files.insert(listing.files.end(), files.begin(), files.end());
+    listing.labels.insert(listing.labels.end(), files.size(), subfolder.filename().string());
+  }
+  if (num_ignored > 0) spdlog::warn("{} file(s) that are neither .png, .jpg nor .jpeg were ignored", num_ignored);
+  return listing;
+}
+
+Listing listing_of_csv(const fs::path& folder, const fs::path& csv) {
+  constexpr std::size_t kMaxCsvBytes = std::size_t{1} << 30;
+  const CsvTable table = parse_csv(read_file(csv, kMaxCsvBytes), csv.string());
+  const auto file_column = table.column("file");
+  const auto label_column = table.column("label");
+  const auto caption_column = table.column("caption");
+  if (!file_column || (!label_column && !caption_column)) {
+    throw ConfigError(fmt::format("{} has the columns {}; 'file' and one or both of 'label' and 'caption' are expected",
+                                  csv.string(), fmt::join(table.header, ", ")));
+  }
+  Listing listing;
+  std::set<fs::path> seen;
+  for (const std::vector<std::string>& row : table.rows) {
+    const fs::path relative = fs::path(row[*file_column]).lexically_normal();
+    if (relative.empty() || relative.is_absolute() || *relative.begin() == "..") {
+      throw ConfigError(fmt::format("{} names the file '{}'; names must stay inside {}", csv.string(),
+                                    row[*file_column], folder.string()));
+    }
+    // One row more for the same image would be a second record, and a record's protection would halve.
+    if (!seen.insert(relative).second)
+      throw ConfigError(csv.string() + " names the file '" + relative.string() + "' twice");
+    listing.files.push_back(folder / relative);
+    if (label_column) listing.labels.push_back(row[*label_column]);
+    if (caption_column) listing.captions.push_back(row[*caption_column]);
+  }
+  return listing;
+}
+
+bool is_number(const std::string& text) {
+  return !text.empty() && text.size() < 10 &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
+}
+
+// The classes in a fixed order: as given, or numbers by value, or names by their bytes.
+std::vector<std::string> class_names_of(const std::vector<std::string>& labels, const std::vector<std::string>& given) {
+  const std::set<std::string> distinct(labels.begin(), labels.end());
+  std::vector<std::string> names(distinct.begin(), distinct.end());
+  if (!given.empty()) {
+    for (const std::string& name : names) {
+      if (std::find(given.begin(), given.end(), name) == given.end()) {
+        throw ConfigError("the class '" + name + "' is not among --class-names");
+      }
+    }
+    return given;
+  }
+  if (std::all_of(names.begin(), names.end(), is_number)) {
+    std::sort(names.begin(), names.end(),
+              [](const std::string& a, const std::string& b) { return std::stoi(a) < std::stoi(b); });
+  }
+  return names;
+}
+
+at::Tensor label_numbers(const std::vector<std::string>& labels, const std::vector<std::string>& class_names) {
+  std::map<std::string, std::int64_t> number_of;
+  for (const std::string& name : class_names) number_of.emplace(name, static_cast<std::int64_t>(number_of.size()));
+  at::Tensor numbers = at::empty({static_cast<std::int64_t>(labels.size())}, at::kLong);
+  auto* out = numbers.data_ptr<std::int64_t>();
+  for (const std::string& label : labels) *out++ = number_of.at(label);
+  return numbers;
+}
+
+}  // namespace
+
+void import_folder(int argc, char** argv) {
+  cxxopts::Options options("dpldm-data import folder", "Imports a folder of PNG and JPEG files.");
+  options.add_options()                                                                                    //
+      ("dir", "the folder: DIR/CLASS/*.png, or DIR/*.png without classes", cxxopts::value<std::string>())  //
+      ("csv", "CSV file with the columns file and label or caption (or both), instead of class sub-folders",
+       cxxopts::value<std::string>());
+  add_import_options(options);
+  const auto parsed = parse_or_help(options, argc, argv);
+  if (!parsed) return;
+  const ImportOptions import = import_options_from(*parsed);
+  const fs::path folder = required_text(*parsed, "dir", "the folder of images");
+  if (!fs::is_directory(folder)) throw IoError(folder.string() + " is not a folder");
+
+  Listing listing;
+  try {
+    listing = parsed->count("csv") > 0 ? listing_of_csv(folder, (*parsed)["csv"].as<std::string>())
+                                       : listing_of_folder(folder);
+  } catch (const fs::filesystem_error& error) {
+    throw IoError("cannot list " + folder.string() + ": " + error.code().message());
+  }
+  if (listing.files.empty()) throw ConfigError(folder.string() + " holds no PNG or JPEG file");
+
+  ImageSource source;
+  source.description = "folder " + fs::weakly_canonical(folder).filename().string();
+  source.num_records = static_cast<std::int64_t>(listing.files.size());
+  source.captions = listing.captions;
+  if (!listing.labels.empty()) {
+    source.class_names = class_names_of(listing.labels, import.class_names);
+    source.labels = label_numbers(listing.labels, source.class_names);
+  }
+  const auto files = std::make_shared<const std::vector<fs::path>>(std::move(listing.files));
+  source.name = [files](std::int64_t index) { return (*files)[static_cast<std::size_t>(index)].string(); };
+  source.read = [files](std::int64_t first, std::int64_t count) {
+    std::vector<at::Tensor> images(static_cast<std::size_t>(count));
+    at::parallel_for(0, count, 8, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        images[static_cast<std::size_t>(i)] =
+            io::tensor_from(io::read_image((*files)[static_cast<std::size_t>(first + i)]));
+      }
+    });
+    return images;
+  };
+  import_images(source, import);
+}
+
+}  // namespace dpldm::tools

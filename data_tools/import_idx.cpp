@@ -1,0 +1,135 @@
+// IDX: four magic bytes (0, 0, element type, number of axes), the axes as big-endian 32-bit numbers, then the elements.
+#include <array>
+#include <memory>
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <zlib.h>
+
+#include "base/error.h"
+#include "data_tools/image_import.h"
+#include "data_tools/options.h"
+
+namespace dpldm::tools {
+namespace {
+
+// A file of unsigned bytes, read once from front to back. zlib reads plain files through the same calls.
+class IdxReader {
+ public:
+  IdxReader(const std::filesystem::path& path, std::size_t num_axes) : path_(path) {
+    std::error_code error;
+    const auto file_bytes = std::filesystem::file_size(path, error);
+    if (error) throw IoError("cannot read " + path.string() + ": " + error.message());
+    file_ = gzopen(path.c_str(), "rb");
+    if (file_ == nullptr) throw IoError("cannot open " + path.string());
+    try {
+      read_header(num_axes, file_bytes);
+    } catch (...) {
+      gzclose_r(file_);
+      throw;
+    }
+  }
+  ~IdxReader() { gzclose_r(file_); }
+  IdxReader(const IdxReader&) = delete;
+  IdxReader& operator=(const IdxReader&) = delete;
+
+  const std::vector<std::int64_t>& shape() const { return shape_; }
+
+  // The next `count` items along the first axis: uint8 [count, ...].
+  at::Tensor read(std::int64_t count) {
+    std::vector<std::int64_t> shape = shape_;
+    shape[0] = count;
+    at::Tensor items = at::empty(shape, at::kByte);
+    read_bytes(items.data_ptr(), items.nbytes());
+    return items;
+  }
+
+  // Throws unless all was read, checksum included.
+  void require_end() {
+    char byte = 0;
+    if (gzread(file_, &byte, 1) != 0) {
+      throw IoError(path_.string() +
+                    " goes on after the number of items that its header promises, or is damaged there");
+    }
+  }
+
+ private:
+  void read_bytes(void* bytes, std::size_t num_bytes) {
+    auto* out = static_cast<char*>(bytes);
+    while (num_bytes > 0) {
+      const auto piece = static_cast<unsigned>(std::min<std::size_t>(num_bytes, 1U << 30));
+      const int got = gzread(file_, out, piece);
+      if (got <= 0) throw IoError(path_.string() + " is truncated or damaged");
+      out += got;
+      num_bytes -= static_cast<std::size_t>(got);
+    }
+  }
+
+  void read_header(std::size_t num_axes, std::uint64_t file_bytes) {
+    std::array<unsigned char, 4> magic{};
+    read_bytes(magic.data(), magic.size());
+    if (magic[0] != 0 || magic[1] != 0 || magic[2] != 8 || magic[3] != num_axes) {
+      throw IoError(fmt::format("{} starts with {:02x}{:02x}{:02x}{:02x}; an IDX file of {} starts with 000008{:02x}",
+                                path_.string(), magic[0], magic[1], magic[2], magic[3],
+                                num_axes == 1 ? "labels" : "images", num_axes));
+    }
+    // Deflate cannot shrink by more than about 1032; a header that promises more lies.
+    constexpr double kMaxRatio = 1100;
+    double promised_bytes = 1;
+    for (std::size_t axis = 0; axis < num_axes; ++axis) {
+      std::array<unsigned char, 4> size{};
+      read_bytes(size.data(), size.size());
+      shape_.push_back((std::int64_t{size[0]} << 24) | (size[1] << 16) | (size[2] << 8) | size[3]);
+      promised_bytes *= static_cast<double>(shape_.back());
+    }
+    if (promised_bytes > kMaxRatio * static_cast<double>(file_bytes)) {
+      throw IoError(fmt::format("{} promises [{}] bytes, more than a file of {} bytes can hold", path_.string(),
+                                fmt::join(shape_, ", "), file_bytes));
+    }
+    if (promised_bytes == 0)
+      throw IoError(path_.string() + " is empty: its shape is [" + fmt::format("{}", fmt::join(shape_, ", ")) + "]");
+  }
+
+  std::filesystem::path path_;
+  gzFile file_ = nullptr;
+  std::vector<std::int64_t> shape_;
+};
+
+}  // namespace
+
+void import_idx(int argc, char** argv) {
+  cxxopts::Options options("dpldm-data import idx", "Imports IDX files, as of MNIST and Fashion-MNIST.");
+  options.add_options()                                                                  //
+      ("images", "IDX file of images, plain or gzipped", cxxopts::value<std::string>())  //
+      ("labels", "IDX file of labels, plain or gzipped (optional)", cxxopts::value<std::string>());
+  add_import_options(options);
+  const auto parsed = parse_or_help(options, argc, argv);
+  if (!parsed) return;
+  const ImportOptions import = import_options_from(*parsed);
+  const std::filesystem::path images_path = required_text(*parsed, "images", "the IDX file of images");
+
+  const auto images = std::make_shared<IdxReader>(images_path, 3);
+  ImageSource source;
+  source.description = "idx " + images_path.filename().string();
+  source.num_records = images->shape()[0];
+  if (parsed->count("labels") > 0) {
+    const std::filesystem::path labels_path = (*parsed)["labels"].as<std::string>();
+    IdxReader labels(labels_path, 1);
+    if (labels.shape()[0] != source.num_records) {
+      throw ConfigError(fmt::format("{} has {} images and {} has {} labels", images_path.string(), source.num_records,
+                                    labels_path.string(), labels.shape()[0]));
+    }
+    source.labels = labels.read(source.num_records).to(at::kLong);
+    labels.require_end();
+    source.class_names = names_for_numbers(source.labels, import.class_names);
+  }
+  source.name = [images_path](std::int64_t index) { return fmt::format("{}, image {}", images_path.string(), index); };
+  source.read = [images, total = source.num_records](std::int64_t first, std::int64_t count) {
+    const at::Tensor batch = images->read(count);
+    if (first + count == total) images->require_end();
+    return batch.unsqueeze(1).unbind(0);
+  };
+  import_images(source, import);
+}
+
+}  // namespace dpldm::tools

@@ -1,0 +1,42 @@
+#include "data_tools/options.h"
+
+#include <charconv>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+
+namespace dpldm::tools {
+
+std::optional<cxxopts::ParseResult> parse_or_help(cxxopts::Options& options, int argc, const char* const* argv) {
+  options.add_options()("h,help", "this text");
+  cxxopts::ParseResult parsed = options.parse(argc, argv);
+  if (parsed.count("help") > 0) {
+    fmt::print("{}\n", options.help());
+    return std::nullopt;
+  }
+  if (!parsed.unmatched().empty()) {
+    throw ConfigError("there is no use for the argument '" + parsed.unmatched().front() + "'; see --help");
+  }
+  return parsed;
+}
+
+std::string required_text(const cxxopts::ParseResult& parsed, const std::string& name, const std::string& allowed) {
+  if (parsed.count(name) == 0 || parsed[name].as<std::string>().empty()) {
+    throw ConfigError("--" + name + " is missing: " + allowed);
+  }
+  return parsed[name].as<std::string>();
+}
+
+std::int64_t integer_between(const cxxopts::ParseResult& parsed, const std::string& name, std::int64_t lowest,
+                             std::int64_t highest) {
+  const auto text = parsed[name].as<std::string>();
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < lowest || value > highest) {
+    throw ConfigError(fmt::format("--{} is {}; whole numbers from {} to {} are allowed", name, text, lowest, highest));
+  }
+  return value;
+}
+
+}  // namespace dpldm::tools

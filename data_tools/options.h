@@ -1,0 +1,24 @@
+// What all subcommands do with their command line.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include <cxxopts.hpp>
+
+namespace dpldm::tools {
+
+// Adds --help, parses, and refuses arguments that belong to no option. After --help it has printed the usage and
+// returns nothing. Throws ConfigError.
+std::optional<cxxopts::ParseResult> parse_or_help(cxxopts::Options& options, int argc, const char* const* argv);
+
+// The value of an option without a default. Throws ConfigError, with `allowed` as the hint, when it was not given.
+std::string required_text(const cxxopts::ParseResult& parsed, const std::string& name, const std::string& allowed);
+
+// The value of an option that is declared as text: cxxopts reads "0x10" and " 5" as numbers too. Throws ConfigError
+// unless it is a whole number with lowest <= value <= highest.
+std::int64_t integer_between(const cxxopts::ParseResult& parsed, const std::string& name, std::int64_t lowest,
+                             std::int64_t highest);
+
+}  // namespace dpldm::tools

@@ -1,0 +1,15 @@
+// The Gaussian mechanism without subsampling, exactly (Balle and Wang 2018, theorem 8).
+#pragma once
+
+namespace dpldm::accounting {
+
+// Natural logarithm of P(N(0, 1) > x), for any finite x.
+double log_normal_tail(double x);
+
+// The delta at `epsilon` >= 0 between N(0, 1) and N(mu, 1).
+double gaussian_delta(double mu, double epsilon);
+
+// The smallest epsilon >= 0 at `delta` in (0, 1), rounded up by at most a relative 1e-9. `mu` > 0.
+double gaussian_epsilon(double mu, double delta);
+
+}  // namespace dpldm::accounting

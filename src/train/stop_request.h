@@ -1,0 +1,59 @@
+// Being asked to stop, by a signal or by the clock, and agreeing on it.
+//
+//   SIGINT, SIGTERM, SIGUSR1   write a checkpoint and stop (exit code 75)
+//   SIGUSR2                    write a checkpoint and go on
+//   time                       the run's own limit, or the end of the Slurm allocation (SLURM_JOB_END_TIME)
+//
+// A handler only sets a flag. The training loop asks at each step boundary, where all ranks agree, so that they write
+// the checkpoint of the same step even when the signal reached only one of them.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/communicator.h"
+
+namespace dpldm::train {
+
+enum class StopDecision : int { kGoOn, kCheckpointAndGoOn, kCheckpointAndStop };
+
+class StopRequest {
+ public:
+  using Seconds = std::chrono::duration<double>;
+
+  // Installs the handlers; one object per process at a time. `time_limit` counts from here; zero is none.
+  explicit StopRequest(Seconds time_limit = Seconds(0));
+  // Puts the earlier handlers back.
+  ~StopRequest();
+  StopRequest(const StopRequest&) = delete;
+  StopRequest& operator=(const StopRequest&) = delete;
+
+  // Collective, at a step boundary. The strongest wish of any rank; the same on all.
+  StopDecision agree(comm::Communicator& comm);
+  // Why the last agreement was not kGoOn, for a message: "SIGUSR1", "the time limit".
+  const std::string& reason() const { return reason_; }
+
+  // How long the last checkpoint took. The end of the allocation is anticipated by three times that and two steps.
+  void set_checkpoint_time(Seconds seconds) { checkpoint_time_ = seconds; }
+
+ private:
+  struct SavedHandlers;
+  enum class Wish : int;
+
+  Wish wish_of_this_rank();
+  bool allocation_ends_soon() const;
+
+  std::unique_ptr<SavedHandlers> saved_;
+  std::chrono::steady_clock::time_point started_;
+  std::chrono::steady_clock::time_point last_boundary_;
+  Seconds time_limit_;
+  Seconds step_time_{0};
+  // Before the first checkpoint its duration is unknown: a cautious guess.
+  Seconds checkpoint_time_{20};
+  std::optional<std::chrono::system_clock::time_point> allocation_end_;
+  std::string reason_;
+};
+
+}  // namespace dpldm::train
