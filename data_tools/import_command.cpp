@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/words.h"
 #include "data_tools/commands.h"
 #include "data_tools/image_import.h"
 
@@ -43,7 +44,7 @@ void run_import(app::Invocation& invocation) {
     names.push_back(kind.name);
   }
   if (name.empty() || name.front() == '-') throw ConfigError("say what to import: idx, folder, cifar or hdf5");
-  const std::string near = app::nearest_word(name, names);
+  const std::string near = nearest_word(name, names);
   throw ConfigError(fmt::format("'{}' cannot be imported; idx, folder, cifar and hdf5 can{}", name,
                                 near.empty() ? "" : " (did you mean '" + near + "'?)"));
 }

@@ -115,9 +115,13 @@ double calibrate_noise_multiplier(double sampling_rate, std::int64_t steps, doub
   budget.check_already_spent(kind);
   check_events({&event, 1});
   if (sampling_rate == 0 || steps == 0) return 0;
-  const bool rdp_can = budget.allows({sampling_rate, kMostNoise / 2, steps, Sampler::kPoisson}, AccountantKind::kRdp);
-  const double start = rdp_can ? noise_within(budget, event, AccountantKind::kRdp, 1.0, 0.5) : 1.0;
-  return kind == AccountantKind::kRdp ? start : noise_within(budget, event, kind, start, 0.85);
+  constexpr double kNarrow = 0.85;  // what the accountants disagree by, and a little more
+  constexpr double kWide = 0.5;
+  const AccountantKind rdp = AccountantKind::kRdp;
+  if (kind == rdp) return noise_within(budget, event, rdp, 1.0, kWide);
+  const bool rdp_can = budget.allows({sampling_rate, kMostNoise / 2, steps, Sampler::kPoisson}, rdp);
+  return rdp_can ? noise_within(budget, event, kind, noise_within(budget, event, rdp, 1.0, kWide), kNarrow)
+                 : noise_within(budget, event, kind, 1.0, kWide);
 }
 
 std::int64_t calibrate_steps(double sampling_rate, double noise_multiplier, double epsilon, double delta,

@@ -224,22 +224,27 @@ std::vector<GaussianEvent> PrivacyLedger::events() const { return events_; }
 
 double PrivacyLedger::epsilon() const { return epsilon_of_events(events_); }
 
+double PrivacyLedger::epsilon_bound() const { return bound_of_events(events_); }
+
 double PrivacyLedger::epsilon_after(const GaussianEvent& next) const {
   std::vector<GaussianEvent> all = events_;
   all.push_back(next);
-  all = merged(all);
-  const auto planned = std::find_if(all.begin(), all.end(), [this](const GaussianEvent& event) {
+  return bound_of_events(merged(all));
+}
+
+double PrivacyLedger::bound_of_events(const std::vector<GaussianEvent>& events) const {
+  const auto planned = std::find_if(events.begin(), events.end(), [this](const GaussianEvent& event) {
     return event.sampling_rate == header_.sampling_rate && event.noise_multiplier == header_.noise_multiplier &&
            to_text(event.sampler) == header_.sampler;
   });
-  if (planned != all.end() && planned->count < header_.planned_steps) {
-    std::vector<GaussianEvent> more = all;
-    std::int64_t& count = more[static_cast<std::size_t>(planned - all.begin())].count;
+  if (planned != events.end() && planned->count < header_.planned_steps) {
+    std::vector<GaussianEvent> more = events;
+    std::int64_t& count = more[static_cast<std::size_t>(planned - events.begin())].count;
     count = std::min(rounded_up_count(count), header_.planned_steps);
     const double bound = epsilon_of_events(more);
     if (bound <= header_.target_epsilon) return bound;
   }
-  return epsilon_of_events(all);
+  return epsilon_of_events(events);
 }
 
 double PrivacyLedger::epsilon_of_events(const std::vector<GaussianEvent>& events) const {

@@ -79,12 +79,13 @@ class PrivacyLedger {
   // Entries merged into events, for an accountant.
   std::vector<GaussianEvent> events() const;
   // With the header's delta, accountant and relation; infinity for a run that is not private. Answers are kept, so that
-  // asking again costs nothing.
+  // asking again costs nothing; a new one takes some 20 ms.
   double epsilon() const;
-  // An upper bound of epsilon if `next` were charged too, cheap enough for every step: within the plan the number of
-  // steps is rounded up, by at most a tenth and never beyond the plan, so that one evaluation serves many steps.
-  // Whenever that bound would exceed the target epsilon the answer is exact.
-  double epsilon_after(const GaussianEvent& next) const;
+  // The next two are upper bounds that are cheap enough for every step: within the plan the number of steps is rounded
+  // up, by at most a tenth and never beyond the plan, so that one evaluation serves many steps. Whenever that bound
+  // would exceed the target epsilon the answer is exact.
+  double epsilon_bound() const;                           // of epsilon(): for progress lines and metrics
+  double epsilon_after(const GaussianEvent& next) const;  // of epsilon() if `next` were charged too: for the decision
 
  private:
   class Appender;
@@ -94,6 +95,7 @@ class PrivacyLedger {
   static PrivacyLedger parse(const std::filesystem::path& path, std::uint64_t* num_whole_bytes);
   void add(const LedgerEntry& entry, const std::string& line);
   double epsilon_of_events(const std::vector<GaussianEvent>& events) const;
+  double bound_of_events(const std::vector<GaussianEvent>& events) const;
 
   LedgerHeader header_;
   std::vector<LedgerEntry> entries_;

@@ -21,6 +21,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSmallestDelta = 1e-12;
 constexpr double kStandardStep = 1e-4;
 constexpr double kMaxPoints = 1 << 20;
+constexpr double kFewPoints = 1 << 16;
 // What is cut off, relative to delta: far below what epsilon's last printed digit shows.
 constexpr double kCutOff = 1e-9;
 constexpr double kTilted = 1e-6;
@@ -130,17 +131,21 @@ class ComposedLosses {
                  [&](double s) { return (log_mgf(theta_ + sign * s) - centre - std::log(kTilted)) / s; }, scale)
           .second;
     };
-    const double low = -tilted_quantile(-1);
     const double tilted_high = tilted_quantile(1);
     // Above the window there is at most kCutOff * delta, untilted: that is added to the infinite losses.
     const auto [theta_top, high_estimate] = chernoff(kCutOff * delta);
 
+    // Epsilon lies below the centre by a few times 1 / theta.
+    double low = std::min(-tilted_quantile(-1), std::max(0.0, (centre - std::log(delta) - 10) / theta_));
     double widest = std::max(tilted_high, high_estimate) - low;
     for (const Part& part : parts) {
       const LossRange range = loss_range(part.pair, part.tails);
       widest = std::max(widest, range.high - range.low);
     }
     step_ = std::max(std::min(kStandardStep, kStepPerDeviation * std::sqrt(variance / num_steps)), widest / kMaxPoints);
+    // Or further below, where all losses are small beside delta; a wider window costs nothing as long as it has few
+    // points.
+    low = std::min(low, std::max(0.0, high_estimate - kFewPoints * step_));
 
     std::vector<LossGrid> grids;
     double log_mgf_top = 0;

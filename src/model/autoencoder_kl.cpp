@@ -178,4 +178,23 @@ at::Tensor AutoencoderKL::encode(const at::Tensor& images) {
 
 at::Tensor AutoencoderKL::decode(const at::Tensor& z) { return decoder_->forward(post_quant_conv_->forward(z)); }
 
+void AutoencoderKL::fold_latent_affine(const at::Tensor& mean, const at::Tensor& deviation) {
+  const torch::NoGradGuard no_grad;
+  const std::int64_t latent = config_.latent_channels;
+  const at::Tensor m = mean.to(at::kDouble);
+  const at::Tensor d = deviation.to(at::kDouble);
+  // Rows 0 .. L-1 make the means, rows L .. 2L-1 the log-variances, which shift by -2 ln d.
+  at::Tensor weight = quant_conv_->weight.to(at::kDouble);
+  at::Tensor bias = quant_conv_->bias.to(at::kDouble);
+  weight.narrow(0, 0, latent).div_(d.view({-1, 1, 1, 1}));
+  bias.narrow(0, 0, latent).sub_(m).div_(d);
+  bias.narrow(0, latent, latent).sub_(2 * d.log());
+  quant_conv_->weight.copy_(weight);
+  quant_conv_->bias.copy_(bias);
+  // Back: z = d z' + m on the way into the decoder.
+  const at::Tensor back = post_quant_conv_->weight.to(at::kDouble);
+  post_quant_conv_->bias.copy_(post_quant_conv_->bias.to(at::kDouble) + (back * m.view({1, -1, 1, 1})).sum({1, 2, 3}));
+  post_quant_conv_->weight.copy_(back * d.view({1, -1, 1, 1}));
+}
+
 }  // namespace dpldm::model

@@ -1,6 +1,7 @@
 #include "model/layers.h"
 
 #include <cmath>
+#include <utility>
 
 #include "base/error.h"
 
@@ -144,12 +145,26 @@ struct TappedEmbedding : torch::autograd::Function<TappedEmbedding> {
   }
 };
 
+// Autograd functions take a tensor that may be missing in this form only.
+std::optional<at::Tensor> optional(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+}
+
+thread_local bool shapes_only = false;
+
+at::TensorOptions parameter_options() {
+  return at::TensorOptions(at::kFloat).device(shapes_only ? at::kMeta : at::kCPU);
+}
+
 at::Tensor uniform_fan_in(at::IntArrayRef sizes, std::int64_t fan_in) {
   const double bound = 1.0 / std::sqrt(static_cast<double>(fan_in));
-  return torch::empty(sizes).uniform_(-bound, bound);
+  return torch::empty(sizes, parameter_options()).uniform_(-bound, bound);
 }
 
 }  // namespace
+
+ShapesOnly::ShapesOnly() : outer_(std::exchange(shapes_only, true)) {}
+ShapesOnly::~ShapesOnly() { shapes_only = outer_; }
 
 void Layer::attach(GradientTap* tap, const std::string& name, bool train_weight, bool train_bias) {
   if (!train_weight && !(train_bias && bias.defined()))
@@ -198,7 +213,7 @@ Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bi
 
 at::Tensor Linear::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
-  const std::optional<at::Tensor> b = bias.defined() ? std::optional(bias_in(x.scalar_type())) : std::nullopt;
+  const std::optional<at::Tensor> b = optional(bias_in(x.scalar_type()));
   if (recording()) return TappedLinear::apply(x, w, b, anchor(), tap_, site_.get());
   return at::linear(x, w, b);
 }
@@ -219,7 +234,7 @@ void Conv2d::describe(TapSite& site) const {
 
 at::Tensor Conv2d::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
-  const std::optional<at::Tensor> b = bias_in(x.scalar_type());
+  const std::optional<at::Tensor> b = optional(bias_in(x.scalar_type()));
   if (recording()) return TappedConv2d::apply(x, w, b, anchor(), tap_, site_.get());
   return at::conv2d(x, w, b, {stride_, stride_}, {padding_, padding_}, {1, 1}, groups_);
 }
@@ -230,8 +245,8 @@ GroupNorm::GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps)
     throw ConfigError("a group norm of " + std::to_string(channels) + " channels cannot have " +
                       std::to_string(num_groups) + " groups; norm_num_groups must divide every width");
   }
-  weight = register_parameter("weight", torch::ones({channels}));
-  bias = register_parameter("bias", torch::zeros({channels}));
+  weight = register_parameter("weight", torch::ones({channels}, parameter_options()));
+  bias = register_parameter("bias", torch::zeros({channels}, parameter_options()));
 }
 
 at::Tensor GroupNorm::forward(const at::Tensor& x) {
@@ -244,8 +259,8 @@ at::Tensor GroupNorm::forward(const at::Tensor& x) {
 }
 
 LayerNorm::LayerNorm(std::int64_t channels, double eps) : Layer(LayerKind::kLayerNorm), channels_(channels), eps_(eps) {
-  weight = register_parameter("weight", torch::ones({channels}));
-  bias = register_parameter("bias", torch::zeros({channels}));
+  weight = register_parameter("weight", torch::ones({channels}, parameter_options()));
+  bias = register_parameter("bias", torch::zeros({channels}, parameter_options()));
 }
 
 at::Tensor LayerNorm::forward(const at::Tensor& x) {
@@ -258,7 +273,7 @@ at::Tensor LayerNorm::forward(const at::Tensor& x) {
 }
 
 Embedding::Embedding(std::int64_t num_embeddings, std::int64_t dimension) : Layer(LayerKind::kEmbedding) {
-  weight = register_parameter("weight", torch::randn({num_embeddings, dimension}));
+  weight = register_parameter("weight", torch::randn({num_embeddings, dimension}, parameter_options()));
 }
 
 at::Tensor Embedding::forward(const at::Tensor& ids, at::ScalarType dtype) {

@@ -16,6 +16,19 @@
 
 namespace dpldm::model {
 
+// While one is alive, layers that this thread makes have shapes but no values (they are on the meta device): networks
+// of any size can be built to be counted.
+class ShapesOnly {
+ public:
+  ShapesOnly();
+  ~ShapesOnly();
+  ShapesOnly(const ShapesOnly&) = delete;
+  ShapesOnly& operator=(const ShapesOnly&) = delete;
+
+ private:
+  bool outer_;
+};
+
 // What all layers share: the parameters, the tap, and the cast copies.
 class Layer : public torch::nn::Module {
  public:

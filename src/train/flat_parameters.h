@@ -22,6 +22,7 @@ class FlatParameters {
   std::int64_t size() const { return values_.numel(); }
   // fp32 [D]. After changing it call `changed`.
   at::Tensor& values() { return values_; }
+  const at::Tensor& values() const { return values_; }
   // Tells the layers that their weights changed: a window does not notice a write to the buffer, and a stale bf16 copy
   // would stay in use.
   void changed();

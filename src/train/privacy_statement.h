@@ -21,7 +21,7 @@ struct StatementFacts {
   const PrivacyPlan& plan;
   const config::FinetuneConfig& config;
   std::int64_t steps_done;
-  const std::vector<std::string>& trained_names;
+  std::vector<std::string> trained_names;
   std::int64_t num_trained;
   const std::string& base_unet_sha256;
   const std::string& encoder_sha256;

@@ -80,8 +80,7 @@ Setup make_setup(const config::FinetuneConfig& config) {
 // The start-up table: every effective setting that a person would ask for.
 void print_table(const config::FinetuneConfig& config, const Setup& setup, const model::TrainableSet& trained,
                  const comm::Communicator& comm, int threads) {
-  std::int64_t total = 0;
-  for (const auto& p : setup.network->parameters()) total += p.numel();
+  const std::int64_t total = trained.num_network_elements();
   const PrivacyPlan& plan = setup.plan;
   const auto row = [](const std::string& what, const std::string& value) {
     fmt::print(stderr, "  {:<22} {}\n", what, value);
@@ -105,6 +104,24 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
   } else {
     row("privacy", "NOT PRIVATE: " + plan.not_private_because);
   }
+}
+
+std::vector<std::pair<std::string, at::Tensor>> named_tensors(const model::TrainableSet& trained) {
+  std::vector<std::pair<std::string, at::Tensor>> result;
+  for (const model::TrainedParameter& parameter : trained.parameters()) result.emplace_back(parameter.name, parameter.tensor);
+  return result;
+}
+
+std::vector<at::Tensor> tensors(const model::TrainableSet& trained) {
+  std::vector<at::Tensor> result;
+  for (const model::TrainedParameter& parameter : trained.parameters()) result.push_back(parameter.tensor);
+  return result;
+}
+
+std::vector<std::string> names(const model::TrainableSet& trained) {
+  std::vector<std::string> result;
+  for (const model::TrainedParameter& parameter : trained.parameters()) result.push_back(parameter.name);
+  return result;
 }
 
 // Rank 0's ledger; nothing elsewhere. Collective: a failure to open it is every rank's.
@@ -163,8 +180,8 @@ class PrivateTraining {
         comm_(comm),
         setup_(setup),
         trained_(trained),
-        parameters_(trained.named_tensors()),
-        clipped_(trained.tensors(), config.clip_norm, dp::rule_from(config.engine_rule)),
+        parameters_(named_tensors(trained)),
+        clipped_(tensors(trained), config.clip_norm, dp::rule_from(config.engine_rule)),
         optimizer_(config.optimizer, config.steps, parameters_),
         keys_(dp::RunKeys::create(comm, config.test_seed)),
         ledger_(open_ledger(config, options, setup.plan, keys_.commitment(), comm)),
@@ -294,7 +311,7 @@ class PrivateTraining {
                                .plan = setup_.plan,
                                .config = config_,
                                .steps_done = steps_done,
-                               .trained_names = trained_.names(),
+                               .trained_names = names(trained_),
                                .num_trained = trained_.num_elements(),
                                .base_unet_sha256 = setup_.base_sha256,
                                .encoder_sha256 = setup_.latents.info().encoder_sha256,
@@ -325,7 +342,7 @@ class PrivateTraining {
 void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm) {
   Setup setup = make_setup(config);
   const int threads = set_threads(config.runtime, comm);
-  model::TrainableSet trained(*setup.network, {.selector = config.trained_set,
+  model::TrainableSet trained(*setup.network, {.select = config.trained_set,
                                                .conditioner = config.train_conditioner,
                                                .freeze_dead_cross_attention = config.freeze_dead_cross_attention});
   const std::string effective = config.schema().dump();

@@ -1,0 +1,151 @@
+#include "train/run_state.h"
+
+#include <chrono>
+#include <fstream>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "train/checkpoint.h"
+#include "train/stop_request.h"
+
+namespace dpldm::train {
+namespace {
+
+constexpr const char* kWeights = "weights.safetensors";
+constexpr const char* kOptimizer = "optimizer.safetensors";
+
+std::map<std::string, at::Tensor> by_name(std::vector<std::pair<std::string, at::Tensor>> tensors) {
+  return {std::make_move_iterator(tensors.begin()), std::make_move_iterator(tensors.end())};
+}
+
+}  // namespace
+
+struct RunState::Impl {
+  std::filesystem::path run_dir;
+  config::CheckpointConfig config;
+  std::string config_hash;
+  comm::Communicator& comm;
+  CheckpointStore store;
+  StopRequest stop;
+  std::ofstream metrics;  // rank 0
+  nlohmann::json extra = nlohmann::json::object();
+  nlohmann::json restored_extra = nlohmann::json::object();
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+};
+
+RunState::RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint, std::string config_hash,
+                   comm::Communicator& comm)
+    : impl_(std::unique_ptr<Impl>(new Impl{.run_dir = run_dir,
+                                           .config = checkpoint,
+                                           .config_hash = std::move(config_hash),
+                                           .comm = comm,
+                                           .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
+                                           .stop = StopRequest(StopRequest::Seconds(60 * checkpoint.max_minutes)),
+                                           .metrics = {}})) {
+  if (comm.is_root()) impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
+}
+
+RunState::~RunState() = default;
+
+std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer) {
+  // Every rank reads: the run directory is on a file system that all share, and the page cache makes it one read per node.
+  const std::optional<Checkpoint> checkpoint = impl_->store.newest();
+  const std::string found = checkpoint ? checkpoint->directory.filename().string() : "none";
+  comm::require_equal_on_all_ranks(impl_->comm, "the newest checkpoint", found);
+  if (!checkpoint) {
+    if (impl_->comm.is_root()) spdlog::info("there is no checkpoint yet; starting at step 0");
+    return 0;
+  }
+  if (checkpoint->info.config_hash != impl_->config_hash) {
+    throw ConfigError(checkpoint->directory.string() +
+                      " is of another configuration; resume with the one in config.yaml of the run directory, unchanged");
+  }
+  const at::NoGradGuard no_grad;
+  parameters.values().copy_(parameters.flatten(checkpoint->tensors(kWeights)));
+  parameters.changed();
+  optimizer.restore(checkpoint->tensors(kOptimizer), checkpoint->info.step);
+  impl_->restored_extra = checkpoint->info.extra;
+  impl_->extra = checkpoint->info.extra;
+  if (impl_->comm.is_root()) spdlog::info("going on from {}", checkpoint->directory.string());
+  return checkpoint->info.step;
+}
+
+void RunState::record(const nlohmann::json& line) {
+  if (!impl_->comm.is_root()) return;
+  impl_->metrics << line.dump() << '\n' << std::flush;
+  if (!impl_->metrics) throw IoError("cannot write " + (impl_->run_dir / "metrics.jsonl").string());
+}
+
+void RunState::set_extra(const nlohmann::json& extra) { impl_->extra = extra; }
+
+const nlohmann::json& RunState::restored_extra() const { return impl_->restored_extra; }
+
+void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters, const Optimizer& optimizer) {
+  const StopDecision decision = impl_->stop.agree(impl_->comm);
+  const bool finished = steps_done == steps_total;
+  const bool due = impl_->config.every_steps > 0 && steps_done % impl_->config.every_steps == 0;
+  if (due || finished || decision != StopDecision::kGoOn) save(steps_done, parameters, optimizer);
+  if (decision == StopDecision::kCheckpointAndStop && !finished) {
+    throw Checkpointed(fmt::format("stopped by {} after step {} of {}; a checkpoint is in {}, go on with --resume", impl_->stop.reason(), steps_done,
+                                   steps_total, (impl_->run_dir / "checkpoints").string()));
+  }
+}
+
+void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer) {
+  const auto begin = std::chrono::steady_clock::now();
+  std::string failure;
+  if (impl_->comm.is_root()) {
+    const std::vector<CheckpointFile> files{
+        tensor_file(kWeights, by_name(parameters.unflatten(parameters.values()))),
+        tensor_file(kOptimizer, optimizer.state())};
+    try {
+      impl_->store.save({.step = steps_done,
+                         .config_hash = impl_->config_hash,
+                         .num_ranks = impl_->comm.size(),
+                         .ledger_head = impl_->extra.value("ledger_head", ""),
+                         .extra = impl_->extra},
+                        files);
+    } catch (const Error& error) {
+      failure = error.what();
+    }
+  }
+  // All ranks fail together: one that went on would wait for the others for ever.
+  failure = comm::broadcast_text(impl_->comm, failure);
+  if (!failure.empty()) throw IoError(failure);
+  impl_->stop.set_checkpoint_time(std::chrono::steady_clock::now() - begin);
+}
+
+void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config, comm::Communicator& comm) {
+  std::string failure;
+  bool misuse = false;
+  if (comm.is_root()) {
+    std::error_code error;
+    const bool holds_run = std::filesystem::exists(run_dir / "config.yaml");
+    if (holds_run && !resume) {
+      failure = run_dir.string() + " holds a run already; give --resume to go on with it, or another --run-dir";
+      misuse = true;
+    } else if (!holds_run && resume) {
+      failure = run_dir.string() + " holds no run to resume";
+      misuse = true;
+    } else if (!resume) {
+      std::filesystem::create_directories(run_dir, error);
+      if (error) failure = "cannot create " + run_dir.string() + ": " + error.message();
+      try {
+        if (!error) write_file_atomically(run_dir / "config.yaml", effective_config);
+      } catch (const IoError& refusal) {
+        failure = refusal.what();
+      }
+    }
+  }
+  misuse = comm::any_rank(comm, misuse);
+  failure = comm::broadcast_text(comm, failure);
+  if (failure.empty()) return;
+  if (misuse) throw ConfigError(failure);
+  throw IoError(failure);
+}
+
+}  // namespace dpldm::train

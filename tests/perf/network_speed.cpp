@@ -13,6 +13,7 @@
 
 #include <ATen/record_function.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/torch.h>
 
 #include "model/autoencoder_kl.h"
@@ -20,6 +21,8 @@
 
 namespace {
 
+using dpldm::model::AutoencoderConfig;
+using dpldm::model::AutoencoderKL;
 using dpldm::model::UNet;
 using dpldm::model::UNetConfig;
 
@@ -55,6 +58,7 @@ class OperatorTimes {
       total += spent.seconds;
     }
     std::sort(sorted.rbegin(), sorted.rend());
+    spent_.clear();
     for (std::size_t i = 0; i < std::min<std::size_t>(sorted.size(), 30); ++i) {
       fmt::print("    {:5.1f} %  {}\n", 100 * sorted[i].first / total, sorted[i].second);
     }
@@ -141,6 +145,40 @@ void measure_unet(std::int64_t layers_per_block, std::int64_t batch, double seco
   }
 }
 
+void measure_autoencoder(const std::vector<std::int64_t>& widths, bool mid_attention, std::int64_t batch,
+                         double seconds, bool profile) {
+  AutoencoderConfig config;
+  config.in_channels = 1;
+  config.out_channels = 1;
+  config.block_out_channels = widths;
+  config.down_block_types.assign(widths.size(), "DownEncoderBlock2D");
+  config.up_block_types.assign(widths.size(), "UpDecoderBlock2D");
+  config.norm_num_groups = 8;
+  config.mid_block_add_attention = mid_attention;
+  AutoencoderKL autoencoder(config);
+  fmt::print("autoencoder, widths {}, {} mid attention, {} parameters\n", fmt::join(widths, " "),
+             mid_attention ? "with" : "without", num_parameters(autoencoder));
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor images = torch::randn({batch, 1, 28, 28}).to(dtype);
+    const auto train = [&] {
+      const at::Tensor mean = autoencoder.encode(images).narrow(1, 0, config.latent_channels);
+      autoencoder.decode(mean).to(at::kFloat).square().mean().backward();
+      clear_gradients(autoencoder);
+    };
+    const double trained = rate(batch, seconds, train);
+    double encoded = 0;
+    {
+      const torch::NoGradGuard no_grad;
+      encoded = rate(batch, seconds, [&] { autoencoder.encode(images); });
+    }
+    fmt::print("  {:<9} train {:6.0f}/s   encode {:6.0f}/s\n", c10::toString(dtype), trained, encoded);
+    if (profile && dtype == at::kBFloat16) {
+      const OperatorTimes times;
+      rate(batch, seconds, train);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -151,5 +189,10 @@ int main(int argc, char** argv) {
   torch::manual_seed(1);
   if (what == "unet") {
     for (const std::int64_t layers : {1, 2}) measure_unet(layers, batch, seconds, profile);
+  } else if (what == "autoencoder") {
+    for (const bool mid_attention : {true, false}) {
+      measure_autoencoder({16, 32, 64}, mid_attention, batch, seconds, profile && !mid_attention);
+    }
+    measure_autoencoder({32, 64, 64}, false, batch, seconds, false);
   }
 }

@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# The environment of a run on many ranks, in one place. Sourced by the launch scripts; sets nothing that is set already.
+#
+# Site settings (modules, network interfaces) come first, from the file that DPLDM_SITE names; configs/cluster/example.env is a start.
+
+if [ -n "${DPLDM_SITE:-}" ]; then
+  if [ ! -r "$DPLDM_SITE" ]; then
+    echo "DPLDM_SITE is $DPLDM_SITE, which cannot be read" >&2
+    exit 64
+  fi
+  # shellcheck source=/dev/null
+  source "$DPLDM_SITE"
+fi
+
+# Latent files are only read, and some network file systems fail the lock call.
+export HDF5_USE_FILE_LOCKING=${HDF5_USE_FILE_LOCKING:-BEST_EFFORT}
+# LibTorch would start one thread for each core in every rank.
+if [ -z "${OMP_NUM_THREADS:-}" ] && [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK; fi
+# Warnings say why a link failed; INFO is for looking into it, and then each process needs a file of its own.
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+if [ "$NCCL_DEBUG" = INFO ]; then export NCCL_DEBUG_FILE=${NCCL_DEBUG_FILE:-nccl.%h.%p.log}; fi
+
+# Network adapters pin memory, and keys are locked into it. Sites that forbid raising the limit have set it themselves.
+ulimit -l unlimited 2>/dev/null || true
+# Not "unlimited": then NCCL's threads would get stacks of 2 MiB.
+ulimit -s 8192 2>/dev/null || true
+
+# The variables that a run depends on, as NAME=VALUE lines.
+dpldm_variables() { env | grep -E '^(DPLDM_|OMP_NUM_THREADS=|NCCL_|OMPI_MCA_|UCX_|HDF5_USE_)' | sort || true; }
+
+# dpldm_print_provenance ROOT PROGRAM: what runs where, to stderr.
+dpldm_print_provenance() {
+  {
+    echo "source   $(git -C "$1" describe --always --dirty 2>/dev/null || echo 'not a git checkout')"
+    echo "program  $2 ($("$2" --version 2>/dev/null || echo 'does not answer --version'))"
+    echo "started  $(date -u +%Y-%m-%dT%H:%M:%SZ) on $(uname -n)${SLURM_JOB_ID:+, Slurm job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-?}}"
+    dpldm_variables | sed 's/^/env      /'
+  } >&2
+}

@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# What the batch scripts share. They set `root` and source this.
+: "${root:?}"
+
+slurm_fail() { echo "$(basename "$0"): $1" >&2; exit 64; }
+
+# The launch script that the site prefers: DPLDM_LAUNCHER is srun (default) or mpirun.
+slurm_launcher() {
+  case "${DPLDM_LAUNCHER:-srun}" in
+    srun) echo "$root/launch/train_srun.sh" ;;
+    mpirun) echo "$root/launch/train_mpirun.sh" ;;
+    *) slurm_fail "DPLDM_LAUNCHER is '$DPLDM_LAUNCHER'; it must be srun or mpirun" ;;
+  esac
+}
+
+# slurm_supervise COMMAND...: runs it and returns its exit code. Slurm's warning before the end of the allocation (SIGUSR1) and preemption
+# (SIGTERM) reach this shell; both are passed on as the request for a checkpoint. Bash runs a trap only between commands, so the command
+# runs in the background.
+slurm_supervise() {
+  local code=0
+  launcher="" # global: the trap reads it
+  trap '[ -z "$launcher" ] || kill -USR1 "$launcher" 2>/dev/null || true' USR1 TERM
+  "$@" &
+  launcher=$!
+  # A trap interrupts `wait`; the launcher is done only when it is gone.
+  while true; do
+    code=0
+    wait "$launcher" || code=$?
+    kill -0 "$launcher" 2>/dev/null || break
+  done
+  trap '' USR1 TERM # what comes now must not interrupt the requeue
+  return "$code"
+}
+
+# slurm_requeue WHY: puts the job back into the queue, at most DPLDM_MAX_RESTARTS times.
+slurm_requeue() {
+  local restarts=${SLURM_RESTART_COUNT:-0} limit=${DPLDM_MAX_RESTARTS:-50}
+  if [ "$restarts" -ge "$limit" ]; then
+    echo "not requeued: $1, but the job was restarted $restarts times already (DPLDM_MAX_RESTARTS=$limit)" >&2
+    return
+  fi
+  echo "requeueing job $SLURM_JOB_ID: $1 (restart $((restarts + 1)) of at most $limit)" >&2
+  scontrol requeue "$SLURM_JOB_ID" || return 0
+  # Slurm ends this shell now. To exit first could be taken for the end of the job.
+  sleep "${DPLDM_REQUEUE_WAIT:-300}"
+}
+
+# slurm_requeue_after CODE RUN_DIR: decides by the exit code whether to run again (docs/failures.md): 75 always, 71 (a rank, a link or a
+# collective failed) once for each job, anything else never.
+slurm_requeue_after() {
+  local code=$1 run_dir=$2 mark
+  case "$code" in
+    75) slurm_requeue "a checkpoint was written" ;;
+    71)
+      mark=$run_dir/.requeued-after-71-job-$SLURM_JOB_ID
+      if [ -e "$mark" ]; then
+        echo "not requeued: communication failed a second time" >&2
+      else
+        mkdir -p "$run_dir" && : >"$mark"
+        slurm_requeue "communication failed"
+      fi
+      ;;
+  esac
+}

@@ -1,0 +1,77 @@
+#include "accounting/claim.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+
+namespace dpldm::accounting {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr double kTolerance = 1e-6;  // relative: what another machine's mathematical library may change
+constexpr std::size_t kMaxMetadataBytes = std::size_t{1} << 24;
+
+bool agree(double a, double b) { return std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b)); }
+
+PrivacyClaim claim_from(const Json& json) {
+  PrivacyClaim claim;
+  claim.is_private = json.at("private");
+  const Json& epsilon = json.at("epsilon");
+  if (!epsilon.is_null()) claim.epsilon = epsilon.get<double>();
+  claim.delta = json.at("delta");
+  claim.neighbouring = neighbouring_from(json.at("neighbouring"));
+  claim.sampler = sampler_from(json.at("sampler"));
+  claim.accountant = accountant_from(json.at("accountant"));
+  claim.noise_multiplier = json.at("noise_multiplier");
+  claim.sampling_rate = json.at("sampling_rate");
+  claim.steps = json.at("steps");
+  claim.num_records = json.at("num_records");
+  claim.expected_batch_size = json.at("expected_batch_size");
+  for (const Json& release : json.value("other_releases", Json::array())) {
+    claim.other_releases.push_back({release.at("sampling_rate"), release.at("noise_multiplier"), release.at("count"),
+                                    sampler_from(release.at("sampler"))});
+  }
+  return claim;
+}
+
+}  // namespace
+
+PrivacyClaim read_claim(const std::filesystem::path& dp_metadata) {
+  const std::string text = read_file(dp_metadata, kMaxMetadataBytes);
+  try {
+    return claim_from(Json::parse(text));
+  } catch (const Json::exception& error) {
+    throw ConfigError(dp_metadata.string() + " is not a privacy statement: " + error.what());
+  } catch (const ConfigError& error) {
+    throw ConfigError(dp_metadata.string() + ": " + error.what());
+  }
+}
+
+std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
+  if (!claim.is_private) {
+    if (!claim.epsilon) return std::nullopt;
+    throw ConfigError(fmt::format("the model says that it is not private, and yet claims epsilon {}", *claim.epsilon));
+  }
+  if (!claim.epsilon) throw ConfigError("the model claims privacy, but states no epsilon");
+  const double expected = claim.sampling_rate * static_cast<double>(claim.num_records);
+  if (!agree(expected, claim.expected_batch_size)) {
+    throw ConfigError(fmt::format("the expected batch size is {}, but rate {} of {} records makes {}",
+                                  claim.expected_batch_size, claim.sampling_rate, claim.num_records, expected));
+  }
+  std::vector<GaussianEvent> events = claim.other_releases;
+  events.push_back({claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler});
+  const double epsilon = epsilon_of(events, claim.delta, claim.accountant, claim.neighbouring);
+  if (!std::isfinite(epsilon)) throw ConfigError("the model claims privacy, but its numbers give no finite epsilon");
+  if (!agree(epsilon, *claim.epsilon)) {
+    throw ConfigError(fmt::format("the model claims epsilon {}, but its own numbers make {}", *claim.epsilon, epsilon));
+  }
+  return epsilon;
+}
+
+}  // namespace dpldm::accounting

@@ -1,0 +1,39 @@
+// The privacy claim of a released model, as its dp_metadata.json states it, and whether its own numbers bear it out.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "accounting/accountant.h"
+
+namespace dpldm::accounting {
+
+struct PrivacyClaim {
+  bool is_private = false;
+  std::optional<double> epsilon;  // none in a model that claims nothing
+  double delta = 0;
+  Neighbouring neighbouring = Neighbouring::kAddRemove;
+  Sampler sampler = Sampler::kPoisson;
+  AccountantKind accountant = AccountantKind::kPld;
+  double noise_multiplier = 0;
+  double sampling_rate = 0;
+  std::int64_t steps = 0;
+  std::int64_t num_records = 0;
+  double expected_batch_size = 0;
+  // Further releases from the same records. In the file: `other_releases`, a list of objects with sampling_rate,
+  // noise_multiplier, count and sampler; absent where there are none.
+  std::vector<GaussianEvent> other_releases;
+};
+
+// Reads the keys above; others only describe, and are not looked at. Throws IoError when the file cannot be read and
+// ConfigError when a key is missing or is not what it should be.
+PrivacyClaim read_claim(const std::filesystem::path& dp_metadata);
+
+// Epsilon from the claim's own numbers; none when it claims nothing. Throws ConfigError with what disagrees: an epsilon
+// other than the one that follows, an expected batch that is not rate times records, an epsilon claimed by a run that
+// is not private, privacy claimed without a finite epsilon.
+std::optional<double> verified_epsilon(const PrivacyClaim& claim);
+
+}  // namespace dpldm::accounting

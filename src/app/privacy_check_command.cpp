@@ -1,0 +1,148 @@
+#include <cmath>
+#include <filesystem>
+
+#include <cxxopts.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "accounting/claim.h"
+#include "accounting/ledger.h"
+#include "app/privacy_command.h"
+#include "app/privacy_options.h"
+#include "base/atomic_file.h"
+#include "base/error.h"
+
+namespace dpldm::app {
+namespace {
+
+using accounting::PrivacyLedger;
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 26;
+
+// `name` is what the one positional argument is called in messages.
+cxxopts::Options check_options(const char* program, const std::string& about, const std::string& name) {
+  cxxopts::Options options(program, about);
+  options.add_options()("path", name, cxxopts::value<std::string>())("json", "one JSON object on stdout")("h,help",
+                                                                                                          "print this");
+  options.parse_positional({"path"});
+  options.positional_help(name);
+  return options;
+}
+
+// A finding that the checks made goes to stdout too, for scripts that read it there.
+template <class Check>
+auto reporting_failure(bool json, const Check& check) {
+  try {
+    return check();
+  } catch (const Error& error) {
+    if (json) fmt::print("{}\n", Json{{"verified", false}, {"error", error.what()}}.dump());
+    throw;
+  }
+}
+
+// Each checkpoint recorded the ledger's last line of its time. A ledger without that line has lost some, or is another
+// run's.
+void compare_with_checkpoints(const PrivacyLedger& ledger, const std::filesystem::path& run_dir) {
+  const std::filesystem::path checkpoints = run_dir / "checkpoints";
+  if (!std::filesystem::is_directory(checkpoints)) return;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints)) {
+    const std::filesystem::path manifest = entry.path() / "manifest.json";
+    if (!std::filesystem::exists(manifest)) continue;
+    const Json json = Json::parse(read_file(manifest, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) throw IoError(manifest.string() + " is not a JSON object");
+    for (const Json& place : {json, json.value("extra", Json::object())}) {
+      if (!place.contains("ledger_head") || !place["ledger_head"].is_string()) continue;
+      const auto head = place["ledger_head"].get<std::string>();
+      if (!head.empty() && !ledger.contains_head(head)) {
+        throw IoError(fmt::format("the ledger lacks a line that checkpoint {} had seen: it was cut off or replaced",
+                                  entry.path().filename().string()));
+      }
+    }
+  }
+}
+
+Json ledger_json(const PrivacyLedger& ledger) {
+  const accounting::LedgerHeader& header = ledger.header();
+  Json events = Json::array();
+  for (const accounting::GaussianEvent& event : ledger.events()) {
+    events.push_back({{"sampling_rate", event.sampling_rate},
+                      {"noise_multiplier", event.noise_multiplier},
+                      {"count", event.count},
+                      {"sampler", to_text(event.sampler)}});
+  }
+  Json answer{{"verified", true}, {"private", header.is_private}};
+  const double epsilon = ledger.epsilon();
+  answer["epsilon"] = std::isfinite(epsilon) ? Json(epsilon) : Json(nullptr);
+  if (!header.is_private) answer["not_private_because"] = header.not_private_because;
+  answer["target_epsilon"] = std::isfinite(header.target_epsilon) ? Json(header.target_epsilon) : Json(nullptr);
+  answer["delta"] = header.delta;
+  answer["accountant"] = to_text(header.accountant);
+  answer["neighbouring"] = to_text(header.neighbouring);
+  answer["steps"] = ledger.num_steps();
+  answer["planned_steps"] = header.planned_steps;
+  answer["attempts"] = ledger.next_attempt();
+  answer["num_records"] = header.num_records;
+  answer["events"] = events;
+  answer["run_id"] = header.run_id;
+  answer["head"] = ledger.head();
+  return answer;
+}
+
+}  // namespace
+
+void run_privacy_ledger(int argc, char** argv) {
+  cxxopts::Options options =
+      check_options(argv[0], "What a run spent, from its ledger, after checking that it is whole.", "RUN_DIR");
+  const auto given = options.parse(argc, argv);
+  if (asked_for_help(options, given)) return;
+  const std::filesystem::path path = required_value<std::string>(given, "path");
+  const bool json = given.count("json") > 0;
+  const bool is_run = std::filesystem::is_directory(path);
+  const PrivacyLedger ledger = reporting_failure(json, [&] {
+    PrivacyLedger read = PrivacyLedger::read(is_run ? path / "ledger.jsonl" : path);
+    if (is_run) compare_with_checkpoints(read, path);
+    return read;
+  });
+  const accounting::LedgerHeader& header = ledger.header();
+  if (json) {
+    fmt::print("{}\n", ledger_json(ledger).dump());
+  } else if (!header.is_private) {
+    fmt::print("NOT PRIVATE: {}. {} steps; the ledger is whole.\n", header.not_private_because, ledger.num_steps());
+  } else {
+    fmt::print(
+        "epsilon {:.6f} of {:g} at delta {:.3g} ({}, {}); {} steps charged in {} attempts; the ledger is whole.\n",
+        ledger.epsilon(), header.target_epsilon, header.delta, to_text(header.neighbouring), to_text(header.accountant),
+        ledger.num_steps(), ledger.next_attempt());
+  }
+}
+
+void run_privacy_verify(int argc, char** argv) {
+  cxxopts::Options options =
+      check_options(argv[0], "Recomputes a model's epsilon from the numbers in its dp_metadata.json.", "MODEL");
+  const auto given = options.parse(argc, argv);
+  if (asked_for_help(options, given)) return;
+  const std::filesystem::path path = required_value<std::string>(given, "path");
+  const bool json = given.count("json") > 0;
+  const auto [claim, epsilon] = reporting_failure(json, [&] {
+    const accounting::PrivacyClaim read =
+        accounting::read_claim(std::filesystem::is_directory(path) ? path / "dp_metadata.json" : path);
+    return std::pair(read, verified_epsilon(read));
+  });
+  if (json) {
+    const Json answer{{"verified", true},
+                      {"private", claim.is_private},
+                      {"epsilon", epsilon ? Json(*epsilon) : Json(nullptr)},
+                      {"delta", claim.delta},
+                      {"accountant", to_text(claim.accountant)},
+                      {"neighbouring", to_text(claim.neighbouring)}};
+    fmt::print("{}\n", answer.dump());
+  } else if (epsilon) {
+    fmt::print("verified: epsilon {:.6f} at delta {:.3g} ({}, {})\n", *epsilon, claim.delta,
+               to_text(claim.neighbouring), to_text(claim.accountant));
+  } else {
+    fmt::print("NOT PRIVATE: the model claims nothing, consistently\n");
+  }
+}
+
+}  // namespace dpldm::app

@@ -1,0 +1,47 @@
+#include "app/privacy_options.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace dpldm::app {
+
+void add_accounting_options(cxxopts::Options& options) {
+  options.add_options()("num-records", "number of private records N", cxxopts::value<std::int64_t>(), "N")(
+      "delta", "default: min(1e-5, 1 / (N ln N))", cxxopts::value<double>(), "D")(
+      "accountant", "pld, rdp or prv", cxxopts::value<std::string>()->default_value("pld"), "A")(
+      "neighbouring", "add-remove, zero-out or replace-one", cxxopts::value<std::string>()->default_value("add-remove"),
+      "R")("json", "one JSON object on stdout")("h,help", "print this");
+}
+
+AccountingChoice accounting_choice(const cxxopts::ParseResult& given) {
+  AccountingChoice choice;
+  choice.kind = accounting::accountant_from(given["accountant"].as<std::string>());
+  choice.neighbouring = accounting::neighbouring_from(given["neighbouring"].as<std::string>());
+  const auto num_records = optional_value<std::int64_t>(given, "num-records");
+  const auto delta = optional_value<double>(given, "delta");
+  if (!delta && !num_records) throw ConfigError("give --delta, or --num-records from which it follows");
+  choice.delta = delta ? *delta : accounting::default_delta(*num_records);
+  if (num_records && choice.delta * static_cast<double>(*num_records) > 1) {
+    spdlog::warn("delta {:.3g} is above 1 / N = {:.3g}: publishing one record in full would satisfy it", choice.delta,
+                 1 / static_cast<double>(*num_records));
+  }
+  return choice;
+}
+
+std::optional<double> sampling_rate(const cxxopts::ParseResult& given) {
+  const auto rate = optional_value<double>(given, "sampling-rate");
+  const auto batch = optional_value<double>(given, "expected-batch");
+  if (rate && batch) throw ConfigError("give --sampling-rate or --expected-batch, not both");
+  if (!batch) return rate;
+  return *batch / static_cast<double>(required_value<std::int64_t>(given, "num-records"));
+}
+
+bool asked_for_help(const cxxopts::Options& options, const cxxopts::ParseResult& given) {
+  if (given.count("help") == 0) return false;
+  fmt::print("{}", options.help());
+  return true;
+}
+
+}  // namespace dpldm::app

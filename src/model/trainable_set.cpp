@@ -1,0 +1,157 @@
+#include "model/trainable_set.h"
+
+#include <charconv>
+#include <functional>
+#include <map>
+#include <regex>
+#include <set>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/error.h"
+
+namespace dpldm::model {
+namespace {
+
+using Predicate = std::function<bool(const std::string& name)>;
+
+constexpr const char* kFromModule = "attention@>=";
+constexpr const char* kConditioner = "encoder_hid_proj.";
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+// "down_blocks.0.attentions.1" of "down_blocks.0.attentions.1.norm.weight"; empty outside attention modules.
+std::string attention_module_of(const std::string& name) {
+  static const std::string kPart = ".attentions.";
+  const std::size_t at = name.find(kPart);
+  return at == std::string::npos ? "" : name.substr(0, name.find('.', at + kPart.size()));
+}
+
+bool is_projection(const std::string& name) {
+  static const std::regex kProjection(
+      R"(\.attentions\.\d+\.(transformer_blocks\.\d+\.attn[12]\.)?to_(q|k|v|out\.0)\.)");
+  return std::regex_search(name, kProjection);
+}
+
+bool is_dead_under_one_token(const std::string& name) {
+  return contains(name, ".attn2.to_q.") || contains(name, ".attn2.to_k.") ||
+         (contains(name, ".transformer_blocks.") && contains(name, ".norm2."));
+}
+
+const std::map<std::string, Predicate>& fixed_selectors() {
+  static const std::map<std::string, Predicate> kSelectors{
+      {"attention", [](const std::string& name) { return !attention_module_of(name).empty(); }},
+      {"attention-core", is_projection},
+      {"cross-attention", [](const std::string& name) { return contains(name, ".attn2."); }},
+      {"cross-kv",
+       [](const std::string& name) { return contains(name, ".attn2.to_k.") || contains(name, ".attn2.to_v."); }},
+      {"resnets", [](const std::string& name) { return contains(name, ".resnets."); }},
+      {"all", [](const std::string&) { return true; }},
+      {"none", [](const std::string&) { return false; }}};
+  return kSelectors;
+}
+
+// "attention@>=N": attention modules are numbered as their parameters are met, which is the order of execution.
+Predicate from_module(const std::string& number) {
+  int first = 0;
+  const auto [end, failure] = std::from_chars(number.data(), number.data() + number.size(), first);
+  if (failure != std::errc() || end != number.data() + number.size() || first < 1) {
+    throw ConfigError(fmt::format("trainable set '{}{}': N must be a whole number from 1", kFromModule, number));
+  }
+  return [first, seen = std::set<std::string>()](const std::string& name) mutable {
+    const std::string module = attention_module_of(name);
+    if (module.empty()) return false;
+    seen.insert(module);
+    return static_cast<int>(seen.size()) >= first;
+  };
+}
+
+Predicate selector_named(const std::string& select) {
+  if (select.starts_with(kFromModule)) return from_module(select.substr(std::string(kFromModule).size()));
+  const auto found = fixed_selectors().find(select);
+  if (found == fixed_selectors().end()) {
+    throw ConfigError(fmt::format("unknown trainable set '{}'; there are {}, none and {}N", select,
+                                  fmt::join(named_selectors(), ", "), kFromModule));
+  }
+  return found->second;
+}
+
+// Finds nothing when `pattern` is empty.
+Predicate matching(const std::string& pattern) {
+  if (pattern.empty()) return [](const std::string&) { return false; };
+  try {
+    return [expression = std::regex(pattern)](const std::string& name) { return std::regex_search(name, expression); };
+  } catch (const std::regex_error& error) {
+    throw ConfigError(fmt::format("'{}' is not a regular expression: {}", pattern, error.what()));
+  }
+}
+
+// The layer that owns each parameter, by the parameter's name.
+std::map<std::string, Layer*> owners_in(const torch::nn::Module& network) {
+  std::map<std::string, Layer*> owners;
+  for (const auto& module : network.named_modules("", false)) {
+    auto* layer = dynamic_cast<Layer*>(module.value().get());
+    if (layer == nullptr) continue;
+    for (const char* parameter : {"weight", "bias"}) owners[module.key() + "." + parameter] = layer;
+  }
+  return owners;
+}
+
+}  // namespace
+
+const std::vector<std::string>& named_selectors() {
+  static const std::vector<std::string> kNames{"attention", "attention-core", "cross-attention",
+                                               "cross-kv",  "resnets",        "all"};
+  return kNames;
+}
+
+TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : network_(network) {
+  const Predicate selected = selector_named(options.select);
+  const Predicate included = matching(options.include);
+  const Predicate excluded = matching(options.exclude);
+  const bool one_token = network.class_embedder() != nullptr;
+  const auto owners = owners_in(network);
+  for (const auto& parameter : network.named_parameters()) {
+    const std::string& name = parameter.key();
+    num_network_elements_ += parameter.value().numel();
+    const bool by_selector = selected(name);  // asked for every name, since it may count
+    const bool is_conditioner = name.starts_with(kConditioner);
+    bool train = is_conditioner ? options.conditioner : by_selector;
+    if (one_token && options.freeze_dead_cross_attention && is_dead_under_one_token(name)) train = false;
+    if ((!train && !included(name)) || excluded(name)) continue;
+    const auto owner = owners.find(name);
+    if (owner == owners.end())
+      throw ConfigError("parameter '" + name + "' cannot be trained with per-record gradients");
+    const bool is_weight = parameter.value().is_same(owner->second->weight);
+    parameters_.push_back({name, owner->second, is_weight, parameter.value(), num_elements_});
+    num_elements_ += parameter.value().numel();
+  }
+  if (parameters_.empty()) {
+    throw ConfigError(fmt::format("the trainable set '{}' is empty in this network", options.select));
+  }
+}
+
+void TrainableSet::attach(GradientTap* tap) {
+  for (auto& parameter : network_.parameters()) parameter.requires_grad_(false);
+  struct Trained {
+    std::string name;
+    bool weight = false;
+    bool bias = false;
+  };
+  std::map<Layer*, Trained> layers;
+  for (const TrainedParameter& parameter : parameters_) {
+    at::Tensor(parameter.tensor).requires_grad_(true);
+    Trained& trained = layers[parameter.layer];
+    trained.name = parameter.name.substr(0, parameter.name.rfind('.'));
+    (parameter.is_weight ? trained.weight : trained.bias) = true;
+  }
+  for (const auto& [layer, trained] : layers) layer->attach(tap, trained.name, trained.weight, trained.bias);
+}
+
+void TrainableSet::detach() {
+  for (const TrainedParameter& parameter : parameters_) parameter.layer->detach_tap();
+  for (auto& parameter : network_.parameters()) parameter.requires_grad_(true);
+}
+
+}  // namespace dpldm::model

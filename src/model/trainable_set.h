@@ -1,0 +1,67 @@
+// Which parameters private fine-tuning trains, in which order, and where each lies in the flat gradient.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/layers.h"
+#include "model/unet.h"
+
+namespace dpldm::model {
+
+struct TrainableOptions {
+  // attention         everything in the attention modules (DP-LDM's choice), norms and feed-forward networks included
+  // attention@>=N     the same from the N-th attention module on, counted from 1 in the order of execution
+  // attention-core    only the projections of queries, keys, values and outputs
+  // cross-attention   only the attention to the context
+  // cross-kv          of that, only keys and values
+  // resnets           the residual blocks
+  // all               everything
+  // none              nothing but what follows here
+  std::string select = "attention";
+  std::string include;      // regular expression (ECMAScript): parameters whose name it finds are trained too
+  std::string exclude;      // the same: never trained
+  bool conditioner = true;  // the class embedder (or the context's projection) too
+  // Under a context of one token, attention to it is constant in queries and keys: attn2.to_q, attn2.to_k and norm2
+  // have gradients that are exactly zero. Training them would add noise to them and nothing else.
+  bool freeze_dead_cross_attention = true;
+};
+
+struct TrainedParameter {
+  std::string name;  // in the network and on disk, e.g. "mid_block.attentions.0.proj_in.weight"
+  Layer* layer = nullptr;
+  bool is_weight = true;    // false: the layer's bias
+  at::Tensor tensor;        // the parameter itself
+  std::int64_t offset = 0;  // of its first element among all trained elements
+};
+
+class TrainableSet {
+ public:
+  // Resolves `options` against `network`, which must outlive the set. Throws ConfigError for an unknown selector, a
+  // broken regular expression, an empty set, and a selected parameter that no tapped layer owns.
+  TrainableSet(UNet& network, const TrainableOptions& options);
+
+  // In the order of the network.
+  const std::vector<TrainedParameter>& parameters() const { return parameters_; }
+  // Elements in all of them: the length of the flat gradient.
+  std::int64_t num_elements() const { return num_elements_; }
+  // Elements of the whole network.
+  std::int64_t num_network_elements() const { return num_network_elements_; }
+
+  // From now on the trained layers report to `tap`, and nothing else in the network requires a gradient.
+  void attach(GradientTap* tap);
+  // All layers are ordinary and all parameters require gradients again.
+  void detach();
+
+ private:
+  UNet& network_;
+  std::vector<TrainedParameter> parameters_;
+  std::int64_t num_elements_ = 0;
+  std::int64_t num_network_elements_ = 0;
+};
+
+// The selectors that can be counted for any network, for tables: those above without "attention@>=N" and "none".
+const std::vector<std::string>& named_selectors();
+
+}  // namespace dpldm::model

@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# The launch and batch scripts with stand-ins for mpirun, srun and scontrol. One argument: the name of a case below.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cd "$root"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp tests/launcher/stand_ins/* "$work"
+ln -s launcher "$work/mpirun"
+ln -s launcher "$work/srun"
+printf '#!/bin/sh\necho a stand-in\n' >"$work/program"
+chmod +x "$work"/*
+export PATH=$work:$PATH STAND_IN_RECORD=$work/record DPLDM_REQUEUE_WAIT=0
+: >"$STAND_IN_RECORD"
+# The machine that runs the tests may be a Slurm node itself.
+while IFS='=' read -r name _; do unset "$name"; done < <(env | grep -E '^(SLURM_|DPLDM_SITE|DPLDM_LAUNCHER|DPLDM_RUN_DIR|DPLDM_CONFIG|OMP_NUM)' || true)
+unset SLURM_JOB_ID DPLDM_SITE
+
+fail() { echo "FAILED: $1" >&2; echo "-- record:" >&2; cat "$STAND_IN_RECORD" >&2; exit 1; }
+recorded() { grep -qxF -- "$1" "$STAND_IN_RECORD" || fail "the line '$1' is missing"; }
+not_recorded() { if grep -qF -- "$1" "$STAND_IN_RECORD"; then fail "'$1' should not be there"; fi; }
+# code_is CODE COMMAND...
+code_is() {
+  local expected=$1 code=0
+  shift
+  "$@" >"$work/out" 2>"$work/err" || code=$?
+  [ "$code" -eq "$expected" ] || { cat "$work/err" >&2; fail "'$*' ended with $code instead of $expected"; }
+}
+in_job() { export SLURM_JOB_ID=17 SLURM_SUBMIT_DIR=$root DPLDM_RUN_DIR=$work/run DPLDM_CONFIG=$work/a.yaml; }
+batch() { bash "slurm/$1" "${@:2}"; }
+# A copy of the scripts beside stand-ins for the programs, which need not be built.
+fake_programs() {
+  mkdir -p "$work/tree/build/bin"
+  cp -r launch slurm "$work/tree"
+  ln -s "$work/program" "$work/tree/build/bin/dpldm"
+  ln -s "$work/program" "$work/tree/build/bin/dpldm-data"
+  cd "$work/tree"
+  export SLURM_SUBMIT_DIR=$work/tree
+}
+
+case_mpirun_passes_arguments_through() {
+  code_is 0 launch/train_mpirun.sh --ranks 3 --program "$work/program" finetune --config 'a b.yaml' --dry-run --set 'x=[1, 2]'
+  recorded "-np"
+  recorded 3
+  recorded "a b.yaml"
+  recorded "x=[1, 2]"
+  recorded "--dry-run"
+  recorded "--bind-to"
+  recorded "HDF5_USE_FILE_LOCKING"
+}
+case_mpirun_gives_no_rank_to_the_program_and_no_root_flag() {
+  code_is 0 launch/train_mpirun.sh --ranks 2 --program "$work/program" finetune
+  not_recorded "--rank"
+  not_recorded "allow-run-as-root"
+}
+case_mpirun_divides_the_cores() {
+  STAND_IN_EXIT=0 code_is 0 launch/train_mpirun.sh --ranks 1 --program "$work/program" finetune
+  grep -q "OMP_NUM_THREADS=$(nproc)" "$work/err" || fail "one rank gets all cores"
+}
+case_mpirun_of_another_library_gets_no_open_mpi_options() {
+  STAND_IN_VERSION="HYDRA build details: 4.0" code_is 0 launch/train_mpirun.sh --ranks 2 --program "$work/program" finetune
+  recorded "-bind-to"
+  not_recorded "--bind-to"
+  not_recorded "-x"
+}
+case_mpirun_in_an_allocation_leaves_the_ranks_to_slurm() {
+  in_job
+  code_is 0 launch/train_mpirun.sh --program "$work/program" finetune
+  not_recorded "-np"
+}
+case_mpirun_returns_the_programs_code() {
+  STAND_IN_EXIT=76 code_is 76 launch/train_mpirun.sh --program "$work/program" finetune
+}
+case_mpirun_turns_sigterm_into_a_request_for_a_checkpoint() {
+  STAND_IN_SIGNAL=TERM code_is 75 launch/train_mpirun.sh --program "$work/program" finetune
+  recorded "received USR1"
+}
+case_mpirun_passes_sigusr1_on() {
+  STAND_IN_SIGNAL=USR1 code_is 75 launch/train_mpirun.sh --program "$work/program" finetune
+  recorded "received USR1"
+}
+case_wrong_arguments_are_refused() {
+  code_is 64 launch/train_mpirun.sh
+  code_is 64 launch/train_mpirun.sh --rank 2 finetune
+  code_is 64 launch/train_mpirun.sh --ranks none finetune
+  code_is 64 launch/train_mpirun.sh --ranks
+  code_is 64 launch/train_mpirun.sh --bind socket finetune
+  code_is 64 launch/train_mpirun.sh --program "$work/missing" finetune
+  code_is 64 launch/train_srun.sh
+  code_is 64 launch/train_srun.sh --ranks 2 finetune
+  code_is 64 launch/train_srun.sh --program "$work/program" finetune # not in an allocation
+  DPLDM_SITE=$work/missing code_is 64 launch/train_mpirun.sh --program "$work/program" finetune
+  not_recorded "=="
+}
+case_help_and_dry_run_start_nothing() {
+  for script in launch/train_mpirun.sh launch/train_srun.sh; do
+    code_is 0 "$script" --help
+    grep -q Usage "$work/out" || fail "$script --help has no usage"
+    code_is 0 "$script" --dry-run finetune --config 'a b.yaml'
+    grep -qF 'a\ b.yaml' "$work/out" || fail "$script --dry-run does not quote"
+  done
+  for script in finetune.sbatch finetune_preemptible.sbatch encode.sbatch; do
+    code_is 0 batch "$script" --help
+    grep -q Usage "$work/out" || fail "$script --help has no usage"
+    code_is 0 batch "$script" --dry-run
+    grep -q "^srun " "$work/out" || fail "$script --dry-run prints no command"
+  done
+  not_recorded "=="
+}
+case_site_file_is_read_and_set_values_are_kept() {
+  echo 'export NCCL_SOCKET_IFNAME=from_site' >"$work/site.env"
+  DPLDM_SITE=$work/site.env OMP_NUM_THREADS=5 code_is 0 launch/train_mpirun.sh --ranks 2 --program "$work/program" finetune
+  grep -q NCCL_SOCKET_IFNAME=from_site "$work/err" || fail "the site's value is missing"
+  grep -q OMP_NUM_THREADS=5 "$work/err" || fail "the user's value was overwritten"
+}
+case_srun_kills_survivors_and_shows_all_gpus() {
+  in_job
+  SLURM_GPUS_ON_NODE=4 SLURM_CPUS_PER_TASK=6 code_is 0 launch/train_srun.sh --program "$work/program" finetune --resume
+  recorded "--kill-on-bad-exit=1"
+  recorded "--mpi=pmix"
+  recorded "--gpu-bind=none"
+  recorded "--cpus-per-task=6"
+  recorded "--resume"
+}
+case_batch_resumes_when_there_is_a_run() {
+  in_job
+  fake_programs
+  code_is 0 batch finetune.sbatch --set a=1
+  not_recorded "--resume"
+  recorded "a=1"
+  mkdir -p "$DPLDM_RUN_DIR" && : >"$DPLDM_RUN_DIR/config.yaml"
+  code_is 0 batch finetune.sbatch
+  recorded "--resume"
+}
+case_batch_passes_the_warning_signal_on() {
+  in_job
+  fake_programs
+  STAND_IN_SIGNAL=USR1 code_is 75 batch finetune.sbatch
+  recorded "received USR1"
+  not_recorded "scontrol"
+}
+case_preemptible_requeues_after_a_checkpoint() {
+  in_job
+  fake_programs
+  STAND_IN_SIGNAL=TERM code_is 75 batch finetune_preemptible.sbatch
+  recorded "received USR1"
+  recorded "scontrol requeue 17"
+}
+case_preemptible_requeues_no_more_than_the_cap() {
+  in_job
+  fake_programs
+  STAND_IN_EXIT=75 SLURM_RESTART_COUNT=2 DPLDM_MAX_RESTARTS=2 code_is 75 batch finetune_preemptible.sbatch
+  not_recorded "scontrol"
+  STAND_IN_EXIT=75 SLURM_RESTART_COUNT=1 DPLDM_MAX_RESTARTS=2 code_is 75 batch finetune_preemptible.sbatch
+  recorded "scontrol requeue 17"
+}
+case_preemptible_requeues_once_after_a_communication_failure() {
+  in_job
+  fake_programs
+  STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
+  recorded "scontrol requeue 17"
+  : >"$STAND_IN_RECORD"
+  STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
+  not_recorded "scontrol"
+}
+case_preemptible_does_not_requeue_other_ends() {
+  in_job
+  fake_programs
+  for code in 0 64 70 74 76 137; do
+    STAND_IN_EXIT=$code code_is "$code" batch finetune_preemptible.sbatch
+  done
+  not_recorded "scontrol"
+}
+case_encode_starts_the_data_program() {
+  in_job
+  fake_programs
+  DPLDM_MODEL=m DPLDM_IMAGES=i.h5 DPLDM_LATENTS=l.h5 code_is 0 batch encode.sbatch --flips
+  recorded "$work/tree/build/bin/dpldm-data"
+  recorded encode
+  recorded i.h5
+  recorded --flips
+}
+case_batch_can_use_mpirun() {
+  in_job
+  fake_programs
+  DPLDM_LAUNCHER=mpirun code_is 0 batch finetune.sbatch
+  recorded "== mpirun"
+  DPLDM_LAUNCHER=other code_is 64 batch finetune.sbatch
+}
+# sbatch reads its lines only up to the first command.
+case_sbatch_lines_come_before_any_command() {
+  local script
+  for script in slurm/*.sbatch; do
+    awk '/^#SBATCH/ { if (begun) exit 1 } !/^#/ && NF { begun = 1 }' "$script" || fail "$script has an #SBATCH line after a command"
+  done
+}
+case_scripts_are_shellcheck_clean() {
+  command -v shellcheck >/dev/null || { echo "skipped: there is no shellcheck"; exit 77; }
+  shellcheck -x launch/*.sh slurm/*.sh slurm/*.sbatch configs/cluster/*.env tests/*.sh tests/launcher/*.sh tests/launcher/stand_ins/*
+}
+
+"case_$1"

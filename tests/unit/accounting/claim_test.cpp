@@ -1,0 +1,123 @@
+#include "accounting/claim.h"
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace dpldm::accounting {
+namespace {
+
+using Json = nlohmann::json;
+
+class Claim : public testing::Test {
+ protected:
+  void SetUp() override {
+    path_ = std::filesystem::temp_directory_path() / ("claim-test-" + std::to_string(::getpid()) + ".json");
+  }
+  void TearDown() override { std::filesystem::remove(path_); }
+
+  static Json good() {
+    return {{"private", true},
+            {"epsilon", 2.1013652},
+            {"delta", 1e-5},
+            {"neighbouring", "add-remove"},
+            {"sampler", "poisson"},
+            {"accountant", "rdp"},
+            {"sampling_rate", .01},
+            {"noise_multiplier", 1.0},
+            {"steps", 1000},
+            {"num_records", 50000},
+            {"expected_batch_size", 500},
+            {"trained_set", "attention"}};
+  }
+
+  PrivacyClaim claim_of(const std::string& text) {
+    std::ofstream(path_) << text;
+    return read_claim(path_);
+  }
+
+  // What is wrong with `json`, from reading or from checking.
+  std::string refusal(const Json& json) {
+    try {
+      verified_epsilon(claim_of(json.dump()));
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "not refused";
+  }
+
+  std::filesystem::path path_;
+};
+
+TEST_F(Claim, ThatItsNumbersBearOut_IsVerified) {
+  const GaussianEvent event{.01, 1.0, 1000};
+  const double epsilon = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  Json json = good();
+  json["epsilon"] = epsilon;
+  EXPECT_EQ(verified_epsilon(claim_of(json.dump())), epsilon);
+}
+
+TEST_F(Claim, OtherReleases_Count) {
+  const GaussianEvent events[] = {{1.0, 50.0, 2, Sampler::kNone}, {.01, 1.0, 1000}};
+  Json json = good();
+  json["other_releases"] = {{{"sampling_rate", 1.0}, {"noise_multiplier", 50.0}, {"count", 2}, {"sampler", "none"}}};
+  EXPECT_THAT(refusal(json), testing::HasSubstr("the model claims epsilon"));
+  json["epsilon"] = epsilon_of(events, 1e-5, AccountantKind::kRdp);
+  EXPECT_EQ(refusal(json), "not refused");
+}
+
+TEST_F(Claim, EveryNumberThatIsChanged_IsFound) {
+  Json json = good();
+  const GaussianEvent event{.01, 1.0, 1000};
+  json["epsilon"] = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  ASSERT_EQ(refusal(json), "not refused");
+  const std::tuple<const char*, Json, const char*> changes[] = {
+      {"epsilon", 2.0, "the model claims epsilon 2"},
+      {"epsilon", 2.2, "the model claims epsilon 2.2"},
+      {"epsilon", nullptr, "states no epsilon"},
+      {"delta", 2e-5, "the model claims epsilon"},
+      {"delta", 0, "delta is 0"},
+      {"neighbouring", "replace-one", "the model claims epsilon"},
+      {"accountant", "pld", "the model claims epsilon"},
+      {"sampler", "none", "the model claims epsilon"},
+      {"sampler", "shuffle", "the sampler is 'shuffle'"},
+      {"steps", 999, "the model claims epsilon"},
+      {"steps", -1, "the number of steps is -1"},
+      {"noise_multiplier", 1.01, "the model claims epsilon"},
+      {"noise_multiplier", 0, "no finite epsilon"},
+      {"sampling_rate", .02, "the expected batch size is 500"},
+      {"num_records", 60000, "the expected batch size is 500"},
+      {"private", false, "not private, and yet claims epsilon"},
+      {"private", "yes", "is not a privacy statement"},
+  };
+  for (const auto& [key, value, expected] : changes) {
+    Json changed = json;
+    changed[key] = value;
+    EXPECT_THAT(refusal(changed), testing::HasSubstr(expected)) << key;
+    changed.erase(key);
+    EXPECT_THAT(refusal(changed), testing::HasSubstr("is not a privacy statement")) << key;
+  }
+}
+
+TEST_F(Claim, NotPrivate_ClaimsNothing) {
+  Json json = good();
+  json["private"] = false;
+  json["epsilon"] = nullptr;
+  EXPECT_EQ(verified_epsilon(claim_of(json.dump())), std::nullopt);
+}
+
+TEST_F(Claim, DamagedFile_IsRefused) {
+  EXPECT_THROW(claim_of("{"), ConfigError);
+  EXPECT_THROW(claim_of("[]"), ConfigError);
+  EXPECT_THROW(read_claim("/nonexistent/dp_metadata.json"), IoError);
+}
+
+}  // namespace
+}  // namespace dpldm::accounting

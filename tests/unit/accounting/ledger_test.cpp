@@ -1,0 +1,375 @@
+#include "accounting/ledger.h"
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <limits>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "accounting/ledger_line.h"
+#include "base/digest.h"
+#include "base/error.h"
+
+namespace dpldm::accounting {
+namespace {
+
+LedgerHeader small_header() {
+  LedgerHeader header;
+  header.run_id = "0123456789abcdef";
+  header.num_records = 50000;
+  header.sampling_rate = 0.01;
+  header.expected_batch_size = 500;
+  header.clip_norm = 1e-3;
+  header.noise_multiplier = 1.0;
+  header.planned_steps = 1000;
+  header.target_epsilon = 2.0;
+  header.delta = 1e-5;
+  header.accountant = AccountantKind::kRdp;
+  header.key_commitment = "ab";
+  header.program_version = "0.1.0";
+  return header;
+}
+
+LedgerEntry step_of(std::int64_t step, std::int64_t attempt = 0) {
+  return {step, attempt, "step", {0.01, 1.0, 1, Sampler::kPoisson}};
+}
+
+class Ledger : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / ("ledger-test-" + std::to_string(::getpid()) + "-" +
+                                                        testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(folder_);
+    path_ = folder_ / "ledger.jsonl";
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  void write_steps(int count) {
+    PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+    for (int step = 0; step < count; ++step) ledger.charge(step_of(step));
+  }
+
+  std::vector<std::string> lines() const {
+    std::vector<std::string> result;
+    std::ifstream stream(path_);
+    for (std::string line; std::getline(stream, line);) result.push_back(line);
+    return result;
+  }
+
+  void overwrite(const std::string& text) const { std::ofstream(path_, std::ios::binary) << text; }
+  void overwrite(const std::vector<std::string>& all) const {
+    std::string text;
+    for (const std::string& line : all) text += line + "\n";
+    overwrite(text);
+  }
+
+  // What reading and opening say about the file now; both must refuse it.
+  std::string refusal() const {
+    std::string message = "not refused";
+    try {
+      PrivacyLedger::open(path_);
+      return "open accepted it";
+    } catch (const IoError&) {
+    }
+    try {
+      PrivacyLedger::read(path_);
+    } catch (const IoError& error) {
+      message = error.what();
+    }
+    return message;
+  }
+
+  std::filesystem::path folder_;
+  std::filesystem::path path_;
+};
+
+TEST_F(Ledger, Charges_SurviveAndMerge) {
+  LedgerHeader header = small_header();
+  header.target_epsilon = std::numeric_limits<double>::infinity();
+  header.accountant = AccountantKind::kPld;
+  header.neighbouring = Neighbouring::kReplaceOne;
+  {
+    PrivacyLedger ledger = PrivacyLedger::create(path_, header);
+    ledger.charge(step_of(0));
+    ledger.charge({1, 0, "mean image", {1.0, 50.0, 1, Sampler::kNone}});
+    ledger.charge(step_of(1));
+  }
+  const PrivacyLedger ledger = PrivacyLedger::read(path_);
+  EXPECT_EQ(header_line(ledger.header()), header_line(header));
+  ASSERT_EQ(ledger.entries().size(), 3U);
+  EXPECT_EQ(ledger.entries()[1].kind, "mean image");
+  EXPECT_EQ(ledger.num_steps(), 2);
+  EXPECT_EQ(ledger.next_attempt(), 1);
+  const std::vector<GaussianEvent> events = ledger.events();
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_EQ(events[0].count, 2);
+  EXPECT_EQ(events[1].sampler, Sampler::kNone);
+  EXPECT_EQ(ledger.epsilon(), epsilon_of(events, 1e-5, AccountantKind::kPld, Neighbouring::kReplaceOne));
+}
+
+TEST_F(Ledger, CreateOverAnExistingOne_IsRefused) {
+  write_steps(1);
+  EXPECT_THROW(PrivacyLedger::create(path_, small_header()), IoError);
+  EXPECT_EQ(PrivacyLedger::read(path_).num_steps(), 1);
+}
+
+TEST_F(Ledger, Missing_IsRefused) { EXPECT_THAT(refusal(), testing::HasSubstr("cannot open")); }
+
+TEST_F(Ledger, Reopened_ContinuesTheChain_AndRepeatedStepsStaySpent) {
+  write_steps(5);
+  const std::string seen_by_checkpoint = PrivacyLedger::read(path_).head();
+  {
+    PrivacyLedger ledger = PrivacyLedger::open(path_);
+    EXPECT_EQ(ledger.next_attempt(), 1);
+    for (int step = 3; step < 6; ++step) ledger.charge(step_of(step, 1));  // resumed from a checkpoint at step 3
+  }
+  const PrivacyLedger ledger = PrivacyLedger::read(path_);
+  EXPECT_EQ(ledger.num_steps(), 8);
+  EXPECT_EQ(ledger.events()[0].count, 8);
+  EXPECT_TRUE(ledger.contains_head(seen_by_checkpoint));
+  EXPECT_TRUE(ledger.contains_head(ledger.head()));
+  EXPECT_FALSE(ledger.contains_head(sha256_of("another")));
+}
+
+TEST_F(Ledger, StepChargedTwiceInOneAttempt_IsABug) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  ledger.charge(step_of(4));
+  EXPECT_THROW(ledger.charge(step_of(4)), InternalError);
+  EXPECT_THROW(ledger.charge(step_of(3)), InternalError);
+  ledger.charge(step_of(3, 1));
+  EXPECT_THROW(ledger.charge(step_of(5, 0)), InternalError);
+  EXPECT_EQ(PrivacyLedger::read(path_).num_steps(), 2);
+}
+
+TEST_F(Ledger, HalfWrittenLastLine_IsNoEntry_AndIsCutOffOnlyByOpen) {
+  write_steps(3);
+  const auto whole = std::filesystem::file_size(path_);
+  std::ofstream(path_, std::ios::app) << lines().back().substr(0, 40);
+  const auto damaged = std::filesystem::file_size(path_);
+  EXPECT_EQ(PrivacyLedger::read(path_).num_steps(), 3);
+  EXPECT_EQ(std::filesystem::file_size(path_), damaged);
+  {
+    PrivacyLedger ledger = PrivacyLedger::open(path_);
+    EXPECT_EQ(std::filesystem::file_size(path_), whole);
+    ledger.charge(step_of(3, 1));
+  }
+  EXPECT_EQ(PrivacyLedger::read(path_).num_steps(), 4);
+}
+
+TEST_F(Ledger, HeadOlderThanTheLastLine_IsACrashNotAnAttack) {
+  write_steps(3);
+  const std::string old_head = read_file(path_.string() + ".head", 1000);
+  {
+    PrivacyLedger ledger = PrivacyLedger::open(path_);
+    ledger.charge(step_of(3, 1));
+  }
+  std::ofstream(path_.string() + ".head") << old_head;
+  EXPECT_EQ(PrivacyLedger::open(path_).num_steps(), 4);
+  // Opening writes the present head.
+  std::vector<std::string> all = lines();
+  all.pop_back();
+  overwrite(all);
+  EXPECT_THAT(refusal(), testing::HasSubstr("cut off"));
+}
+
+TEST_F(Ledger, ChangedNumber_IsDetected) {
+  write_steps(5);
+  std::vector<std::string> all = lines();
+  all[2].replace(all[2].find("\"noise_multiplier\":1.0"), 22, "\"noise_multiplier\":9.0");
+  overwrite(all);
+  EXPECT_THAT(refusal(), testing::HasSubstr("line 4: it does not follow on the line before it"));
+}
+
+TEST_F(Ledger, ChangedLastLine_IsDetected) {
+  write_steps(5);
+  std::vector<std::string> all = lines();
+  all.back().replace(all.back().find("\"noise_multiplier\":1.0"), 22, "\"noise_multiplier\":9.0");
+  overwrite(all);
+  EXPECT_THAT(refusal(), testing::HasSubstr("cut off or replaced"));
+}
+
+TEST_F(Ledger, ChangedHeader_IsDetected) {
+  write_steps(2);
+  std::vector<std::string> all = lines();
+  all[0].replace(all[0].find("\"delta\":1e-05"), 13, "\"delta\":1e-02");
+  overwrite(all);
+  EXPECT_THAT(refusal(), testing::HasSubstr("line 1: it is not what this program writes"));
+  all[0].replace(all[0].find("\"delta\":1e-02"), 13, "\"delta\":0.01");
+  overwrite(all);
+  EXPECT_THAT(refusal(), testing::HasSubstr("line 2: it does not follow"));
+}
+
+TEST_F(Ledger, RemovedMiddleLine_IsDetected) {
+  write_steps(5);
+  std::vector<std::string> all = lines();
+  all.erase(all.begin() + 3);
+  overwrite(all);
+  EXPECT_THAT(refusal(), testing::HasSubstr("line 4: it does not follow"));
+}
+
+TEST_F(Ledger, SwappedLines_AreDetected) {
+  write_steps(5);
+  std::vector<std::string> all = lines();
+  std::swap(all[2], all[3]);
+  overwrite(all);
+  EXPECT_THAT(refusal(), testing::HasSubstr("line 3: it does not follow"));
+}
+
+TEST_F(Ledger, CutTail_IsDetected) {
+  write_steps(5);
+  std::vector<std::string> all = lines();
+  for (std::size_t keep = all.size() - 1; keep >= 1; --keep) {
+    overwrite(std::vector<std::string>(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep)));
+    EXPECT_THAT(refusal(), testing::HasSubstr("cut off")) << keep;
+  }
+  overwrite(std::string());
+  EXPECT_THAT(refusal(), testing::HasSubstr("has no header"));
+}
+
+TEST_F(Ledger, LastLineWithoutItsNewline_IsDetected) {
+  write_steps(5);
+  std::filesystem::resize_file(path_, std::filesystem::file_size(path_) - 1);
+  EXPECT_THAT(refusal(), testing::HasSubstr("cut off"));
+}
+
+TEST_F(Ledger, MissingHead_IsDetected) {
+  write_steps(2);
+  std::filesystem::remove(path_.string() + ".head");
+  EXPECT_THROW(PrivacyLedger::read(path_), IoError);
+  EXPECT_THROW(PrivacyLedger::open(path_), IoError);
+}
+
+TEST_F(Ledger, AnythingThatTheProgramWouldNotWrite_IsRefused) {
+  write_steps(0);
+  const std::string header = lines()[0];
+  const std::string head = sha256_of(header);
+  const std::string good = entry_line(step_of(0), head);
+  const auto with = [&good](const std::string& from, const std::string& to) {
+    std::string line = good;
+    return line.replace(line.find(from), from.size(), to);
+  };
+  const std::string bad[] = {
+      "",
+      "{}",
+      "[1]",
+      "not json",
+      good + " ",
+      with("\"count\":1", "\"count\": 1"),                             // another spelling of the same
+      with("\"count\":1", "\"count\":1,\"count\":0"),                  // a doubled key
+      with("\"count\":1", "\"count\":1,\"refund\":5"),                 // an unknown key
+      with("\"count\":1", "\"count\":-1"),                             // out of range
+      with("\"count\":1", "\"count\":0.5"),                            // another type
+      with("\"count\":1", "\"count\":\"1\""),                          //
+      with("\"sampling_rate\":0.01", "\"sampling_rate\":1.01"),        //
+      with("\"noise_multiplier\":1.0", "\"noise_multiplier\":-1.0"),   //
+      with("\"noise_multiplier\":1.0", "\"noise_multiplier\":1e999"),  //
+      with("\"sampler\":\"poisson\"", "\"sampler\":\"shuffle\""),      //
+      with(",\"count\":1", ""),                                        // a missing key
+      std::string(100'000, 'x'),                                       // longer than any line
+  };
+  EXPECT_EQ(entry_line(parse_entry_line(good, head), head), good);
+  for (const std::string& line : bad) {
+    overwrite(std::vector<std::string>{header, line});
+    EXPECT_NE(refusal(), "not refused") << line.substr(0, 100);
+    EXPECT_NE(refusal(), "open accepted it") << line.substr(0, 100);
+  }
+  for (const std::string& line : {std::string("{}"), std::string("x"), good}) {
+    overwrite(std::vector<std::string>{line});
+    EXPECT_THAT(refusal(), testing::HasSubstr("line 1")) << line;
+  }
+  std::string future = header;
+  future.replace(future.find("\"version\":1"), 11, "\"version\":2");
+  overwrite(std::vector<std::string>{future});
+  EXPECT_THAT(refusal(), testing::HasSubstr("version 2"));
+}
+
+TEST_F(Ledger, OpenTwice_IsRefused) {
+  write_steps(1);
+  const PrivacyLedger first = PrivacyLedger::open(path_);
+  try {
+    PrivacyLedger::open(path_);
+    FAIL() << "two processes could append";
+  } catch (const IoError& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("in use by another process"));
+  }
+  EXPECT_EQ(PrivacyLedger::read(path_).num_steps(), 1);
+}
+
+TEST_F(Ledger, ReadLedger_TakesNoCharges) {
+  write_steps(1);
+  PrivacyLedger ledger = PrivacyLedger::read(path_);
+  EXPECT_THROW(ledger.charge(step_of(1)), InternalError);
+}
+
+TEST_F(Ledger, ImpossibleCharge_IsRefusedBeforeItIsWritten) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  EXPECT_THROW(ledger.charge({0, 0, "step", {1.5, 1.0, 1, Sampler::kPoisson}}), ConfigError);
+  EXPECT_EQ(lines().size(), 1U);
+}
+
+TEST_F(Ledger, NotPrivateRun_HasNoFiniteEpsilon) {
+  LedgerHeader header = small_header();
+  header.is_private = false;
+  header.not_private_because = "privacy.test_seed is set";
+  PrivacyLedger ledger = PrivacyLedger::create(path_, header);
+  ledger.charge(step_of(0));
+  EXPECT_EQ(ledger.epsilon(), std::numeric_limits<double>::infinity());
+  EXPECT_EQ(ledger.epsilon_after(step_of(1).event), std::numeric_limits<double>::infinity());
+}
+
+TEST_F(Ledger, EpsilonAfter_IsABoundWithinThePlanAndExactAtItsEnd) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  const GaussianEvent next = step_of(0).event;
+  for (std::int64_t charged : {0, 1, 7, 99, 437, 999}) {
+    while (ledger.num_steps() < charged) ledger.charge(step_of(ledger.num_steps()));
+    const GaussianEvent exact{0.01, 1.0, charged + 1};
+    const GaussianEvent tenth_more{0.01, 1.0, charged + 1 + (charged + 1) / 10};
+    const double after = ledger.epsilon_after(next);
+    EXPECT_GE(after, epsilon_of({&exact, 1}, 1e-5, AccountantKind::kRdp)) << charged;
+    EXPECT_LE(after, epsilon_of({&tenth_more, 1}, 1e-5, AccountantKind::kRdp)) << charged;
+  }
+  const GaussianEvent plan{0.01, 1.0, 1000};
+  EXPECT_EQ(ledger.epsilon_after(next), epsilon_of({&plan, 1}, 1e-5, AccountantKind::kRdp));
+}
+
+TEST_F(Ledger, EpsilonBound_IsAboveEpsilonAndNeverAboveThePlan) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  EXPECT_EQ(ledger.epsilon_bound(), 0);
+  const GaussianEvent plan{0.01, 1.0, 1000};
+  for (std::int64_t step : {0, 13, 500}) {
+    ledger.charge({step, 0, "step", {0.01, 1.0, 1 + step, Sampler::kPoisson}});
+    EXPECT_GE(ledger.epsilon_bound(), ledger.epsilon());
+    EXPECT_LE(ledger.epsilon_bound(), epsilon_of({&plan, 1}, 1e-5, AccountantKind::kRdp));
+  }
+}
+
+// The plan ends at epsilon 2.1014 (RDP); with a target between two rounded numbers of steps the answer near the target
+// must be the exact one, or a run would stop too early.
+TEST_F(Ledger, EpsilonAfter_IsExactWhereItDecides) {
+  LedgerHeader header = small_header();
+  const GaussianEvent affordable{0.01, 1.0, 930};
+  header.target_epsilon = epsilon_of({&affordable, 1}, 1e-5, AccountantKind::kRdp);
+  PrivacyLedger ledger = PrivacyLedger::create(path_, header);
+  ledger.charge({0, 0, "step", {0.01, 1.0, 929, Sampler::kPoisson}});
+  EXPECT_EQ(ledger.epsilon_after(step_of(1).event), header.target_epsilon);
+  ledger.charge(step_of(1));
+  EXPECT_GT(ledger.epsilon_after(step_of(2).event), header.target_epsilon);
+}
+
+TEST_F(Ledger, EpsilonAfter_CountsReleasesOutsideThePlan) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  ledger.charge({0, 0, "mean image", {1.0, 2.0, 1, Sampler::kNone}});
+  const GaussianEvent histogram{1.0, 3.0, 1, Sampler::kNone};
+  const GaussianEvent all[] = {{1.0, 2.0, 1, Sampler::kNone}, histogram};
+  EXPECT_EQ(ledger.epsilon_after(histogram), epsilon_of(all, 1e-5, AccountantKind::kRdp));
+  // More steps than planned are charged in full.
+  ledger.charge({0, 0, "step", {0.01, 1.0, 1500, Sampler::kPoisson}});
+  const GaussianEvent more[] = {{1.0, 2.0, 1, Sampler::kNone}, {0.01, 1.0, 1501}};
+  EXPECT_EQ(ledger.epsilon_after(step_of(2).event), epsilon_of(more, 1e-5, AccountantKind::kRdp));
+}
+
+}  // namespace
+}  // namespace dpldm::accounting

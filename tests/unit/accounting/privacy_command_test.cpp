@@ -1,0 +1,252 @@
+#include "app/privacy_command.h"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "accounting/ledger.h"
+#include "base/error.h"
+
+namespace dpldm::app {
+namespace {
+
+using Json = nlohmann::json;
+
+class Words : public Invocation {
+ public:
+  explicit Words(const std::vector<std::string>& words) : words_(words) {
+    words_.insert(words_.begin(), "dpldm privacy");
+    for (std::string& word : words_) pointers_.push_back(word.data());
+    pointers_.push_back(nullptr);
+  }
+  int argc() const override { return static_cast<int>(words_.size()); }
+  char** argv() override { return pointers_.data(); }
+  comm::Communicator& communicator() override { throw InternalError("accounting needs no ranks"); }
+
+ private:
+  std::vector<std::string> words_;
+  std::vector<char*> pointers_;
+};
+
+class PrivacyCommand : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / ("privacy-command-test-" + std::to_string(::getpid()));
+    std::filesystem::create_directories(folder_ / "checkpoints");
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // What the command prints. What it throws is passed on, with the output in `printed_`.
+  std::string answer(const std::vector<std::string>& words) {
+    Words invocation(words);
+    testing::internal::CaptureStdout();
+    try {
+      run_privacy(invocation);
+    } catch (...) {
+      printed_ = testing::internal::GetCapturedStdout();
+      throw;
+    }
+    return testing::internal::GetCapturedStdout();
+  }
+  Json json(std::vector<std::string> words) {
+    words.push_back("--json");
+    return Json::parse(answer(words));
+  }
+  std::string refusal(const std::vector<std::string>& words) {
+    try {
+      answer(words);
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "not refused";
+  }
+
+  accounting::LedgerHeader header() const {
+    accounting::LedgerHeader header;
+    header.num_records = 50000;
+    header.sampling_rate = 0.01;
+    header.expected_batch_size = 500;
+    header.noise_multiplier = 1;
+    header.planned_steps = 1000;
+    header.target_epsilon = 2;
+    header.delta = 1e-5;
+    return header;
+  }
+  std::string write_ledger(const accounting::LedgerHeader& header, std::int64_t num_steps) {
+    auto ledger = accounting::PrivacyLedger::create(folder_ / "ledger.jsonl", header);
+    ledger.charge({0, 0, "step", {0.01, 1.0, num_steps, accounting::Sampler::kPoisson}});
+    return ledger.head();
+  }
+  void write(const std::string& name, const Json& content) const {
+    std::filesystem::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name) << content;
+  }
+
+  std::filesystem::path folder_;
+  std::string printed_;
+};
+
+const std::vector<std::string> kSetting = {"epsilon", "--sampling-rate", "0.01", "--noise-multiplier", "1", "--steps",
+                                           "1000",    "--delta",         "1e-5"};
+
+TEST_F(PrivacyCommand, Epsilon_AnswersInJson) {
+  const Json answer = json(kSetting);
+  EXPECT_NEAR(answer["epsilon"].get<double>(), 1.828244, 1e-5);
+  EXPECT_EQ(answer["accountant"], "pld");
+  EXPECT_EQ(answer["neighbouring"], "add-remove");
+  EXPECT_EQ(answer["delta"], 1e-5);
+  EXPECT_EQ(answer["steps"], 1000);
+}
+
+TEST_F(PrivacyCommand, Epsilon_TakesAccountantRelationAndSampler) {
+  const auto with = [](std::vector<std::string> more) {
+    more.insert(more.begin(), kSetting.begin(), kSetting.end());
+    return more;
+  };
+  EXPECT_NEAR(json(with({"--accountant", "rdp"}))["epsilon"].get<double>(), 2.101365, 1e-5);
+  const Json prv = json(with({"--accountant", "prv"}));
+  EXPECT_NEAR(prv["epsilon"].get<double>(), 1.838372, 1e-5);
+  EXPECT_NEAR(prv["estimate"].get<double>(), 1.828240, 1e-5);
+  EXPECT_NEAR(json(with({"--neighbouring", "replace-one"}))["epsilon"].get<double>(), 2.843446, 1e-5);
+  EXPECT_NEAR(
+      json({"epsilon", "--sampler", "none", "--noise-multiplier", "1", "--steps", "10", "--delta", "1e-5"})["epsilon"]
+          .get<double>(),
+      17.86, 0.005);
+}
+
+TEST_F(PrivacyCommand, Epsilon_TakesBatchAndRecordsForRateAndDelta) {
+  const Json answer = json(
+      {"epsilon", "--expected-batch", "500", "--num-records", "50000", "--noise-multiplier", "1", "--steps", "10"});
+  EXPECT_DOUBLE_EQ(answer["sampling_rate"].get<double>(), 0.01);
+  EXPECT_DOUBLE_EQ(answer["delta"].get<double>(), accounting::default_delta(50000));
+}
+
+TEST_F(PrivacyCommand, Epsilon_WithoutNoise_SaysNotPrivate) {
+  std::vector<std::string> words = kSetting;
+  words[4] = "0";
+  EXPECT_THAT(answer(words), testing::HasSubstr("NOT PRIVATE"));
+  EXPECT_TRUE(json(words)["epsilon"].is_null());
+}
+
+TEST_F(PrivacyCommand, Calibrate_SolvesForWhatIsMissing) {
+  const Json sigma =
+      json({"calibrate", "--sampling-rate", "0.04", "--steps", "2250", "--epsilon", "8", "--delta", "1e-5"});
+  EXPECT_NEAR(sigma["noise_multiplier"].get<double>(), 1.34590, 1e-4);
+  EXPECT_LE(sigma["epsilon"].get<double>(), 8);
+  EXPECT_EQ(json({"calibrate", "--sampling-rate", "0.1", "--noise-multiplier", "3", "--epsilon", "2", "--delta",
+                  "1e-6"})["steps"],
+            155);
+  EXPECT_NEAR(json({"calibrate", "--noise-multiplier", "1", "--steps", "1000", "--epsilon", "1.828244", "--delta",
+                    "1e-5"})["sampling_rate"]
+                  .get<double>(),
+              0.01, 1e-6);
+}
+
+TEST_F(PrivacyCommand, Plan_ListsChoicesAndDrawsThem) {
+  const std::string picture = (folder_ / "plan.png").string();
+  const Json plan = json({"plan", "--num-records", "5000", "--expected-batch", "50,500,5000", "--steps", "100,1000",
+                            "--epsilon", "4", "--accountant", "rdp", "--plot", picture});
+  ASSERT_EQ(plan["choices"].size(), 6U);
+  EXPECT_GT(plan["choices"][0]["relative_noise"].get<double>(), plan["choices"][1]["relative_noise"].get<double>());
+  EXPECT_NEAR(plan["choices"][2]["relative_noise"].get<double>(), 1, 1e-4);
+  EXPECT_EQ(plan["choices"][1]["records_processed"], 50000);
+  std::ifstream stream(picture, std::ios::binary);
+  std::string start(8, '\0');
+  stream.read(start.data(), 8);
+  EXPECT_EQ(start, "\x89PNG\r\n\x1a\n");
+  EXPECT_THAT(answer({"plan", "--num-records", "5000", "--epochs", "2", "--epsilon", "4", "--accountant", "rdp"}),
+              testing::HasSubstr("noise/best"));
+}
+
+TEST_F(PrivacyCommand, Ledger_ReportsWhatWasSpent) {
+  write_ledger(header(), 1000);
+  const Json answer = json({"ledger", folder_.string()});
+  EXPECT_NEAR(answer["epsilon"].get<double>(), 1.828244, 1e-5);
+  EXPECT_EQ(answer["steps"], 1);
+  EXPECT_EQ(answer["verified"], true);
+  EXPECT_EQ(answer["private"], true);
+}
+
+TEST_F(PrivacyCommand, Ledger_OfARunThatIsNotPrivate_PrintsNoEpsilon) {
+  accounting::LedgerHeader not_private = header();
+  not_private.is_private = false;
+  not_private.not_private_because = "privacy.test_seed is set";
+  write_ledger(not_private, 10);
+  const Json json_answer = json({"ledger", folder_.string()});
+  EXPECT_TRUE(json_answer["epsilon"].is_null());
+  EXPECT_EQ(json_answer["private"], false);
+  const std::string text = answer({"ledger", folder_.string()});
+  EXPECT_THAT(text, testing::HasSubstr("NOT PRIVATE: privacy.test_seed is set"));
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("epsilon")));
+}
+
+TEST_F(PrivacyCommand, Ledger_ThatWasChanged_Fails) {
+  write_ledger(header(), 1000);
+  std::string text;
+  std::getline(std::ifstream(folder_ / "ledger.jsonl"), text, '\0');
+  text.replace(text.find("\"count\":1000"), 12, "\"count\":10");
+  std::ofstream(folder_ / "ledger.jsonl") << text;
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+  EXPECT_EQ(Json::parse(printed_)["verified"], false);
+}
+
+TEST_F(PrivacyCommand, Ledger_ShorterThanWhatACheckpointSaw_Fails) {
+  const std::string head = write_ledger(header(), 1000);
+  write("checkpoints/step-1/manifest.json", {{"ledger_head", head}});
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  write("checkpoints/step-2/manifest.json", {{"ledger_head", ""}, {"extra", {{"ledger_head", std::string(64, 'a')}}}});
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
+TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
+  Json claim{{"private", true},
+             {"epsilon", 1.82824365},
+             {"delta", 1e-5},
+             {"neighbouring", "add-remove"},
+             {"sampler", "poisson"},
+             {"accountant", "pld"},
+             {"sampling_rate", .01},
+             {"noise_multiplier", 1.0},
+             {"steps", 1000},
+             {"num_records", 50000},
+             {"expected_batch_size", 500}};
+  write("model/dp_metadata.json", claim);
+  EXPECT_EQ(json({"verify", (folder_ / "model").string()})["verified"], true);
+  claim["steps"] = 2000;
+  write("model/dp_metadata.json", claim);
+  EXPECT_THROW(json({"verify", (folder_ / "model").string()}), ConfigError);
+  EXPECT_EQ(Json::parse(printed_)["verified"], false);
+}
+
+TEST_F(PrivacyCommand, WrongWords_AreRefusedWithASentence) {
+  EXPECT_THAT(refusal({}), testing::HasSubstr("epsilon, calibrate, plan, ledger, verify"));
+  EXPECT_THAT(refusal({"spend"}), testing::HasSubstr("'spend'"));
+  EXPECT_THAT(refusal({"epsilon", "--steps", "3"}), testing::HasSubstr("give --delta"));
+  EXPECT_THAT(refusal({"epsilon", "--steps", "3", "--delta", "1e-5"}),
+              testing::HasSubstr("--sampling-rate is missing"));
+  EXPECT_THAT(
+      refusal({"epsilon", "--sampling-rate", "2", "--noise-multiplier", "1", "--steps", "3", "--delta", "1e-5"}),
+      testing::HasSubstr("sampling rate is 2"));
+  EXPECT_THAT(refusal({"calibrate", "--steps", "3", "--epsilon", "1", "--delta", "1e-5"}),
+              testing::HasSubstr("give two of"));
+  EXPECT_THAT(refusal({"plan", "--num-records", "100", "--epsilon", "1"}), testing::HasSubstr("--steps or --epochs"));
+  EXPECT_THAT(refusal({"plan", "--num-records", "100", "--epsilon", "1", "--steps", "3", "--expected-batch", "101"}),
+              testing::HasSubstr("between 1 and the number of records"));
+  EXPECT_THAT(refusal({"ledger"}), testing::HasSubstr("the path is missing"));
+}
+
+TEST_F(PrivacyCommand, Help_PrintsUsage) {
+  for (const char* word : {"epsilon", "calibrate", "plan", "ledger", "verify"}) {
+    EXPECT_THAT(answer({word, "--help"}), testing::HasSubstr("Usage")) << word;
+    EXPECT_THAT(answer({"--help"}), testing::HasSubstr(word));
+  }
+}
+
+}  // namespace
+}  // namespace dpldm::app

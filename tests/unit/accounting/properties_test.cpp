@@ -1,0 +1,104 @@
+// Statements about epsilon that must hold for any setting, tried on random ones.
+#include <cmath>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "accounting/accountant.h"
+#include "accounting/pld.h"
+#include "accounting/prv.h"
+#include "accounting/rdp.h"
+
+namespace dpldm::accounting {
+namespace {
+
+class RandomSettings {
+ public:
+  double log_uniform(double low, double high) {
+    return std::exp(std::uniform_real_distribution(std::log(low), std::log(high))(generator_));
+  }
+  GaussianEvent event(double max_steps) {
+    return {log_uniform(1e-5, 1), log_uniform(0.4, 20), static_cast<std::int64_t>(log_uniform(1, max_steps))};
+  }
+  double delta() { return log_uniform(1e-9, 1e-2); }
+
+ private:
+  std::mt19937_64 generator_{20240607};
+};
+
+std::string text(const GaussianEvent& e, double delta) {
+  return "q " + std::to_string(e.sampling_rate) + ", sigma " + std::to_string(e.noise_multiplier) + ", T " +
+         std::to_string(e.count) + ", delta " + std::to_string(delta);
+}
+
+// Per step and per order: cheap enough for thousands, and it implies the same for every epsilon.
+TEST(EpsilonProperties, RdpOfAStep_GrowsWithRateAndOrderAndLessNoise) {
+  RandomSettings random;
+  for (int i = 0; i < 3000; ++i) {
+    const GaussianEvent event = random.event(10);
+    const double order = random.log_uniform(1.05, 60);
+    GaussianEvent larger = event;
+    double larger_order = order;
+    if (i % 3 == 0) larger.sampling_rate = std::min(1.0, event.sampling_rate * random.log_uniform(1.0001, 3));
+    if (i % 3 == 1) larger.noise_multiplier = event.noise_multiplier / random.log_uniform(1.0001, 2);
+    if (i % 3 == 2) larger_order = order * random.log_uniform(1.0001, 1.5);
+    EXPECT_LE(rdp_of_step(event.sampling_rate, event.noise_multiplier, order),
+              rdp_of_step(larger.sampling_rate, larger.noise_multiplier, larger_order) * (1 + 1e-10))
+        << text(event, 0) << ", order " << order;
+  }
+}
+
+TEST(EpsilonProperties, Pld_GrowsWithRateStepsAndLessNoise_AndStaysBelowRdp) {
+  RandomSettings random;
+  for (int i = 0; i < 120; ++i) {
+    const GaussianEvent event = random.event(3000);
+    const double delta = random.delta();
+    GaussianEvent larger = event;
+    if (i % 3 == 0) larger.sampling_rate = std::min(1.0, event.sampling_rate * random.log_uniform(1.05, 3));
+    if (i % 3 == 1) larger.noise_multiplier = event.noise_multiplier / random.log_uniform(1.05, 2);
+    if (i % 3 == 2) larger.count = event.count + event.count / 20 + 1;
+    const double pld = pld_epsilon({&event, 1}, delta);
+    EXPECT_LE(pld, pld_epsilon({&larger, 1}, delta) + 1e-7) << text(event, delta);
+    EXPECT_LE(pld, rdp_epsilon({&event, 1}, delta).epsilon + 1e-7) << text(event, delta);
+  }
+}
+
+TEST(EpsilonProperties, Prv_SurroundsPld) {
+  RandomSettings random;
+  for (int i = 0; i < 30; ++i) {
+    const GaussianEvent event = random.event(300);
+    const double delta = random.delta();
+    const double pld = pld_epsilon({&event, 1}, delta);
+    const PrvInterval prv = prv_epsilon({&event, 1}, delta);
+    EXPECT_GE(pld, prv.lower) << text(event, delta);
+    EXPECT_LE(pld, prv.upper) << text(event, delta);
+  }
+}
+
+TEST(EpsilonProperties, ReplaceOne_CostsAtLeastAddRemove) {
+  RandomSettings random;
+  for (int i = 0; i < 30; ++i) {
+    const GaussianEvent event = random.event(1000);
+    const double delta = random.delta();
+    EXPECT_GE(pld_epsilon({&event, 1}, delta, Neighbouring::kReplaceOne), pld_epsilon({&event, 1}, delta) - 1e-7)
+        << text(event, delta);
+    EXPECT_GE(rdp_epsilon({&event, 1}, delta, Neighbouring::kReplaceOne).epsilon,
+              pld_epsilon({&event, 1}, delta, Neighbouring::kReplaceOne) - 1e-7)
+        << text(event, delta);
+  }
+}
+
+TEST(EpsilonProperties, MoreEvents_CostMore) {
+  RandomSettings random;
+  for (int i = 0; i < 30; ++i) {
+    const GaussianEvent events[] = {random.event(500), random.event(500), random.event(500)};
+    const double delta = random.delta();
+    const double two = pld_epsilon({events, 2}, delta);
+    const double three = pld_epsilon(events, delta);
+    EXPECT_LE(two, three + 1e-7);
+    EXPECT_LE(three, rdp_epsilon(events, delta).epsilon + 1e-7);
+  }
+}
+
+}  // namespace
+}  // namespace dpldm::accounting
