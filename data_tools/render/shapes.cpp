@@ -18,10 +18,10 @@ Point rotated(Point p, float angle) {
 class RandomCurve {
  public:
   RandomCurve(RecordRandom& random, float low, float high) {
-    const int num_knots = random.between_integers(3, 8);
+    const int num_knots = random.between_integers(2, 7);
     for (int i = 0; i < num_knots; ++i) knots_.push_back(random.between(low, high));
     const float kind = random.unit();
-    kind_ = kind < 0.55F ? Kind::kSmooth : kind < 0.85F ? Kind::kLinear : Kind::kSteps;
+    kind_ = kind < 0.6F ? Kind::kSmooth : kind < 0.85F ? Kind::kLinear : Kind::kSteps;
   }
 
   float operator()(float t) const {
@@ -44,8 +44,9 @@ constexpr int kProfileSamples = 48;
 float sample_position(int i) { return static_cast<float>(i) / kProfileSamples; }
 
 Outline profile(RecordRandom& random, bool symmetric) {
-  const RandomCurve right(random, 0.25F, 1);
-  const RandomCurve left(random, 0.25F, 1);
+  const float narrowest = random.between(0.2F, 0.8F);
+  const RandomCurve right(random, narrowest, 1);
+  const RandomCurve left(random, narrowest, 1);
   const RandomCurve middle(random, -0.25F, 0.25F);
   Contour contour;
   for (int i = 0; i <= kProfileSamples; ++i) {
@@ -130,12 +131,12 @@ std::vector<Outline> mirrored_blocks(RecordRandom& random) {
   const int num_pairs = random.between_integers(1, 3);
   for (int i = 0; i < num_pairs; ++i) {
     const Contour block =
-        placed(random_block(random, 0.1F, 0.45F), {random.between(0.25F, 0.9F), random.between(-0.8F, 0.8F)},
+        placed(random_block(random, 0.15F, 0.5F), {random.between(0.1F, 0.7F), random.between(-0.7F, 0.7F)},
                random.between(-0.7F, 0.7F));
     parts.push_back({block, mirrored(block)});
   }
   // The body comes last or first: in front of its limbs, or behind them.
-  Contour body = placed(random_block(random, 0.3F, 0.9F), {0, random.between(-0.3F, 0.3F)}, 0);
+  Contour body = placed(random_block(random, 0.4F, 1.0F), {0, random.between(-0.3F, 0.3F)}, 0);
   parts.insert(random.chance(0.5F) ? parts.begin() : parts.end(), Outline{body, mirrored(body)});
   return parts;
 }
@@ -145,7 +146,7 @@ std::vector<Outline> free_blocks(RecordRandom& random) {
   const int count = random.between_integers(2, 5);
   Point center{0, 0};
   for (int i = 0; i < count; ++i) {
-    parts.push_back({placed(random_block(random, 0.15F, 0.75F), center, random.between(-0.9F, 0.9F))});
+    parts.push_back({placed(random_block(random, 0.2F, 0.8F), center, random.between(-0.9F, 0.9F))});
     // Each block starts inside the one before, so that the object hangs together.
     center = {std::clamp(center.x + random.between(-0.6F, 0.6F), -0.8F, 0.8F),
               std::clamp(center.y + random.between(-0.6F, 0.6F), -0.8F, 0.8F)};
@@ -199,18 +200,18 @@ std::vector<Outline> parts_of(RecordRandom& random, Family family) {
 
 // Where the object lies in the frame: most fill it, some are small.
 Bounds random_bounds(RecordRandom& random, Aspect aspect) {
-  const float longer = random.chance(0.8F) ? random.between(0.78F, 1) : random.between(0.4F, 0.78F);
+  const float longer = random.chance(0.8F) ? random.between(0.82F, 1) : random.between(0.45F, 0.82F);
   float half_width = longer;
   float half_height = longer;
   switch (aspect) {
     case Aspect::kTall:
-      half_width *= random.between(0.25F, 0.65F);
+      half_width *= random.between(0.3F, 0.7F);
       break;
     case Aspect::kWide:
-      half_height *= random.between(0.25F, 0.65F);
+      half_height *= random.between(0.3F, 0.7F);
       break;
     case Aspect::kEven:
-      (random.chance(0.5F) ? half_width : half_height) *= random.between(0.72F, 1);
+      (random.chance(0.5F) ? half_width : half_height) *= random.between(0.75F, 1);
       break;
   }
   const float x = (1 - half_width) * random.between(-0.3F, 0.3F);

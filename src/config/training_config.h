@@ -97,6 +97,8 @@ struct FinetuneConfig {
   std::optional<std::int64_t> test_seed;
 
   std::string trained_set = "attention";
+  std::string trained_include;
+  std::string trained_exclude;
   bool train_conditioner = true;
   bool freeze_dead_cross_attention = true;
   std::string class_embeddings = "keep";

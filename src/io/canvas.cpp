@@ -32,6 +32,23 @@ double distance_to_segment(double x, double y, Dot a, Dot b) {
   return std::hypot(x - a.x - t * dx, y - a.y - t * dy);
 }
 
+// Pixels, both ends included.
+struct Box {
+  int left;
+  int right;
+  int top;
+  int bottom;
+
+  std::size_t num_pixels() const {
+    return static_cast<std::size_t>(std::max(0, right - left + 1)) *
+           static_cast<std::size_t>(std::max(0, bottom - top + 1));
+  }
+  std::size_t index(int x, int y) const {
+    return static_cast<std::size_t>(y - top) * static_cast<std::size_t>(right - left + 1) +
+           static_cast<std::size_t>(x - left);
+  }
+};
+
 }  // namespace
 
 struct Canvas::Font {
@@ -71,7 +88,8 @@ Canvas::~Canvas() = default;
 
 void Canvas::blend(int x, int y, double coverage, Colour colour) {
   if (x < 0 || y < 0 || x >= width_ || y >= height_ || coverage <= 0) return;
-  const std::size_t at = 3 * pixel(x, y);
+  const std::size_t at =
+      3 * (static_cast<std::size_t>(y) * static_cast<std::size_t>(width_) + static_cast<std::size_t>(x));
   for (std::size_t c = 0; c < 3; ++c) {
     const double mixed = image_.bytes[at + c] + std::min(1.0, coverage) * (colour[c] - image_.bytes[at + c]);
     image_.bytes[at + c] = static_cast<std::uint8_t>(std::lround(mixed));
@@ -79,28 +97,31 @@ void Canvas::blend(int x, int y, double coverage, Colour colour) {
 }
 
 void Canvas::line(std::span<const Dot> points, double thickness, Colour colour) {
-  // Coverage of the whole line first: joints that two segments share are painted once.
-  std::vector<float> coverage(static_cast<std::size_t>(width_) * static_cast<std::size_t>(height_), 0.0F);
+  if (points.empty()) return;
   const double reach = thickness / 2 + 1;
+  const auto box_of = [&](std::span<const Dot> some) {
+    const auto [left, right] = std::minmax_element(some.begin(), some.end(), [](Dot a, Dot b) { return a.x < b.x; });
+    const auto [top, bottom] = std::minmax_element(some.begin(), some.end(), [](Dot a, Dot b) { return a.y < b.y; });
+    return Box{std::max(0, static_cast<int>(std::floor(left->x - reach))),
+               std::min(width_ - 1, static_cast<int>(std::ceil(right->x + reach))),
+               std::max(0, static_cast<int>(std::floor(top->y - reach))),
+               std::min(height_ - 1, static_cast<int>(std::ceil(bottom->y + reach)))};
+  };
+  // Coverage of the whole line first: joints that two segments share are painted once.
+  const Box all = box_of(points);
+  std::vector<double> coverage(all.num_pixels(), 0.0);
   for (std::size_t i = 0; i + 1 < points.size(); ++i) {
-    const Dot a = points[i];
-    const Dot b = points[i + 1];
-    const int left = std::max(0, static_cast<int>(std::floor(std::min(a.x, b.x) - reach)));
-    const int right = std::min(width_ - 1, static_cast<int>(std::ceil(std::max(a.x, b.x) + reach)));
-    const int top = std::max(0, static_cast<int>(std::floor(std::min(a.y, b.y) - reach)));
-    const int bottom = std::min(height_ - 1, static_cast<int>(std::ceil(std::max(a.y, b.y) + reach)));
-    for (int y = top; y <= bottom; ++y) {
-      for (int x = left; x <= right; ++x) {
-        const double inside = thickness / 2 + 0.5 - distance_to_segment(x + 0.5, y + 0.5, a, b);
-        float& covered = coverage[pixel(x, y)];
-        covered = std::max(covered, static_cast<float>(std::clamp(inside, 0.0, 1.0)));
+    const Box box = box_of(points.subspan(i, 2));
+    for (int y = box.top; y <= box.bottom; ++y) {
+      for (int x = box.left; x <= box.right; ++x) {
+        const double inside = thickness / 2 + 0.5 - distance_to_segment(x + 0.5, y + 0.5, points[i], points[i + 1]);
+        double& covered = coverage[all.index(x, y)];
+        covered = std::max(covered, std::clamp(inside, 0.0, 1.0));
       }
     }
   }
-  for (int y = 0; y < height_; ++y) {
-    for (int x = 0; x < width_; ++x) {
-      blend(x, y, coverage[pixel(x, y)], colour);
-    }
+  for (int y = all.top; y <= all.bottom; ++y) {
+    for (int x = all.left; x <= all.right; ++x) blend(x, y, coverage[all.index(x, y)], colour);
   }
 }
 

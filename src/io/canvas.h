@@ -45,10 +45,6 @@ class Canvas {
 
   void blend(int x, int y, double coverage, Colour colour);
 
-  std::size_t pixel(int x, int y) const {
-    return static_cast<std::size_t>(y) * static_cast<std::size_t>(width_) + static_cast<std::size_t>(x);
-  }
-
   int width_;
   int height_;
   Image image_;

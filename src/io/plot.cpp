@@ -52,8 +52,9 @@ class Axis {
       low_ -= room;
       high_ += room;
     } else {
-      low_ = std::floor(low_ / step() + 1e-9) * step();
-      high_ = std::ceil(high_ / step() - 1e-9) * step();
+      step_ = round_step((high_ - low_) / 6);
+      low_ = std::floor(low_ / step_ + 1e-9) * step_;
+      high_ = std::ceil(high_ / step_ - 1e-9) * step_;
     }
   }
 
@@ -64,7 +65,7 @@ class Axis {
   std::vector<double> ticks() const {
     std::vector<double> result;
     if (!logarithmic_) {
-      for (double i = std::round(low_ / step()); i * step() <= high_ + 1e-9 * step(); ++i) result.push_back(i * step());
+      for (double i = std::round(low_ / step_); i * step_ <= high_ + 1e-9 * step_; ++i) result.push_back(i * step_);
       return result;
     }
     // Decades, with 2 and 5 between them where there is room.
@@ -82,9 +83,8 @@ class Axis {
  private:
   double scaled(double value) const { return logarithmic_ ? std::log10(value) : value; }
 
-  // 1, 2 or 5 times a power of ten, such that there are five to ten ticks.
-  double step() const {
-    const double rough = (high_ - low_) / 6;
+  // 1, 2 or 5 times a power of ten, at least `rough`.
+  static double round_step(double rough) {
     const double power = std::pow(10, std::floor(std::log10(rough)));
     for (double digit : {1.0, 2.0, 5.0}) {
       if (digit * power >= rough) return digit * power;
@@ -95,6 +95,7 @@ class Axis {
   bool logarithmic_;
   double from_pixel_;
   double to_pixel_;
+  double step_ = 0;  // between ticks of a linear axis
   double low_ = std::numeric_limits<double>::infinity();
   double high_ = -std::numeric_limits<double>::infinity();
 };

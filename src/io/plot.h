@@ -15,13 +15,13 @@ struct PlotSeries {
 };
 
 struct Plot {
-  std::string title;
-  std::string x_label;
-  std::string y_label;
+  std::string title{};
+  std::string x_label{};
+  std::string y_label{};
   bool log_x = false;
   bool log_y = false;
   bool markers = false;  // a dot at each point
-  std::vector<PlotSeries> series;
+  std::vector<PlotSeries> series{};
   int width = 1200;  // pixels
   int height = 720;
 };

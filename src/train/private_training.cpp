@@ -342,9 +342,13 @@ class PrivateTraining {
 void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm) {
   Setup setup = make_setup(config);
   const int threads = set_threads(config.runtime, comm);
-  model::TrainableSet trained(*setup.network, {.select = config.trained_set,
-                                               .conditioner = config.train_conditioner,
-                                               .freeze_dead_cross_attention = config.freeze_dead_cross_attention});
+  model::TrainableOptions selection;
+  selection.select = config.trained_set;
+  selection.include = config.trained_include;
+  selection.exclude = config.trained_exclude;
+  selection.conditioner = config.train_conditioner;
+  selection.freeze_dead_cross_attention = config.freeze_dead_cross_attention;
+  model::TrainableSet trained(*setup.network, selection);
   const std::string effective = config.schema().dump();
   comm::require_equal_on_all_ranks(comm, "the configuration", effective);
   comm::require_equal_on_all_ranks(comm, "the program version", build_facts());

@@ -36,6 +36,7 @@ class Release : public testing::TestWithParam<ReleaseMode> {
   ChargedStep charge(std::int64_t step) {
     accounting::LedgerEntry entry;
     entry.step = step;
+    entry.attempt = next_attempt_++;  // the ledger takes any step of a new attempt
     entry.event = {0.01, kSigma, 1, accounting::Sampler::kPoisson};
     return charge_step(*comm_, ledger_ ? &*ledger_ : nullptr, entry);
   }
@@ -67,6 +68,7 @@ class Release : public testing::TestWithParam<ReleaseMode> {
   test::TemporaryDirectory directory_;
   std::unique_ptr<comm::Communicator> comm_ = test::make_world_communicator();
   std::optional<accounting::PrivacyLedger> ledger_;
+  std::int64_t next_attempt_ = 0;
 };
 
 TEST_P(Release, Residual_IsOneDrawOfTheRightNoise) {

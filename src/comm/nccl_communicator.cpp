@@ -1,0 +1,275 @@
+// Collectives on device memory through NCCL.
+//
+// The NCCL communicator is non-blocking and everything is polled: NCCL itself waits for ever when a peer is gone, and
+// its asynchronous errors are seen only by who asks. One communicator, one issuing thread, one stream: so all ranks
+// have the same order of collectives.
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <nccl.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "comm/device_communicator.h"
+
+namespace dpldm::comm {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+// After a failure NCCL's own abort is known to hang at times; then the process ends all the same.
+constexpr std::chrono::seconds kAbortGrace{10};
+constexpr milliseconds kDefaultDeadline = std::chrono::minutes(10);
+
+void require_cuda(cudaError_t result, const char* what) {
+  if (result != cudaSuccess) throw CommunicationError(fmt::format("{} failed: {}", what, cudaGetErrorString(result)));
+}
+
+// Whatever is wrong (no driver, no device, a driver that is too old) means that there is none.
+int num_visible_devices() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::string pci_id_of(int device) {
+  char text[32] = {};
+  return cudaDeviceGetPCIBusId(text, sizeof(text), device) == cudaSuccess ? text : "unknown";
+}
+
+int nccl_version() {
+  int version = 0;
+  ncclGetVersion(&version);
+  return version;
+}
+
+ncclDataType_t nccl_type(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return ncclFloat32;
+    case DType::kFloat64:
+      return ncclFloat64;
+    case DType::kInt32:
+      return ncclInt32;
+    case DType::kInt64:
+      return ncclInt64;
+    case DType::kUInt8:
+      return ncclUint8;
+  }
+  throw InternalError(fmt::format("unknown element type {}", static_cast<int>(dtype)));
+}
+
+// Collective over `host`.
+ncclUniqueId broadcast_unique_id(Communicator& host) {
+  ncclUniqueId id{};
+  run_on_root(host, [&] {
+    if (const ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess) {
+      throw CommunicationError(std::string("NCCL gives no unique id: ") + ncclGetErrorString(result));
+    }
+  });
+  host.broadcast({id.internal, sizeof(id.internal), DType::kUInt8, Place::kHost}, 0);
+  return id;
+}
+
+class NcclCommunicator : public Communicator {
+ public:
+  explicit NcclCommunicator(std::unique_ptr<Communicator> host) : host_(std::move(host)) {
+    require_equal_on_all_ranks(*host_, "the NCCL version", std::to_string(nccl_version()));
+    const int device = choose_device(num_visible_devices(), host_->local_rank(), host_->local_size());
+    require_cuda(cudaSetDevice(device), "selecting the device");
+    const ncclUniqueId id = broadcast_unique_id(*host_);
+
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    call_ = "connecting the devices";
+    begin_deadline();
+    wait_for_nccl(ncclCommInitRankConfig(&comm_, size(), id, rank(), &config));
+
+    int lowest = 0;
+    int highest = 0;
+    require_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities");
+    // Ahead of compute kernels, so that a collective which other ranks wait for is not queued behind them.
+    require_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest), "making a stream");
+    require_cuda(cudaEventCreateWithFlags(&produced_, cudaEventDisableTiming), "making an event");
+    spdlog::info("rank {}: local rank {}, device {} at {}, NCCL {}", rank(), local_rank(), device, pci_id_of(device),
+                 nccl_version());
+    check_health();
+  }
+
+  ~NcclCommunicator() override {
+    // Order matters: NCCL may still use the stream.
+    if (comm_ != nullptr && !failed_) {
+      ncclCommFinalize(comm_);
+      ncclResult_t state = ncclInProgress;
+      const auto give_up_at = Clock::now() + kAbortGrace;
+      while (state == ncclInProgress && Clock::now() < give_up_at) ncclCommGetAsyncError(comm_, &state);
+      if (state == ncclSuccess) ncclCommDestroy(comm_);
+    }
+    if (produced_ != nullptr) cudaEventDestroy(produced_);
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  int local_rank() const override { return host_->local_rank(); }
+  int local_size() const override { return host_->local_size(); }
+
+  void all_reduce_sum(Buffer buffer) override {
+    if (buffer.place == Place::kHost) return host_->all_reduce_sum(buffer);
+    all_reduce("all_reduce_sum", buffer, ncclSum);
+  }
+  void all_reduce_max(Buffer buffer) override {
+    if (buffer.place == Place::kHost) return host_->all_reduce_max(buffer);
+    all_reduce("all_reduce_max", buffer, ncclMax);
+  }
+  void all_reduce_min(Buffer buffer) override {
+    if (buffer.place == Place::kHost) return host_->all_reduce_min(buffer);
+    all_reduce("all_reduce_min", buffer, ncclMin);
+  }
+  void reduce_sum(Buffer buffer, int root) override {
+    if (buffer.place == Place::kHost) return host_->reduce_sum(buffer, root);
+    begin("reduce_sum", buffer);
+    finish(ncclReduce(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), ncclSum, root, comm_, stream_));
+  }
+  void broadcast(Buffer buffer, int root) override {
+    if (buffer.place == Place::kHost) return host_->broadcast(buffer, root);
+    begin("broadcast", buffer);
+    finish(ncclBroadcast(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), root, comm_, stream_));
+  }
+  void all_gather(Buffer mine, Buffer all) override {
+    if (mine.place == Place::kHost && all.place == Place::kHost) return host_->all_gather(mine, all);
+    if (mine.place != all.place || all.count != mine.count * static_cast<std::size_t>(size()) ||
+        all.dtype != mine.dtype) {
+      throw InternalError(
+          fmt::format("all_gather of {} elements over {} ranks into {} elements", mine.count, size(), all.count));
+    }
+    begin("all_gather", mine);
+    finish(ncclAllGather(mine.data, all.data, mine.count, nccl_type(mine.dtype), comm_, stream_));
+  }
+  void barrier() override { host_->barrier(); }
+
+  void set_deadline(milliseconds deadline) override {
+    deadline_ = deadline;
+    host_->set_deadline(deadline);
+  }
+  void set_context(const std::string& context) override {
+    context_ = context;
+    host_->set_context(context);
+  }
+
+ private:
+  void all_reduce(const char* operation, Buffer buffer, ncclRedOp_t op) {
+    begin(operation, buffer);
+    finish(ncclAllReduce(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), op, comm_, stream_));
+  }
+
+  void begin(const char* operation, const Buffer& buffer) {
+    call_ = fmt::format("{} of {} {}", operation, buffer.count, to_text(buffer.dtype));
+    if (failed_) throw CommunicationError(call_ + " after a failed collective");
+    begin_deadline();
+    // The communication stream does not wait for the default stream by itself.
+    if (cudaEventRecord(produced_, cudaStreamLegacy) != cudaSuccess ||
+        cudaStreamWaitEvent(stream_, produced_, 0) != cudaSuccess) {
+      fail(std::string("the device reports: ") + cudaGetErrorString(cudaGetLastError()));
+    }
+  }
+
+  void finish(ncclResult_t started) {
+    wait_for_nccl(started);
+    poll([this] {
+      const cudaError_t state = cudaStreamQuery(stream_);
+      if (state != cudaSuccess && state != cudaErrorNotReady) {
+        fail(std::string("the device reports: ") + cudaGetErrorString(state));
+      }
+      ncclResult_t error = ncclSuccess;
+      ncclCommGetAsyncError(comm_, &error);
+      if (error != ncclSuccess && error != ncclInProgress) fail(ncclGetErrorString(error));
+      return state == cudaSuccess;
+    });
+  }
+
+  // A non-blocking communicator answers "in progress" and goes on by itself; only then may the next call be made.
+  void wait_for_nccl(ncclResult_t result) {
+    poll([&] {
+      if (result == ncclInProgress) ncclCommGetAsyncError(comm_, &result);
+      if (result != ncclSuccess && result != ncclInProgress) fail(ncclGetErrorString(result));
+      return result == ncclSuccess;
+    });
+  }
+
+  template <typename IsDone>
+  void poll(const IsDone& is_done) {
+    const auto start = Clock::now();
+    while (!is_done()) {
+      const auto now = Clock::now();
+      if (now >= give_up_at_) fail(fmt::format("not complete after {} ms", deadline_.count()));
+      if (now - start > milliseconds(50)) {
+        std::this_thread::sleep_for(microseconds(50));
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+  void begin_deadline() { give_up_at_ = Clock::now() + deadline_; }
+
+  // A first small collective finds out, within the start-up deadline and not in the middle of a step, whether the links
+  // work.
+  void check_health() {
+    std::int32_t* on_device = nullptr;
+    require_cuda(cudaMalloc(reinterpret_cast<void**>(&on_device), sizeof(std::int32_t)), "allocating on the device");
+    std::int32_t value = 1;
+    require_cuda(cudaMemcpy(on_device, &value, sizeof(value), cudaMemcpyHostToDevice), "copying to the device");
+    all_reduce_sum({on_device, 1, DType::kInt32, Place::kDevice});
+    require_cuda(cudaMemcpy(&value, on_device, sizeof(value), cudaMemcpyDeviceToHost), "copying from the device");
+    cudaFree(on_device);
+    if (value != size()) throw CommunicationError(fmt::format("NCCL counts {} ranks instead of {}", value, size()));
+  }
+
+  [[noreturn]] void fail(const std::string& why) {
+    failed_ = true;
+    const std::string message = fmt::format("{}{} on rank {} of {} (NCCL): {}", context_.empty() ? "" : context_ + ": ",
+                                            call_, rank(), size(), why);
+    if (comm_ != nullptr) {
+      const auto aborted = std::make_shared<std::atomic<bool>>(false);
+      std::thread([message, aborted] {
+        std::this_thread::sleep_for(kAbortGrace);
+        if (*aborted) return;
+        spdlog::error("{}; NCCL does not let go either", message);
+        std::_Exit(static_cast<int>(ExitCode::kCommunication));
+      }).detach();
+      ncclCommAbort(std::exchange(comm_, nullptr));
+      *aborted = true;
+    }
+    throw CommunicationError(message);
+  }
+
+  std::unique_ptr<Communicator> host_;
+  ncclComm_t comm_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t produced_ = nullptr;
+  milliseconds deadline_ = kDefaultDeadline;
+  std::string context_;
+  std::string call_;
+  Clock::time_point give_up_at_;
+  bool failed_ = false;
+};
+
+}  // namespace
+
+std::string why_no_device_communicator() {
+  return num_visible_devices() > 0 ? "" : "this rank sees no GPU that its driver can use";
+}
+
+std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communicator> host) {
+  return std::make_unique<NcclCommunicator>(std::move(host));
+}
+
+}  // namespace dpldm::comm

@@ -1,0 +1,121 @@
+#include <ATen/ATen.h>
+#include <torch/torch.h>
+
+#include "data/image_file.h"
+#include "data/latent_file.h"
+#include "model/autoencoder_kl.h"
+#include "model/model_directory.h"
+#include "unit/data_tools/tool_test.h"
+
+namespace dpldm::tools {
+namespace {
+
+constexpr std::int64_t kNumImages = 11;
+
+class Encode : public ToolTest {
+ protected:
+  Encode() {
+    torch::manual_seed(1);
+    model::AutoencoderConfig config;
+    config.in_channels = config.out_channels = 1;
+    config.down_block_types = {"DownEncoderBlock2D", "DownEncoderBlock2D"};
+    config.up_block_types = {"UpDecoderBlock2D", "UpDecoderBlock2D"};
+    config.block_out_channels = {8, 16};
+    config.norm_num_groups = 4;
+    config.latent_channels = 2;
+    config.scaling_factor = 0.5;
+    autoencoder_ = std::make_shared<model::AutoencoderKL>(config);
+    model::save_autoencoder(*autoencoder_, path("model/vae"));
+
+    data::ImageFileInfo info;
+    info.visibility = data::Visibility::kPrivate;
+    info.num_records = kNumImages;
+    info.channels = 1;
+    info.height = info.width = 8;
+    info.class_names = {"a", "b"};
+    images_ = at::randint(0, 256, {kNumImages, 1, 8, 8}).to(at::kByte);
+    data::ImageFileWriter writer(path("images.h5"), info);
+    writer.append(images_, at::arange(kNumImages).remainder(2));
+    writer.commit();
+  }
+
+  std::vector<std::string> arguments(const std::vector<std::string>& more) const {
+    std::vector<std::string> all{"encode", "--model", text("model"), "--images", text("images.h5")};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+
+  static test::ProcessResult run_on(int num_ranks, std::vector<std::string> arguments) {
+    const std::vector<std::string> launcher{"mpirun",    "-np",  std::to_string(num_ranks),  "--oversubscribe",
+                                            "--bind-to", "none", DPLDM_BIN_DIR "/dpldm-data"};
+    arguments.insert(arguments.begin(), launcher.begin(), launcher.end());
+    return test::run_process(arguments);
+  }
+
+  std::shared_ptr<model::AutoencoderKL> autoencoder_;
+  at::Tensor images_;
+};
+
+TEST_F(Encode, Moments_AreTheAutoencodersWithTheFlipAsSecondVariant) {
+  const test::ProcessResult result = run(arguments({"--flips", "--batch", "4", "-o", text("l.h5")}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const data::LatentFile file(path("l.h5"));
+  EXPECT_EQ(file.info().visibility, data::Visibility::kPrivate) << "visibility is the images'";
+  EXPECT_EQ(file.info().scaling_factor, 0.5);
+  EXPECT_EQ(file.info().encoder_sha256, model::weights_sha256(*autoencoder_));
+  EXPECT_EQ(file.info().image_height, 8);
+  EXPECT_NO_THROW(file.verify_content());
+  EXPECT_TRUE(at::equal(file.read_labels(), at::arange(kNumImages).remainder(2)));
+
+  const torch::NoGradGuard no_grad;
+  const at::Tensor scaled = images_.to(at::kFloat) / 127.5 - 1;
+  std::vector<std::int64_t> ids;
+  for (std::int64_t i = 0; i < kNumImages; ++i) ids.push_back(i);
+  const at::Tensor moments = file.read_moments(ids);
+  ASSERT_EQ(moments.sizes(), (at::IntArrayRef{kNumImages, 2, 4, 4, 4}));
+  EXPECT_TRUE(at::allclose(moments.select(1, 0), autoencoder_->encode(scaled), 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(moments.select(1, 1), autoencoder_->encode(scaled.flip({3})), 1e-4, 1e-5));
+}
+
+TEST_F(Encode, File_IsTheSameForEveryNumberOfRanksAndThreads) {
+  for (const std::string precision : {"fp32", "bf16"}) {
+    const auto with = [&](const std::string& name, const std::string& threads) {
+      return arguments(
+          {"--flips", "--half", "--batch", "2", "--precision", precision, "--threads", threads, "-o", text(name)});
+    };
+    ASSERT_EQ(run(with("1.h5", "1")).exit_code, 0);
+    ASSERT_EQ(run(with("threads.h5", "3")).exit_code, 0);
+    const std::string expected = test::bytes_of(path("1.h5"));
+    EXPECT_EQ(test::bytes_of(path("threads.h5")), expected);
+    for (const int num_ranks : {2, 3, 8}) {  // six batches: with eight ranks some have none
+      const test::ProcessResult result = run_on(num_ranks, with("n.h5", "1"));
+      ASSERT_EQ(result.exit_code, 0) << result.err;
+      EXPECT_EQ(test::bytes_of(path("n.h5")), expected) << num_ranks << " ranks, " << precision;
+    }
+  }
+}
+
+TEST_F(Encode, WrongInput_IsRefusedOnEveryNumberOfRanks) {
+  expect_refusal(arguments({"-o", text("l.h5"), "--precision", "fp8"}), 64, "fp32 and bf16 are allowed");
+  expect_refusal({"encode", "--model", text("model"), "--images", text("absent.h5"), "-o", text("l.h5")}, 74,
+                 "no such file");
+  expect_refusal({"encode", "--images", text("images.h5"), "-o", text("l.h5")}, 64, "--model is missing");
+
+  data::ImageFileInfo info;
+  info.num_records = 1;
+  info.channels = 1;
+  info.height = info.width = 7;
+  data::ImageFileWriter writer(path("odd.h5"), info);
+  writer.append(at::zeros({1, 1, 7, 7}, at::kByte), at::Tensor());
+  writer.commit();
+  expect_refusal({"encode", "--model", text("model"), "--images", text("odd.h5"), "-o", text("l.h5")}, 64,
+                 "needs multiples of 2");
+
+  const test::ProcessResult result =
+      run_on(2, {"encode", "--model", text("model"), "--images", text("odd.h5"), "-o", text("l.h5")});
+  EXPECT_EQ(result.exit_code, 64) << result.err;
+  EXPECT_FALSE(std::filesystem::exists(path("l.h5")));
+}
+
+}  // namespace
+}  // namespace dpldm::tools

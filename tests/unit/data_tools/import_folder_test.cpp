@@ -1,0 +1,147 @@
+#include <ATen/ATen.h>
+
+#include "data/image_file.h"
+#include "io/image_codec.h"
+#include "support/image_fixtures.h"
+#include "unit/data_tools/tool_test.h"
+
+namespace dpldm::tools {
+namespace {
+
+using ::testing::ElementsAre;
+
+// A PNG of one grey level.
+std::string grey_png(int level, std::int64_t height = 4, std::int64_t width = 4) {
+  return io::encode_png(
+      {height, width, 1,
+       std::vector<std::uint8_t>(static_cast<std::size_t>(height * width), static_cast<std::uint8_t>(level))});
+}
+
+class ImportFolder : public ToolTest {
+ protected:
+  std::vector<std::string> arguments(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> all{"import",       "folder",  "--dir", text("in"),
+                                 "--visibility", "private", "-o",    text("out.h5")};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+
+  // The first pixel of every record, in order.
+  std::vector<int> levels() const {
+    const data::ImageFile file(path("out.h5"));
+    std::vector<int> result;
+    for (std::int64_t i = 0; i < file.info().num_records; ++i) {
+      result.push_back(file.read_images(i, 1).flatten()[0].item<int>());
+    }
+    return result;
+  }
+};
+
+TEST_F(ImportFolder, ClassFolders_GiveLabelsInSortedOrder) {
+  write("in/dog/2.png", grey_png(40));
+  write("in/cat/b.PNG", grey_png(20));
+  write("in/cat/a.png", grey_png(10));
+  write("in/dog/deeper/1.png", grey_png(50));
+  write("in/.hidden/x.png", grey_png(99));
+  write("in/dog/readme.txt", "not an image");
+  const test::ProcessResult result = run(arguments());
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, testing::HasSubstr("1 file(s) that are neither"));
+  const data::ImageFile file(path("out.h5"));
+  EXPECT_THAT(file.info().class_names, ElementsAre("cat", "dog"));
+  EXPECT_THAT(levels(), ElementsAre(10, 20, 40, 50));
+  EXPECT_TRUE(at::equal(file.read_labels(), at::tensor({0, 0, 1, 1}, at::kLong)));
+  EXPECT_EQ(file.info().visibility, data::Visibility::kPrivate);
+}
+
+TEST_F(ImportFolder, LooseImages_HaveNoLabels) {
+  write("in/b.png", grey_png(2));
+  write("in/a.jpg", test::jpeg_file(4, 4, 1));
+  ASSERT_EQ(run(arguments()).exit_code, 0);
+  EXPECT_TRUE(data::ImageFile(path("out.h5")).info().class_names.empty());
+}
+
+TEST_F(ImportFolder, Csv_GivesOrderLabelsAndCaptions) {
+  write("in/x/1.png", grey_png(1));
+  write("in/2.png", grey_png(2));
+  write("in/unlisted.png", grey_png(3));
+  write("list.csv", "caption,file,label\n\"a, b\",2.png,10\nsecond,x/1.png,9\n");
+  ASSERT_EQ(run(arguments({"--csv", text("list.csv")})).exit_code, 0);
+  const data::ImageFile file(path("out.h5"));
+  EXPECT_THAT(levels(), ElementsAre(2, 1));
+  EXPECT_THAT(file.info().class_names, ElementsAre("9", "10"));
+  EXPECT_THAT(file.read_captions(), ElementsAre("a, b", "second"));
+  EXPECT_TRUE(at::equal(file.read_labels(), at::tensor({1, 0}, at::kLong)));
+}
+
+TEST_F(ImportFolder, CsvThatLies_IsRefused) {
+  write("in/1.png", grey_png(1));
+  const auto with_csv = arguments({"--csv", text("list.csv")});
+  write("list.csv", "file,label\n../1.png,a\n");
+  expect_refusal(with_csv, 64, "must stay inside");
+  write("list.csv", "file,label\n1.png,a\n./1.png,b\n");
+  expect_refusal(with_csv, 64, "twice");
+  write("list.csv", "file,label\n2.png,a\n");
+  expect_refusal(with_csv, 74, "2.png");
+  write("list.csv", "file\n1.png\n");
+  expect_refusal(with_csv, 64, "'file' and one or both of 'label' and 'caption' are expected");
+  write("list.csv", "label,caption\na,b\n");
+  expect_refusal(with_csv, 64, "'file' and one or both");
+}
+
+TEST_F(ImportFolder, FolderWithoutImages_IsRefused) {
+  std::filesystem::create_directories(path("in"));
+  expect_refusal(arguments(), 64, "holds no PNG or JPEG file");
+  std::filesystem::create_directories(path("in/cat"));
+  expect_refusal(arguments(), 64, "holds no PNG or JPEG file");
+  expect_refusal({"import", "folder", "--dir", text("absent"), "--visibility", "public", "-o", text("out.h5")}, 74,
+                 "is not a folder");
+}
+
+TEST_F(ImportFolder, ImagesBesideClasses_AreRefused) {
+  write("in/cat/1.png", grey_png(1));
+  write("in/2.png", grey_png(2));
+  expect_refusal(arguments(), 64, "either all have a class or none");
+}
+
+TEST_F(ImportFolder, ImagesThatAreNoTrainingData_AreRefused) {
+  write("in/1.png", grey_png(1));
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {test::jpeg_file(8, 8, 4), "CMYK"},
+      {test::png_file_16_bit(4, 4), "16 bits"},
+      {test::png_bomb(60'000, 60'000), "60000x60000 pixels"},
+      {test::jpeg_file(16, 16, 1).substr(0, 200), "2.png"},
+      {grey_png(1).substr(0, 50), "2.png"},
+      {"not an image", "neither a PNG nor a JPEG"},
+  };
+  for (const auto& [content, complaint] : cases) {
+    write("in/2.png", content);
+    expect_refusal(arguments(), 74, complaint);
+  }
+}
+
+TEST_F(ImportFolder, ImagesOfSeveralSizes_NeedSize) {
+  write("in/1.png", grey_png(100, 4, 4));
+  write("in/2.png", grey_png(200, 8, 6));
+  expect_refusal(arguments(), 64, "add --size");
+  expect_refusal(arguments({"--size", "4"}), 64, "add --crop center");
+  ASSERT_EQ(run(arguments({"--size", "4", "--crop", "center"})).exit_code, 0);
+  EXPECT_THAT(levels(), ElementsAre(100, 200));
+}
+
+TEST_F(ImportFolder, GreyAndColour_NeedChannels) {
+  write("in/1.png", grey_png(100));
+  write("in/2.png", test::png_file_with_palette(4, 4));
+  expect_refusal(arguments(), 64, "add --channels 1 or 3");
+  ASSERT_EQ(run(arguments({"--channels", "3"})).exit_code, 0);
+  EXPECT_EQ(data::ImageFile(path("out.h5")).info().channels, 3);
+}
+
+TEST_F(ImportFolder, FailureInALaterBatch_LeavesNothing) {
+  for (int i = 0; i < 300; ++i) write("in/" + std::to_string(1000 + i) + ".png", grey_png(i % 256));
+  write("in/2000.png", grey_png(1).substr(0, 50));
+  expect_refusal(arguments(), 74, "2000.png");
+}
+
+}  // namespace
+}  // namespace dpldm::tools
