@@ -1,0 +1,212 @@
+// `dpldm evaluate`: how useful and how close to real images synthetic ones are.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include <cxxopts.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <torch/torch.h>
+
+#include "app/commands.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "data/image_file.h"
+#include "eval/evaluation.h"
+#include "train/threads.h"
+
+namespace dpldm::app {
+namespace {
+
+// Larger images are averaged down to this side first: the classifier is small, and everyone's numbers stay comparable.
+constexpr std::int64_t kLargestSide = 64;
+constexpr std::int64_t kImagesPerRead = 1000;
+
+constexpr const char* kOutsideEpsilon =
+    "The reference is held-out real data: what is learnt from these numbers about it, and every choice made by them, "
+    "is "
+    "outside epsilon.";
+
+struct EvaluateOptions {
+  std::filesystem::path samples;
+  std::filesystem::path reference;
+  std::filesystem::path public_images;    // empty: no distance
+  std::filesystem::path training_images;  // empty: not compared
+  std::int64_t num_seeds = 3;
+  bool json = false;
+};
+
+// Empty when `--help` was asked for and answered.
+std::optional<EvaluateOptions> read_options(Invocation& invocation) {
+  cxxopts::Options options(
+      invocation.argv()[0],
+      "Score synthetic images: classifiers that were trained on them alone are tested on held-out real images, and "
+      "the\n"
+      "Frechet distance to these is taken in the features of a network that was trained on public images.");
+  // clang-format off
+  options.add_options()
+      ("samples", "synthetic images with labels, X.h5", cxxopts::value<std::string>(), "FILE")
+      ("reference", "held-out real images with labels, R.h5; never the ones the model was trained on",
+       cxxopts::value<std::string>(), "FILE")
+      ("public", "public labelled images for the feature network; without them there is no distance",
+       cxxopts::value<std::string>(), "FILE")
+      ("training", "the private training images, to make sure that the reference is another set",
+       cxxopts::value<std::string>(), "FILE")
+      ("seeds", "classifiers to train", cxxopts::value<std::int64_t>()->default_value("3"), "N")
+      ("json", "answer with one JSON object")
+      ("help", "this text");
+  // clang-format on
+  const auto parsed = options.parse(invocation.argc(), invocation.argv());
+  if (parsed.count("help") > 0) {
+    fmt::print("{}", options.help());
+    return std::nullopt;
+  }
+  if (!parsed.unmatched().empty()) {
+    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
+  }
+  EvaluateOptions evaluate;
+  const auto path = [&](const char* name, bool required) -> std::filesystem::path {
+    if (parsed.count(name) > 0) return parsed[name].as<std::string>();
+    if (required) throw ConfigError(fmt::format("--{} is missing; see --help", name));
+    return {};
+  };
+  evaluate.samples = path("samples", true);
+  evaluate.reference = path("reference", true);
+  evaluate.public_images = path("public", false);
+  evaluate.training_images = path("training", false);
+  evaluate.num_seeds = parsed["seeds"].as<std::int64_t>();
+  evaluate.json = parsed.count("json") > 0;
+  return evaluate;
+}
+
+// The side that images of `height` x `width` are scored at.
+std::pair<std::int64_t, std::int64_t> scored_size(std::int64_t height, std::int64_t width) {
+  const std::int64_t longest = std::max(height, width);
+  if (longest <= kLargestSide) return {height, width};
+  const auto scaled = [&](std::int64_t side) { return std::max<std::int64_t>(side * kLargestSide / longest, 1); };
+  return {scaled(height), scaled(width)};
+}
+
+eval::LabelledImages read_labelled(const data::ImageFile& file, const std::filesystem::path& path) {
+  const data::ImageFileInfo& info = file.info();
+  if (info.class_names.empty()) throw ConfigError(path.string() + " has no labels; a classifier needs them");
+  const auto [height, width] = scored_size(info.height, info.width);
+  std::vector<at::Tensor> parts;
+  for (std::int64_t first = 0; first < info.num_records; first += kImagesPerRead) {
+    at::Tensor part = file.read_images(first, std::min(kImagesPerRead, info.num_records - first));
+    if (height != info.height || width != info.width) {
+      part = at::_upsample_bilinear2d_aa(part.to(at::kFloat), {height, width}, /*align_corners=*/false)
+                 .round()
+                 .clamp(0, 255)
+                 .to(at::kByte);
+    }
+    parts.push_back(part);
+  }
+  return {at::cat(parts), file.read_labels(), static_cast<std::int64_t>(info.class_names.size())};
+}
+
+// What the reference and the other files have to be. Throws ConfigError.
+void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, const data::ImageFileInfo& reference) {
+  if (reference.content_sha256 == samples.content_sha256) {
+    throw ConfigError(fmt::format("--samples and --reference have the same content ({})", options.reference.string()));
+  }
+  if (!options.training_images.empty()) {
+    const data::ImageFile training(options.training_images);
+    if (training.info().content_sha256 == reference.content_sha256) {
+      throw ConfigError(
+          fmt::format("--reference {} is the private training set; only images that the model never saw can score it",
+                      options.reference.string()));
+    }
+  }
+}
+
+// Samples of a model with more classes than the reference has (a public model, say) are scored when they use the
+// reference's numbers only.
+void match_classes(eval::LabelledImages& samples, const eval::LabelledImages& reference) {
+  const std::int64_t largest = samples.labels_N.max().item<std::int64_t>();
+  if (largest >= reference.num_classes) {
+    throw ConfigError(fmt::format("the samples have class {}; the reference's classes are 0 to {}", largest,
+                                  reference.num_classes - 1));
+  }
+  samples.num_classes = reference.num_classes;
+}
+
+nlohmann::json answer_of(const EvaluateOptions& options, const eval::EvaluationResult& result,
+                         const data::ImageFileInfo& samples, const data::ImageFileInfo& reference) {
+  nlohmann::json answer{
+      {"accuracy", {{"mean", result.mean_accuracy}, {"sd", result.accuracy_deviation}, {"seeds", result.accuracies}}},
+      {"samples", {{"file", options.samples.string()}, {"num", samples.num_records}, {"source", samples.source}}},
+      {"reference", {{"file", options.reference.string()}, {"num", reference.num_records}, {"role", "held-out real"}}},
+      {"statement", kOutsideEpsilon},
+  };
+  if (result.frechet_distance) {
+    const data::ImageFile public_file(options.public_images);
+    answer["frechet"] = {{"distance", *result.frechet_distance},
+                         {"features", "public-cnn"},
+                         {"features_trained_on", options.public_images.string()},
+                         {"features_trained_on_sha256", public_file.info().content_sha256}};
+  }
+  return answer;
+}
+
+void print_answer(const nlohmann::json& answer) {
+  const nlohmann::json& accuracy = answer["accuracy"];
+  std::vector<std::string> seeds;
+  for (const nlohmann::json& seed : accuracy["seeds"]) seeds.push_back(fmt::format("{:.1f}", 100 * seed.get<double>()));
+  fmt::print("accuracy on {} real images   {:.1f} % (+- {:.1f}; {}), classifiers trained on {} samples alone\n",
+             answer["reference"]["num"].get<std::int64_t>(), 100 * accuracy["mean"].get<double>(),
+             100 * accuracy["sd"].get<double>(), fmt::join(seeds, ", "), answer["samples"]["num"].get<std::int64_t>());
+  if (answer.contains("frechet")) {
+    fmt::print("Frechet distance   {:.3f} in the features of public-cnn, trained on {}\n",
+               answer["frechet"]["distance"].get<double>(),
+               answer["frechet"]["features_trained_on"].get<std::string>());
+  }
+  fmt::print("{}\n", kOutsideEpsilon);
+}
+
+}  // namespace
+
+void run_evaluate(Invocation& invocation) {
+  const std::optional<EvaluateOptions> read = read_options(invocation);
+  if (!read) return;
+  const EvaluateOptions& options = *read;
+  comm::Communicator& comm = invocation.communicator();
+  const int threads = train::set_threads(config::RuntimeConfig{}, comm);
+
+  const data::ImageFile sample_file(options.samples);
+  const data::ImageFile reference_file(options.reference);
+  check(options, sample_file.info(), reference_file.info());
+  eval::EvaluationInput input{.samples = read_labelled(sample_file, options.samples),
+                              .reference = read_labelled(reference_file, options.reference),
+                              .feature_images = std::nullopt,
+                              .recipe = eval::ClassifierRecipe::for_num_images(sample_file.info().num_records),
+                              .num_seeds = options.num_seeds};
+  match_classes(input.samples, input.reference);
+  if (!options.public_images.empty()) {
+    const data::ImageFile public_file(options.public_images);
+    if (public_file.info().visibility != data::Visibility::kPublic) {
+      throw ConfigError(fmt::format("--public {} is private; the features must come from public images",
+                                    options.public_images.string()));
+    }
+    input.feature_images = read_labelled(public_file, options.public_images);
+  }
+  if (comm.is_root()) {
+    spdlog::info("evaluate: {} samples, {} real images, {} classifier(s){}, {} rank(s) x {} thread(s)",
+                 sample_file.info().num_records, reference_file.info().num_records, options.num_seeds,
+                 input.feature_images ? " and a feature network" : "", comm.size(), threads);
+    if (sample_file.info().class_names != reference_file.info().class_names) {
+      spdlog::warn("the classes of samples and reference have different names; they are matched by number");
+    }
+  }
+
+  const eval::EvaluationResult result = eval::evaluate(input, threads, comm);
+  if (!comm.is_root()) return;
+  const nlohmann::json answer = answer_of(options, result, sample_file.info(), reference_file.info());
+  if (options.json) {
+    fmt::print("{}\n", answer.dump(2));
+  } else {
+    print_answer(answer);
+  }
+}
+
+}  // namespace dpldm::app

@@ -1,0 +1,23 @@
+#include "app/privacy_line.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace dpldm::app {
+
+std::string privacy_line(const nlohmann::json& metadata) {
+  if (metadata.is_null()) return "no statement (dp_metadata.json is not there)";
+  try {
+    if (!metadata.at("private").get<bool>()) {
+      return "NOT PRIVATE: " + metadata.at("not_private_because").get<std::string>();
+    }
+    return fmt::format("epsilon {:.4g}, delta {:.3g}, {}, one record", metadata.at("epsilon").get<double>(),
+                       metadata.at("delta").get<double>(), metadata.at("neighbouring").get<std::string>());
+  } catch (const nlohmann::json::exception& error) {
+    throw ConfigError(fmt::format("dp_metadata.json is not a privacy statement: {}", error.what()));
+  }
+}
+
+}  // namespace dpldm::app

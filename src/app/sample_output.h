@@ -1,0 +1,52 @@
+// Where synthetic images go: an image file or a folder of PNG files, and a grid to look at.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "data/image_file.h"
+
+namespace dpldm::app {
+
+struct SampleOutputInfo {
+  std::int64_t num_images = 0;
+  std::int64_t channels = 0;
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::vector<std::string> class_names;  // empty for a model without classes
+  std::string source;                    // for people: which model, which privacy
+};
+
+// `path` ends in .h5: one image file, with grid.png beside it. Otherwise a folder, which must be new or empty: PNG
+// files <label>-<class>/<number>.png (without classes <number>.png), with grid.png in it. Synthetic data is marked
+// public: what it reveals is what the model's statement says.
+class SampleOutput {
+ public:
+  // Throws ConfigError for a folder that has something in it, IoError.
+  SampleOutput(const std::filesystem::path& path, const SampleOutputInfo& info);
+
+  // The next images, uint8 [n, C, H, W], with their labels (none for a model without classes).
+  void append(const at::Tensor& images, const std::vector<std::int64_t>& labels);
+  // Writes the grid and makes the file appear. Call once, after the last image.
+  void commit();
+
+  const std::filesystem::path& grid_path() const { return grid_path_; }
+
+ private:
+  void keep_for_grid(const at::Tensor& image, std::int64_t label);
+
+  std::filesystem::path path_;
+  std::filesystem::path grid_path_;
+  SampleOutputInfo info_;
+  std::unique_ptr<data::ImageFileWriter> file_;  // none for a folder
+  std::int64_t num_written_ = 0;
+  std::map<std::int64_t, std::vector<at::Tensor>> grid_;  // label (or 0) -> its first images
+};
+
+}  // namespace dpldm::app

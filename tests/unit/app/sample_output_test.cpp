@@ -1,0 +1,99 @@
+#include "app/sample_output.h"
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "base/error.h"
+#include "data/image_file.h"
+#include "io/image_codec.h"
+#include "io/image_tensor.h"
+
+namespace dpldm::app {
+namespace {
+
+class SampleOutputTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::path(::testing::TempDir()) /
+              (std::string("sample_output_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // Image i is uniformly 10 i.
+  static at::Tensor images(std::int64_t first, std::int64_t count) {
+    return (torch::arange(first, first + count) * 10)
+        .to(torch::kByte)
+        .view({-1, 1, 1, 1})
+        .expand({count, 1, 4, 4})
+        .contiguous();
+  }
+  static SampleOutputInfo info(std::int64_t num, std::vector<std::string> names) {
+    return {num, 1, 4, 4, std::move(names), "synthetic"};
+  }
+  std::filesystem::path folder_;
+};
+
+TEST_F(SampleOutputTest, ImageFile_HoldsEverythingInOrderAndIsPublic) {
+  SampleOutput output(folder_ / "new" / "x.h5", info(5, {"a", "b"}));
+  output.append(images(0, 3), {0, 1, 0});
+  output.append(images(3, 2), {1, 0});
+  output.commit();
+  const data::ImageFile file(folder_ / "new" / "x.h5");
+  EXPECT_EQ(file.info().visibility, data::Visibility::kPublic);
+  EXPECT_EQ(file.info().class_names, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(file.info().source, "synthetic");
+  EXPECT_TRUE(torch::equal(file.read_images(0, 5), images(0, 5)));
+  EXPECT_TRUE(torch::equal(file.read_labels(), torch::tensor({0, 1, 0, 1, 0})));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "new" / "grid.png"));
+}
+
+// One row per class: with a margin of 2 around 4x4 images, class 1's first image starts at row 2 + 4 + 2.
+TEST_F(SampleOutputTest, Grid_HasOneRowPerClass) {
+  SampleOutput output(folder_ / "x.h5", info(5, {"a", "b"}));
+  output.append(images(0, 5), {0, 1, 0, 1, 0});
+  output.commit();
+  const at::Tensor grid = io::tensor_from(io::read_image(output.grid_path()));
+  EXPECT_EQ(grid[0][2][2].item<int>(), 0);
+  EXPECT_EQ(grid[0][2][8].item<int>(), 20);
+  EXPECT_EQ(grid[0][2][14].item<int>(), 40);
+  EXPECT_EQ(grid[0][8][2].item<int>(), 10);
+  EXPECT_EQ(grid[0][8][8].item<int>(), 30);
+}
+
+TEST_F(SampleOutputTest, Folder_HasOnePngPerImageUnderSafeNames) {
+  SampleOutput output(folder_ / "out", info(3, {"T-shirt/top", "../x"}));
+  output.append(images(0, 3), {0, 1, 0});
+  output.commit();
+  const std::filesystem::path out = folder_ / "out";
+  EXPECT_TRUE(std::filesystem::exists(out / "000-T-shirt_top" / "000000.png"));
+  EXPECT_TRUE(std::filesystem::exists(out / "000-T-shirt_top" / "000002.png"));
+  EXPECT_TRUE(torch::equal(io::tensor_from(io::read_image(out / "001-___x" / "000001.png")), images(1, 1)[0]));
+  EXPECT_TRUE(std::filesystem::exists(out / "grid.png"));
+}
+
+TEST_F(SampleOutputTest, WithoutClasses_ImagesLieInTheFolderItself) {
+  SampleOutput output(folder_ / "out", info(2, {}));
+  output.append(images(0, 2), {});
+  output.commit();
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "out" / "000001.png"));
+}
+
+TEST_F(SampleOutputTest, FolderWithSomethingInIt_IsRefused) {
+  std::ofstream(folder_ / "mine.txt") << "keep";
+  EXPECT_THROW(SampleOutput(folder_, info(2, {})), ConfigError);
+}
+
+TEST_F(SampleOutputTest, UnfinishedFile_DoesNotAppear) {
+  {
+    SampleOutput output(folder_ / "x.h5", info(5, {"a"}));
+    output.append(images(0, 3), {0, 0, 0});
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "x.h5"));
+}
+
+}  // namespace
+}  // namespace dpldm::app
