@@ -9,7 +9,10 @@ int main(int argc, char** argv) {
       Command{"autoencoder", "train an autoencoder on public images", dpldm::app::run_autoencoder},
       Command{"pretrain", "train a latent diffusion model on public latents", dpldm::app::run_pretrain},
       Command{"finetune", "fine-tune it on private latents under differential privacy", dpldm::app::run_finetune},
+      Command{"sample", "draw synthetic images from a model", dpldm::app::run_sample},
+      Command{"evaluate", "score synthetic images against a held-out real set", dpldm::app::run_evaluate},
       Command{"privacy", "epsilon, calibration, planning, ledgers", dpldm::app::run_privacy},
+      Command{"report", "write a run's report.html", dpldm::app::run_report},
   };
   return dpldm::app::run_program("dpldm", "dpldm: differentially private fine-tuning of latent diffusion models",
                                  commands, argc, argv);
