@@ -1,7 +1,8 @@
 // The random numbers of one rendered record: a function of (seed, record) and of nothing else.
 //
-// The standard library's distributions may differ between implementations, so everything is made from 64-bit integers
-// here, and only by operations that round alike on every machine.
+// Callers draw one number per full expression, or in braces: the order in which a compiler evaluates arguments is its
+// own. The standard library's distributions may differ between implementations, so everything is made from 64-bit
+// integers here, and only by operations that round alike on every machine.
 #pragma once
 
 #include <cstdint>

@@ -130,13 +130,14 @@ std::vector<Outline> mirrored_blocks(RecordRandom& random) {
   std::vector<Outline> parts;
   const int num_pairs = random.between_integers(1, 3);
   for (int i = 0; i < num_pairs; ++i) {
-    const Contour block =
-        placed(random_block(random, 0.15F, 0.5F), {random.between(0.1F, 0.7F), random.between(-0.7F, 0.7F)},
-               random.between(-0.7F, 0.7F));
-    parts.push_back({block, mirrored(block)});
+    const Contour block = random_block(random, 0.15F, 0.5F);
+    const Point center{random.between(0.1F, 0.7F), random.between(-0.7F, 0.7F)};
+    const Contour limb = placed(block, center, random.between(-0.7F, 0.7F));
+    parts.push_back({limb, mirrored(limb)});
   }
   // The body comes last or first: in front of its limbs, or behind them.
-  Contour body = placed(random_block(random, 0.4F, 1.0F), {0, random.between(-0.3F, 0.3F)}, 0);
+  const Contour block = random_block(random, 0.4F, 1);
+  const Contour body = placed(block, {0, random.between(-0.3F, 0.3F)}, 0);
   parts.insert(random.chance(0.5F) ? parts.begin() : parts.end(), Outline{body, mirrored(body)});
   return parts;
 }
@@ -146,7 +147,8 @@ std::vector<Outline> free_blocks(RecordRandom& random) {
   const int count = random.between_integers(2, 5);
   Point center{0, 0};
   for (int i = 0; i < count; ++i) {
-    parts.push_back({placed(random_block(random, 0.2F, 0.8F), center, random.between(-0.9F, 0.9F))});
+    const Contour block = random_block(random, 0.2F, 0.8F);
+    parts.push_back({placed(block, center, random.between(-0.9F, 0.9F))});
     // Each block starts inside the one before, so that the object hangs together.
     center = {std::clamp(center.x + random.between(-0.6F, 0.6F), -0.8F, 0.8F),
               std::clamp(center.y + random.between(-0.6F, 0.6F), -0.8F, 0.8F)};
@@ -174,8 +176,9 @@ std::vector<Outline> rings_with_body(RecordRandom& random) {
   parts.push_back(random_ring(random, {ring_x, ring_y}));
   if (random.chance(0.25F)) parts.push_back(random_ring(random, {-ring_x, ring_y + random.between(0, 0.5F)}));
   if (random.chance(0.85F)) {
-    parts.push_back(
-        {placed(random_block(random, 0.35F, 0.9F), {0, random.between(0.2F, 0.9F)}, random.between(-0.1F, 0.1F))});
+    const Contour block = random_block(random, 0.35F, 0.9F);
+    const float body_y = random.between(0.2F, 0.9F);
+    parts.push_back({placed(block, {0, body_y}, random.between(-0.1F, 0.1F))});
   }
   return parts;
 }

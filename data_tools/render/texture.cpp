@@ -63,7 +63,8 @@ Field stripes(RecordRandom& random, int side, float level) {
   const float frequency = random.between(1.5F, 8);
   const float phase = random.unit();
   const float duty = random.between(0.25F, 0.75F);
-  const float other = std::clamp(level + random.between(0.2F, 0.7F) * (random.chance(0.5F) ? 1 : -1), 0.05F, 1.0F);
+  const float contrast = random.between(0.2F, 0.7F);
+  const float other = std::clamp(level + (random.chance(0.5F) ? contrast : -contrast), 0.05F, 1.0F);
   const float softness = random.chance(0.5F) ? 0.5F : 0.06F * frequency;
   const bool checked = random.chance(0.2F);
   const auto wave = [&](float position) {
