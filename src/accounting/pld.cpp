@@ -6,8 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include <boost/math/tools/minima.hpp>
-
+#include "accounting/chernoff.h"
 #include "accounting/dominating_pair.h"
 #include "accounting/events.h"
 #include "accounting/fourier.h"
@@ -21,10 +20,14 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSmallestDelta = 1e-12;
 constexpr double kStandardStep = 1e-4;
 constexpr double kMaxPoints = 1 << 20;
-constexpr double kFewPoints = 1 << 16;
 // What is cut off, relative to delta: far below what epsilon's last printed digit shows.
 constexpr double kCutOff = 1e-9;
-constexpr double kTilted = 1e-6;
+// Logarithms of how much of the tilted sum may lie below and above the window.
+constexpr double kLogTiltedBelow = -14;
+constexpr double kLogTiltedAbove = -24;
+// How far below its Chernoff bound epsilon may be, in units of 1 / theta: exp of this is what rounding errors and
+// wrapped masses are magnified by.
+constexpr double kReach = 15;
 // The grid adds at most step^2 / 6 to the variance of a step; this keeps that within 1/400 of the variance.
 constexpr double kStepPerDeviation = 0.12;
 // Spectral values below exp(kNothing) are left out; what they could add is added to every point.
@@ -38,41 +41,60 @@ struct Part {
   StepCumulants cumulants;
 };
 
-// The argument and the value of the smallest f(theta), theta > 0, for one of the quotients of Chernoff's bounds.
-// `scale` is the order of magnitude of theta for a normal distribution. The scan comes first because the quotients are
-// flat to rounding far away from their minimum, where Brent's method loses its way.
-template <class Function>
-std::pair<double, double> minimise_over_positive(const Function& f, double scale) {
-  const double centre = std::log(scale);
-  double best = centre;
-  double best_value = kInfinity;
-  for (int i = -16; i <= 16; ++i) {
-    const double value = f(std::exp(centre + i));
-    if (value < best_value) {
-      best = centre + i;
-      best_value = value;
-    }
+std::vector<Part> parts_of(std::span<const GaussianEvent> events, Direction direction, const TailMass& tails) {
+  std::vector<Part> parts;
+  for (const GaussianEvent& event : events) {
+    const DominatingPair pair(event.sampling_rate, event.noise_multiplier, direction);
+    parts.push_back({pair, static_cast<double>(event.count), tails, StepCumulants(pair, tails)});
   }
-  const auto [log_theta, value] =
-      boost::math::tools::brent_find_minima([&](double t) { return f(std::exp(t)); }, best - 1, best + 1, 20);
-  return {std::exp(log_theta), value};
+  return parts;
+}
+
+double num_steps_of(std::span<const GaussianEvent> events) {
+  double sum = 0;
+  for (const GaussianEvent& event : events) sum += static_cast<double>(event.count);
+  return sum;
+}
+
+// The standard deviation of the sum of all steps.
+double deviation_of(const std::vector<Part>& parts) {
+  double variance = 0;
+  for (const Part& part : parts) variance += part.count * part.cumulants.variance();
+  return std::sqrt(variance);
+}
+
+// Of the sum of all steps: by the quick cumulants, and exactly, on the grids.
+double log_mgf_of(const std::vector<Part>& parts, double theta) {
+  double sum = 0;
+  for (const Part& part : parts) sum += part.count * part.cumulants.log_mgf(theta);
+  return sum;
+}
+
+double log_mgf_of(const std::vector<Part>& parts, const std::vector<LossGrid>& grids, double theta) {
+  double total = 0;
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    const double estimate = parts[p].cumulants.log_mgf(theta);  // so that nothing overflows
+    double sum = 0;
+    for (std::size_t i = 0; i < grids[p].mass.size(); ++i) {
+      sum += grids[p].mass[i] * std::exp(theta * grids[p].loss(i) - estimate);
+    }
+    total += parts[p].count * (estimate + std::log(sum));
+  }
+  return total;
 }
 
 // The sum of all steps' losses on a grid, above some loss: mass i is tilted_[i] * exp(log_mgf - theta * loss(i)).
 class ComposedLosses {
  public:
-  // Centred on the epsilon that Chernoff's bound gives for `delta`, which is slightly above the true one.
-  ComposedLosses(std::span<const GaussianEvent> events, Direction direction, double delta) {
-    double num_steps = 0;
-    for (const GaussianEvent& event : events) num_steps += static_cast<double>(event.count);
+  // kFull centres the window on the epsilon that Chernoff's bound gives for `delta`; the true one is as a rule a little
+  // below. kSlight covers everything from 0, for where the rule fails because all losses are small beside delta; its
+  // rounding errors are relative to 1.
+  enum class Tilt { kFull, kSlight };
+
+  ComposedLosses(std::span<const GaussianEvent> events, Direction direction, double delta, Tilt tilt) {
+    const double num_steps = num_steps_of(events);
     const double cut = kCutOff * delta / num_steps;
-    const TailMass tails{std::min(1e-16, cut), cut};
-    std::vector<Part> parts;
-    for (const GaussianEvent& event : events) {
-      const DominatingPair pair(event.sampling_rate, event.noise_multiplier, direction);
-      parts.push_back({pair, static_cast<double>(event.count), tails, StepCumulants(pair, tails)});
-    }
-    compose(parts, num_steps, delta);
+    compose(parts_of(events, direction, {std::min(1e-16, cut), cut}), num_steps, delta, tilt);
   }
 
   double delta_at(double epsilon) const {
@@ -104,65 +126,56 @@ class ComposedLosses {
     return std::max(0.0, loss(0));  // the bound holds here already; below, nothing is known
   }
 
+  // False where `epsilon` is so far from the window's centre that it is only an upper bound.
+  bool is_tight_at(double epsilon) const { return epsilon == 0 || theta_ * (chernoff_epsilon_ - epsilon) < kReach; }
+
  private:
   double loss(std::size_t i) const { return static_cast<double>(first_ + static_cast<std::int64_t>(i)) * step_; }
   double mass(std::size_t i, double log_unit) const {
     return tilted_[i] * std::exp(log_mgf_ - theta_ * loss(i) - log_unit);
   }
 
-  void compose(const std::vector<Part>& parts, double num_steps, double delta) {
-    const auto log_mgf = [&](double theta) {
-      double sum = 0;
-      for (const Part& part : parts) sum += part.count * part.cumulants.log_mgf(theta);
-      return sum;
-    };
-    double variance = 0;
-    for (const Part& part : parts) variance += part.count * part.cumulants.variance();
-    const double scale = 1 / std::sqrt(variance);
-    const auto chernoff = [&](double tail) {
-      return minimise_over_positive([&](double theta) { return (log_mgf(theta) - std::log(tail)) / theta; }, scale);
-    };
-    theta_ = chernoff(delta).first;
-    const double centre = log_mgf(theta_);
-    // The window holds the tilted sum but for kTilted at each end. What lies outside wraps around to the other end:
-    // from below to where it weighs next to nothing, from above to where it counts too much, never too little.
-    const auto tilted_quantile = [&](double sign) {
-      return minimise_over_positive(
-                 [&](double s) { return (log_mgf(theta_ + sign * s) - centre - std::log(kTilted)) / s; }, scale)
-          .second;
-    };
-    const double tilted_high = tilted_quantile(1);
-    // Above the window there is at most kCutOff * delta, untilted: that is added to the infinite losses.
-    const auto [theta_top, high_estimate] = chernoff(kCutOff * delta);
-
-    // Epsilon lies below the centre by a few times 1 / theta.
-    double low = std::min(-tilted_quantile(-1), std::max(0.0, (centre - std::log(delta) - 10) / theta_));
-    double widest = std::max(tilted_high, high_estimate) - low;
+  void compose(const std::vector<Part>& parts, double num_steps, double delta, Tilt tilt) {
+    const double deviation = deviation_of(parts);
+    double widest = 0;  // of all that must fit on the grid
     for (const Part& part : parts) {
       const LossRange range = loss_range(part.pair, part.tails);
       widest = std::max(widest, range.high - range.low);
     }
-    step_ = std::max(std::min(kStandardStep, kStepPerDeviation * std::sqrt(variance / num_steps)), widest / kMaxPoints);
-    // Or further below, where all losses are small beside delta; a wider window costs nothing as long as it has few
-    // points.
-    low = std::min(low, std::max(0.0, high_estimate - kFewPoints * step_));
+    const auto step_for = [&](double width) {
+      return std::max(std::min(kStandardStep, kStepPerDeviation * deviation / std::sqrt(num_steps)),
+                      width / kMaxPoints);
+    };
+    // A grid does not follow a tilt steeper than 1 / step.
+    const Chernoff chernoff([&](double theta) { return log_mgf_of(parts, theta); }, deviation, 1 / step_for(widest));
+    const double log_delta = std::log(delta);
+    const bool full = tilt == Tilt::kFull;
+    theta_ = chernoff.above(log_delta).theta;
+    while (!full && chernoff.log_mgf(theta_) > 1) theta_ /= 2;
+    chernoff_epsilon_ = (chernoff.log_mgf(theta_) - log_delta) / theta_;
+
+    // What lies outside the window wraps around to its other end. From below it lands where it weighs next to nothing;
+    // from above it counts too much, never too little.
+    const double log_tilted_above = full ? kLogTiltedAbove : std::min(kLogTiltedAbove, log_delta - 9);
+    const double log_cut_off = std::log(kCutOff) + log_delta;
+    const double low = std::min(chernoff.tilted_below(theta_, kLogTiltedBelow).loss,
+                                full ? std::max(0.0, chernoff_epsilon_ - kReach / theta_) : 0.0);
+    const ChernoffBound tilted_top = chernoff.tilted_above(theta_, log_tilted_above);
+    const ChernoffBound top = chernoff.above(log_cut_off);
+    widest = std::max(widest, std::max(tilted_top.loss, top.loss) - low);
+    step_ = step_for(widest);
 
     std::vector<LossGrid> grids;
-    double log_mgf_top = 0;
-    infinite_mass_ = kCutOff * delta;  // of sums above the window
-    for (const Part& part : parts) {
-      grids.push_back(discretise(part.pair, step_, part.tails));
-      const LossGrid& grid = grids.back();
-      infinite_mass_ += part.count * grid.infinite_mass;
-      const double estimate = part.cumulants.log_mgf(theta_top);
-      double sum = 0;
-      for (std::size_t i = 0; i < grid.mass.size(); ++i) {
-        sum += grid.mass[i] * std::exp(theta_top * grid.loss(i) - estimate);
-      }
-      log_mgf_top += part.count * (estimate + std::log(sum));
-    }
-    // Chernoff's bound again, now for the grid itself: this one is proven.
-    const double high = std::max(tilted_high, (log_mgf_top - std::log(kCutOff * delta)) / theta_top);
+    for (const Part& part : parts) grids.push_back(discretise(part.pair, step_, part.tails));
+    log_mgf_ = log_mgf_of(parts, grids, theta_);
+    // Both bounds again, exactly, and what the window leaves out counts as infinite.
+    const double log_mgf_top = log_mgf_of(parts, grids, top.theta);
+    const double tilted_high =
+        (log_mgf_of(parts, grids, theta_ + tilted_top.theta) - log_mgf_ - log_tilted_above) / tilted_top.theta;
+    const double high = std::min(std::max(tilted_high, (log_mgf_top - log_cut_off) / top.theta), low + 2 * widest);
+    infinite_mass_ = std::exp(log_mgf_top - top.theta * high);
+    for (std::size_t p = 0; p < parts.size(); ++p) infinite_mass_ += parts[p].count * grids[p].infinite_mass;
+
     first_ = static_cast<std::int64_t>(std::floor(low / step_));
     const double num_points = std::ceil(high / step_) - static_cast<double>(first_) + 1;
     convolve(parts, grids, fast_length(static_cast<std::size_t>(std::max(2.0, num_points))));
@@ -177,7 +190,6 @@ class ComposedLosses {
     std::vector<double> log_bound(num_frequencies, 0.0);       // of the product's magnitude, rounding included
     std::vector<double> relative_error(num_frequencies, 0.0);  // of the product, relative to its bound
     std::vector<std::complex<double>> product(num_frequencies, {1.0, 0.0});
-    log_mgf_ = 0;
     for (std::size_t p = 0; p < parts.size(); ++p) {
       const LossGrid& grid = grids[p];
       const double estimate = parts[p].cumulants.log_mgf(theta_);
@@ -192,7 +204,6 @@ class ComposedLosses {
         if (++place == size) place = 0;
       }
       const double count = parts[p].count;
-      log_mgf_ += count * (estimate + std::log(sum));
       transform.forward();
       const std::span<const std::complex<double>> spectrum = transform.spectrum();
       for (std::size_t k = 0; k < num_frequencies; ++k) {
@@ -230,11 +241,19 @@ class ComposedLosses {
 
   double step_ = 0;
   double theta_ = 0;
+  double chernoff_epsilon_ = 0;
   double log_mgf_ = 0;
   std::int64_t first_ = 0;
   std::vector<double> tilted_;
   double infinite_mass_ = 0;
 };
+
+double directed_epsilon(std::span<const GaussianEvent> events, Direction direction, double delta) {
+  const ComposedLosses composed(events, direction, delta, ComposedLosses::Tilt::kFull);
+  const double epsilon = composed.epsilon_at(delta);
+  if (composed.is_tight_at(epsilon)) return epsilon;
+  return std::min(epsilon, ComposedLosses(events, direction, delta, ComposedLosses::Tilt::kSlight).epsilon_at(delta));
+}
 
 // The mean of the single Gaussian that `simplified` events amount to; 0 when there is subsampling.
 double single_gaussian_mean(std::span<const GaussianEvent> events, Neighbouring neighbouring) {
@@ -244,21 +263,9 @@ double single_gaussian_mean(std::span<const GaussianEvent> events, Neighbouring 
 
 // An upper bound of delta at `epsilon`, by Chernoff; at most 0.9.
 double chernoff_delta(std::span<const GaussianEvent> events, Direction direction, double epsilon) {
-  std::vector<std::pair<double, StepCumulants>> parts;
-  double variance = 0;
-  for (const GaussianEvent& event : events) {
-    const DominatingPair pair(event.sampling_rate, event.noise_multiplier, direction);
-    parts.emplace_back(static_cast<double>(event.count), StepCumulants(pair, {1e-16, 1e-20}));
-    variance += parts.back().first * parts.back().second.variance();
-  }
-  const auto [theta, log_delta] = minimise_over_positive(
-      [&](double t) {
-        double sum = -t * epsilon;
-        for (const auto& [count, cumulants] : parts) sum += count * cumulants.log_mgf(t);
-        return sum;
-      },
-      1 / std::sqrt(variance));
-  return std::clamp(std::exp(log_delta), 1e-20, 0.9);
+  const std::vector<Part> parts = parts_of(events, direction, {1e-16, 1e-20});
+  const Chernoff chernoff([&](double theta) { return log_mgf_of(parts, theta); }, deviation_of(parts), kInfinity);
+  return std::clamp(std::exp(chernoff.log_tail_above(epsilon)), 1e-20, 0.9);
 }
 
 }  // namespace
@@ -272,7 +279,7 @@ double pld_epsilon(std::span<const GaussianEvent> events, double delta, Neighbou
   if (const double mu = single_gaussian_mean(simple, neighbouring); mu > 0) return gaussian_epsilon(mu, delta);
   double epsilon = 0;
   for (Direction direction : directions_of(neighbouring)) {
-    epsilon = std::max(epsilon, ComposedLosses(simple, direction, delta).epsilon_at(delta));
+    epsilon = std::max(epsilon, directed_epsilon(simple, direction, delta));
   }
   return epsilon;
 }
@@ -286,7 +293,7 @@ double pld_delta(std::span<const GaussianEvent> events, double epsilon, Neighbou
   double delta = 0;
   for (Direction direction : directions_of(neighbouring)) {
     const double scale = chernoff_delta(simple, direction, epsilon);
-    delta = std::max(delta, ComposedLosses(simple, direction, scale).delta_at(epsilon));
+    delta = std::max(delta, ComposedLosses(simple, direction, scale, ComposedLosses::Tilt::kFull).delta_at(epsilon));
   }
   return delta;
 }

@@ -136,6 +136,14 @@ TEST(Pld, ManySteps_AreAnsweredWithAFittingGrid) {
   EXPECT_NEAR(epsilon_at(0.01, 1, 10'000'000, 1e-5), 1014.23, 0.5);
 }
 
+// Chernoff's bound, which centres the window, is far above epsilon here; epsilon is 0 because delta covers the total
+// variation of all steps.
+TEST(Pld, LossesSmallBesideDelta_AreNotOverestimated) {
+  EXPECT_EQ(epsilon_at(1.239e-7, 0.5298, 3, 1.8e-6), 0);
+  EXPECT_EQ(epsilon_at(0.003118, 1.198521, 2, 0.002261), 0);
+  EXPECT_EQ(epsilon_at(0.000087, 0.560243, 127, 0.005853), 0);
+}
+
 TEST(Pld, Edges_AreAnswered) {
   EXPECT_EQ(epsilon_at(0, 1, 1000, 1e-5), 0);
   EXPECT_EQ(epsilon_at(0.1, 1, 0, 1e-5), 0);
