@@ -136,6 +136,16 @@ TEST_F(PrivateTrainingOnRanks, FrozenTensorsComeBackBitIdentical) {
   }
 }
 
+TEST_F(PrivateTrainingOnRanks, DeadCrossAttentionIsTrainedWhenAskedFor) {
+  config::FinetuneConfig all = config();
+  all.freeze_dead_cross_attention = false;
+  all.steps = 2;
+  const Tensors trained = weights(run(all, "dead", *world_));
+  const std::string name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight";
+  // Its gradient is exactly zero, so only the noise moves it.
+  EXPECT_FALSE(trained.at(name).equal(weights_of_base().at(name)));
+}
+
 TEST_F(PrivateTrainingOnRanks, InterruptedRunResumedOnAnotherNumberOfRanksGoesOnAsIfNothingHappened) {
   const Tensors whole = weights(run(config(), "whole", *world_));
   config::FinetuneConfig interrupted = config();
