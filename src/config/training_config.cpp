@@ -112,7 +112,8 @@ Schema FinetuneConfig::schema() {
              "Which parameters are trained: attention, attention-core, cross-attention, cross-kv, attention@>=N, "
              "resnets, all.");
   schema.add("trained.include", trained_include, "Regular expression: parameters whose name it finds are trained too.");
-  schema.add("trained.exclude", trained_exclude, "Regular expression: parameters whose name it finds are never trained.");
+  schema.add("trained.exclude", trained_exclude,
+             "Regular expression: parameters whose name it finds are never trained.");
   schema.add("trained.conditioner", train_conditioner, "Whether the class embeddings are trained too.");
   schema.add("trained.freeze_dead_cross_attention", freeze_dead_cross_attention,
              "Leave out the cross-attention queries and keys, which have no effect under a one-token context.");

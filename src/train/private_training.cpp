@@ -108,7 +108,8 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
 
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const model::TrainableSet& trained) {
   std::vector<std::pair<std::string, at::Tensor>> result;
-  for (const model::TrainedParameter& parameter : trained.parameters()) result.emplace_back(parameter.name, parameter.tensor);
+  for (const model::TrainedParameter& parameter : trained.parameters())
+    result.emplace_back(parameter.name, parameter.tensor);
   return result;
 }
 
@@ -139,7 +140,8 @@ std::optional<accounting::PrivacyLedger> open_ledger(const config::FinetuneConfi
         if (header.num_records != plan.num_records || header.sampling_rate != plan.sampling_rate ||
             header.delta != plan.delta || header.noise_multiplier != plan.noise_multiplier ||
             header.clip_norm != config.clip_norm || header.is_private != plan.is_private ||
-            header.neighbouring != plan.neighbouring) {
+            header.neighbouring != plan.neighbouring || header.target_epsilon != config.epsilon ||
+            header.planned_steps != config.steps) {
           throw ConfigError(path.string() +
                             " is of a run with other privacy settings; resume with the configuration that started it");
         }

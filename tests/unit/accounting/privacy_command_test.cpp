@@ -151,7 +151,7 @@ TEST_F(PrivacyCommand, Calibrate_SolvesForWhatIsMissing) {
 TEST_F(PrivacyCommand, Plan_ListsChoicesAndDrawsThem) {
   const std::string picture = (folder_ / "plan.png").string();
   const Json plan = json({"plan", "--num-records", "5000", "--expected-batch", "50,500,5000", "--steps", "100,1000",
-                            "--epsilon", "4", "--accountant", "rdp", "--plot", picture});
+                          "--epsilon", "4", "--accountant", "rdp", "--plot", picture});
   ASSERT_EQ(plan["choices"].size(), 6U);
   EXPECT_GT(plan["choices"][0]["relative_noise"].get<double>(), plan["choices"][1]["relative_noise"].get<double>());
   EXPECT_NEAR(plan["choices"][2]["relative_noise"].get<double>(), 1, 1e-4);
