@@ -123,7 +123,7 @@ Schema FinetuneConfig::schema() {
              "Spread of fresh embeddings, in units of the model's.");
   schema.add("privacy.epsilon", epsilon, kPositive, "Target; the run can never exceed it.");
   schema.add("privacy.delta", delta, {0, 1, true}, "Null means min(1e-5, 1/(N ln N)).");
-  schema.add("privacy.clip_norm", clip_norm, kPositive,
+  schema.add("privacy.clip_norm", clip_norm, {1e-9, 1e9},
              "C: bound of one record's gradient, L2 over all trained parameters, of the mean squared error.");
   schema.add("privacy.noise_multiplier", noise_multiplier, kNotNegative,
              "Null calibrates it from epsilon. 0 makes a run that is NOT PRIVATE.");

@@ -5,6 +5,8 @@
 #include "train/private_training.h"
 
 #include <filesystem>
+#include <fstream>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -98,7 +100,7 @@ class PrivateTrainingOnRanks : public testing::Test {
 };
 
 // Sums of fp32 in another order differ by about 1e-7 of their size; AdamW divides by the root of the second moment,
-// which can enlarge that where a gradient is near zero. Measured: at most 6e-6 over 12 steps.
+// which can enlarge that where a gradient is near zero.
 constexpr double kTolerance = 1e-4;
 
 TEST_F(PrivateTrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
@@ -230,6 +232,39 @@ TEST_F(PrivateTrainingOnRanks, StepsChargedButLostStaySpentAndTheBudgetHolds) {
   EXPECT_LE(ledger.epsilon(), 8);
   EXPECT_EQ(ledger.entries().size(), 12U);
   EXPECT_TRUE(std::filesystem::exists(root_ / "lost/model/dp_metadata.json"));
+}
+
+TEST_F(PrivateTrainingOnRanks, ModelThatWasTrainedPrivatelyIsNoBase) {
+  config::FinetuneConfig second = config();
+  second.model = (run(config(), "earlier", *world_) / "model").string();
+  EXPECT_THROW(run(second, "second", *world_), ConfigError);
+}
+
+TEST_F(PrivateTrainingOnRanks, TimestepsOutsideTheScheduleAreRefusedBeforeAnythingIsWritten) {
+  config::FinetuneConfig wrong = config();
+  wrong.timestep_low = 900;
+  wrong.timestep_high = 100;
+  EXPECT_THROW(run(wrong, "wrong", *world_), ConfigError);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "wrong"));
+}
+
+TEST_F(PrivateTrainingOnRanks, ResumeWithOtherPrivacySettingsIsAConfigurationError) {
+  run(config(), "settings", *world_);
+  config::FinetuneConfig other = config();
+  other.clip_norm = 1;
+  EXPECT_THROW(run(other, "settings", *world_, /*resume=*/true), Error);
+}
+
+TEST_F(PrivateTrainingOnRanks, DamagedLatentsAreFoundBeforeTheFirstStep) {
+  if (world_->is_root()) {
+    std::fstream file(root_ / "latents.h5", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(std::filesystem::file_size(root_ / "latents.h5") / 2));  // among the moments
+    const float poison = std::numeric_limits<float>::quiet_NaN();
+    for (int i = 0; i < 8; ++i) file.write(reinterpret_cast<const char*>(&poison), sizeof(poison));
+  }
+  world_->barrier();
+  EXPECT_THROW(run(config(), "damaged", *world_), IoError);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "damaged"));
 }
 
 TEST_F(PrivateTrainingOnRanks, LatentsOfAnotherAutoencoderAreRefused) {
