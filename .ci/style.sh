@@ -16,7 +16,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs -r clang-format --dry-run -Werror
-{ git ls-files '*.sh' '*.sbatch'; git ls-files .ci | grep -v '\.'; } | sort -u | xargs -r shellcheck -x
+{ git ls-files '*.sh' '*.sbatch'; git ls-files '.ci/run'; } | sort -u | xargs -r shellcheck -x
 
 base=${DPLDM_TIDY_BASE:-HEAD~1}
 if [ "$base" = all ] || ! git rev-parse -q --verify "$base^{commit}" >/dev/null; then

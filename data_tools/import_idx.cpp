@@ -51,6 +51,10 @@ class IdxReader {
       throw IoError(path_.string() +
                     " goes on after the number of items that its header promises, or is damaged there");
     }
+    // zlib takes the end of a file for the end of its content; only its state tells that the stream was cut.
+    int state = Z_OK;
+    gzerror(file_, &state);
+    if (state != Z_OK && state != Z_STREAM_END) throw IoError(path_.string() + " is truncated or damaged");
   }
 
  private:

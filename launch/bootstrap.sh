@@ -5,9 +5,10 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: launch/bootstrap.sh [PRESET] [--no-build]
+Usage: launch/bootstrap.sh [PRESET] [--tests | --no-build]
 
 PRESET   cpu-release (default), cpu-debug, asan-ubsan or cuda-release
+--tests  build the tests and benchmarks too
 
 Environment
   DPLDM_LIBTORCH   use this LibTorch (a wheel's `torch` folder or an unpacked archive) instead of installing one into .deps/
@@ -16,11 +17,12 @@ TEXT
 }
 
 preset=cpu-release
-build=yes
+build=programs
 for argument in "$@"; do
   case "$argument" in
     -h | --help) usage; exit 0 ;;
     --no-build) build=no ;;
+    --tests) build=all ;;
     cpu-release | cpu-debug | asan-ubsan | cuda-release) preset=$argument ;;
     *) echo "bootstrap.sh: unknown argument '$argument'; see --help" >&2; exit 64 ;;
   esac
@@ -97,10 +99,12 @@ build_dir() {
 
 install_packages
 install_libtorch
-if [ "$build" = yes ]; then
+if [ "$build" != no ]; then
   directory=$(build_dir)
   [ -e "$directory/build.ninja" ] || cmake --preset "$preset" >&2
   say "building preset $preset in $directory/"
-  cmake --build "$directory" --parallel "${DPLDM_JOBS:-$(nproc)}" >&2
+  targets=(all)
+  [ "$build" = programs ] && targets=(dpldm dpldm-data)
+  cmake --build "$directory" --parallel "${DPLDM_JOBS:-$(nproc)}" --target "${targets[@]}" >&2
   say "done: $directory/bin/dpldm and $directory/bin/dpldm-data"
 fi

@@ -38,6 +38,8 @@ classes='T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle 
 # Open MPI refuses to run as root unless asked twice; in a container there is often no other user.
 if [ "$(id -u)" -eq 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 export OMPI_MCA_btl_vader_single_copy_mechanism=none HDF5_USE_FILE_LOCKING=BEST_EFFORT
+# Ctrl-C: Open MPI kills ranks one second after passing the signal on, which is less than a step and its checkpoint take.
+export OMPI_MCA_odls_base_sigkill_timeout=5
 # One thread for each rank: two ranks with one thread beat one rank with two.
 threads=$(($(nproc) / ranks > 0 ? $(nproc) / ranks : 1))
 export OMP_NUM_THREADS=$threads

@@ -34,7 +34,7 @@ td:first-child { color: var(--quiet); width: 17rem; padding-right: 1.5rem; }
 td:last-child { overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
 figure { margin: 0; }
-figcaption { color: var(--quiet); font-size: 0.92rem; margin-top: 0.5rem; }
+figcaption { color: var(--quiet); font-size: 0.92rem; margin-top: 0.5rem; max-width: 44rem; }
 img { display: block; width: min(100%, 44rem); height: auto; image-rendering: pixelated; border: 1px solid var(--line); border-radius: 4px; }
 svg { display: block; width: 100%; max-width: 44rem; height: auto; }
 svg text { fill: var(--quiet); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums; }

@@ -29,7 +29,7 @@ struct LineChart {
   std::vector<std::pair<double, double>> points;  // at least one; finite
   // A dashed horizontal line with its name; none when the name is empty.
   double limit = 0;
-  std::string limit_name;
+  std::string limit_name{};
 };
 std::string svg_chart(const LineChart& chart);
 

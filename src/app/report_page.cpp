@@ -63,7 +63,7 @@ std::vector<std::pair<double, double>> epsilon_curve(const PrivacyLedger& ledger
     } else {
       same->count += event.count;
     }
-    if ((i + 1) % stride != 0 && i + 1 != entries.size()) continue;
+    if (i != 0 && (i + 1) % stride != 0 && i + 1 != entries.size()) continue;
     const double epsilon = accounting::epsilon_of(events, header.delta, header.accountant, header.neighbouring);
     if (std::isfinite(epsilon)) curve.emplace_back(static_cast<double>(i + 1), epsilon);
   }
@@ -93,7 +93,8 @@ std::string privacy_section(const PrivacyLedger& ledger, const std::optional<jso
   const accounting::LedgerHeader& header = ledger.header();
   TableRows rows = {
       {"records N", fmt::format("{}", header.num_records)},
-      {"sampling", fmt::format("{}, rate q = {:.6g} (expected batch {:g})", header.sampler, header.sampling_rate,
+      {"sampling", fmt::format("{}, rate q = {:.6g} (expected batch {:g})",
+                               header.sampler == "poisson" ? "Poisson" : header.sampler, header.sampling_rate,
                                header.expected_batch_size)},
       {"releases charged T", fmt::format("{}", ledger.entries().size())},
       {"noise multiplier σ", fmt::format("{:.6g}", header.noise_multiplier)},
@@ -156,6 +157,16 @@ std::string training_section(const std::vector<json>& metrics) {
   return section;
 }
 
+std::string samples_section(const fs::path& run_dir, const std::optional<json>& metadata) {
+  std::string caption = "Synthetic images, one row per class.";
+  if (metadata && !metadata->at("class_names").empty()) {
+    const auto names = metadata->at("class_names").get<std::vector<std::string>>();
+    caption = fmt::format("Synthetic images, one row per class: {}.", fmt::join(names, ", "));
+  }
+  return "<h2>Samples</h2>\n<figure>\n" + html_picture(run_dir / "samples" / "grid.png", "A grid of synthetic images") +
+         "<figcaption>" + html_escape(caption) + "</figcaption>\n</figure>\n";
+}
+
 std::string evaluation_section(const json& evaluation) {
   const json& accuracy = evaluation.at("accuracy");
   std::vector<std::string> seeds;
@@ -203,11 +214,7 @@ std::string report_page(const fs::path& run_dir) {
                : "<section class=\"statement\">\n<div class=\"big\">Public data only</div>\n<p>This run saw no private "
                  "record, so there is nothing to account for.</p>\n</section>\n";
     if (ledger && !metadata) body += "<p class=\"quiet\">The run has not finished: it has left no model yet.</p>\n";
-    if (fs::exists(run_dir / "samples" / "grid.png")) {
-      body += "<h2>Samples</h2>\n<figure>\n" +
-              html_picture(run_dir / "samples" / "grid.png", "A grid of synthetic images") +
-              "<figcaption>Synthetic images, one row per class.</figcaption>\n</figure>\n";
-    }
+    if (fs::exists(run_dir / "samples" / "grid.png")) body += samples_section(run_dir, metadata);
     if (const auto evaluation = json_if_there(run_dir / "evaluation.json")) body += evaluation_section(*evaluation);
     if (ledger) body += privacy_section(*ledger, metadata) + (ledger->header().is_private ? kLimits : "");
     body += training_section(read_metrics(run_dir / "metrics.jsonl"));

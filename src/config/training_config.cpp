@@ -112,7 +112,8 @@ Schema FinetuneConfig::schema() {
              "Which parameters are trained: attention, attention-core, cross-attention, cross-kv, attention@>=N, "
              "resnets, all.");
   schema.add("trained.include", trained_include, "Regular expression: parameters whose name it finds are trained too.");
-  schema.add("trained.exclude", trained_exclude, "Regular expression: parameters whose name it finds are never trained.");
+  schema.add("trained.exclude", trained_exclude,
+             "Regular expression: parameters whose name it finds are never trained.");
   schema.add("trained.conditioner", train_conditioner, "Whether the class embeddings are trained too.");
   schema.add("trained.freeze_dead_cross_attention", freeze_dead_cross_attention,
              "Leave out the cross-attention queries and keys, which have no effect under a one-token context.");
@@ -122,7 +123,7 @@ Schema FinetuneConfig::schema() {
              "Spread of fresh embeddings, in units of the model's.");
   schema.add("privacy.epsilon", epsilon, kPositive, "Target; the run can never exceed it.");
   schema.add("privacy.delta", delta, {0, 1, true}, "Null means min(1e-5, 1/(N ln N)).");
-  schema.add("privacy.clip_norm", clip_norm, kPositive,
+  schema.add("privacy.clip_norm", clip_norm, {1e-9, 1e9},
              "C: bound of one record's gradient, L2 over all trained parameters, of the mean squared error.");
   schema.add("privacy.noise_multiplier", noise_multiplier, kNotNegative,
              "Null calibrates it from epsilon. 0 makes a run that is NOT PRIVATE.");

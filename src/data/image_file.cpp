@@ -44,6 +44,7 @@ ImageFileInfo read_info(const hdf5::File& file) {
   info.has_captions = file.has_dataset("captions");
   info.source = file.read_text_attribute("source");
   info.content_sha256 = file.read_text_attribute("content_sha256");
+  in_file(file.path(), [&] { check_geometry(info); });
   return info;
 }
 
@@ -64,9 +65,7 @@ Visibility visibility_from(const std::string& text) {
 
 struct ImageFile::Impl {
   explicit Impl(const std::filesystem::path& path)
-      : file(hdf5::File::open_read_only(path)),
-        info(read_info(file)),
-        images((in_file(path, [&] { check_geometry(info); }), file.open_dataset("images"))) {
+      : file(hdf5::File::open_read_only(path)), info(read_info(file)), images(file.open_dataset("images")) {
     images.require(hdf5::ElementType::kUInt8, images_shape(info));
     labels = open_labels(file, info.num_records, info.class_names);
   }

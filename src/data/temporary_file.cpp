@@ -34,7 +34,12 @@ void remove_temporary_files_on_signals() {
   action.sa_handler = remove_live_files_and_die;
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigemptyset(&action.sa_mask);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction inherited {};
+    ::sigaction(signal, nullptr, &inherited);
+    // What the parent made us ignore (nohup does) stays ignored.
+    if (inherited.sa_handler != SIG_IGN) ::sigaction(signal, &action, nullptr);
+  }
 }
 
 TemporaryFile::TemporaryFile(const std::filesystem::path& destination)

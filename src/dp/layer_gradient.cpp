@@ -66,7 +66,8 @@ class KeptGradient : public LayerGradient {
 // A Linear (or 1x1 convolution) on sequences: activation [R, n, d], output gradient [R, n, p].
 class LinearGradient : public LayerGradient {
  public:
-  LinearGradient(const at::Tensor& activation, const at::Tensor& output_gradient, bool with_weight, bool with_bias, Rule rule)
+  LinearGradient(const at::Tensor& activation, const at::Tensor& output_gradient, bool with_weight, bool with_bias,
+                 Rule rule)
       : activation_(widened(activation)),
         output_gradient_(widened(output_gradient)),
         with_weight_(with_weight),

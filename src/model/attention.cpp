@@ -83,7 +83,7 @@ BasicTransformerBlock::BasicTransformerBlock(std::int64_t channels, std::int64_t
 at::Tensor BasicTransformerBlock::forward(const at::Tensor& x, const at::Tensor& context) {
   at::Tensor normed = norm1_->forward(x);
   at::Tensor h = x + attn1_.forward(normed, normed);
-  if (context.size(1) == 1) {
+  if (context.size(1) == 1 && !attn2_.queries_or_keys_tapped() && norm2_->site() == nullptr) {
     h = h + attn2_.forward_one_token(context);
   } else {
     h = h + attn2_.forward(norm2_->forward(h), context);

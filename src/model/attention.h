@@ -31,6 +31,8 @@ class Attention {
   // The same where `context` has one token. The softmax over one key is 1, so the answer, [B, 1, channels], is equal
   // for all queries and depends neither on them nor on keys.
   at::Tensor forward_one_token(const at::Tensor& context) const;
+  // Whether a tap waits for the queries or keys, which forward_one_token does not compute.
+  bool queries_or_keys_tapped() const { return to_q_->site() != nullptr || to_k_->site() != nullptr; }
   Linear& to_out() const { return *to_out_; }
 
  private:

@@ -76,8 +76,8 @@ class AutoencoderKL : public torch::nn::Module {
   // z [B, L, h, w], unscaled -> images [B, C, H, W], not clamped.
   at::Tensor decode(const at::Tensor& z);
 
-  // Replaces each latent channel z by (z - mean) / deviation, inside the two 1x1 convolutions around the latent, so that what decode(encode(x))
-  // gives is unchanged. mean and deviation are [L].
+  // Replaces each latent channel z by (z - mean) / deviation, inside the two 1x1 convolutions around the latent, so
+  // that what decode(encode(x)) gives is unchanged. mean and deviation are [L].
   void fold_latent_affine(const at::Tensor& mean, const at::Tensor& deviation);
 
  private:

@@ -86,6 +86,7 @@ std::string page_of(const nlohmann::json& json) {
       "## What it does not cover\n\n"
       "- Choices made by looking at the private records or at a held-out real set: learning rate, number of steps, "
       "clip norm, what to release.\n"
+      "- Other runs on the same records. Each has its own statement, and their costs add up.\n"
       "- The number of records N, the names of the classes and the image size, which are treated as public.\n"
       "- The machines that ran the job: whoever can read their memory, their network or the private files has the "
       "records. Step times depend on\n"

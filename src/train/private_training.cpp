@@ -48,6 +48,12 @@ Setup make_setup(const config::FinetuneConfig& config) {
   if (config.model.empty()) throw ConfigError("finetune.model.base is not set; name a public model");
   data::LatentFile latents(config.latents);
   const data::LatentFileInfo& info = latents.info();
+  // What a model cost before would be missing from this run's ledger, and a stamp would be washed off.
+  if (!model::read_dp_metadata(config.model).is_null()) {
+    throw ConfigError(config.model +
+                      " was itself trained on private records (it has dp_metadata.json); finetune starts from a public "
+                      "model only");
+  }
   auto autoencoder = model::load_autoencoder(config.model);
   if (model::weights_sha256(*autoencoder) != info.encoder_sha256) {
     throw ConfigError(config.latents + " was encoded by another autoencoder than that of " + config.model +
@@ -72,6 +78,13 @@ Setup make_setup(const config::FinetuneConfig& config) {
                     network->config().num_classes - 1, num_classes));
   }
   diffusion::NoiseSchedule schedule(diffusion::ScheduleConfig::from_json(model::read_scheduler_config(config.model)));
+  const std::int64_t num_timesteps = schedule.config().num_train_timesteps;
+  const std::int64_t timestep_high = config.timestep_high > 0 ? config.timestep_high : num_timesteps;
+  if (config.timestep_low >= timestep_high || timestep_high > num_timesteps) {
+    throw ConfigError(fmt::format(
+        "finetune.training.timestep_low is {} and timestep_high is {}; they must be a range within the model's 0 to {}",
+        config.timestep_low, timestep_high, num_timesteps));
+  }
   PrivacyPlan plan = make_privacy_plan(config, info.num_records);
   return {std::move(latents),  std::move(network),     std::move(autoencoder),
           std::move(schedule), std::move(base_sha256), std::move(plan)};
@@ -108,7 +121,8 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
 
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const model::TrainableSet& trained) {
   std::vector<std::pair<std::string, at::Tensor>> result;
-  for (const model::TrainedParameter& parameter : trained.parameters()) result.emplace_back(parameter.name, parameter.tensor);
+  for (const model::TrainedParameter& parameter : trained.parameters())
+    result.emplace_back(parameter.name, parameter.tensor);
   return result;
 }
 
@@ -130,6 +144,7 @@ std::optional<accounting::PrivacyLedger> open_ledger(const config::FinetuneConfi
                                                      comm::Communicator& comm) {
   std::optional<accounting::PrivacyLedger> ledger;
   std::string failure;
+  std::int32_t code = 0;
   if (comm.is_root()) {
     const std::filesystem::path path = options.run_dir / "ledger.jsonl";
     try {
@@ -139,7 +154,8 @@ std::optional<accounting::PrivacyLedger> open_ledger(const config::FinetuneConfi
         if (header.num_records != plan.num_records || header.sampling_rate != plan.sampling_rate ||
             header.delta != plan.delta || header.noise_multiplier != plan.noise_multiplier ||
             header.clip_norm != config.clip_norm || header.is_private != plan.is_private ||
-            header.neighbouring != plan.neighbouring) {
+            header.neighbouring != plan.neighbouring || header.target_epsilon != config.epsilon ||
+            header.planned_steps != config.steps) {
           throw ConfigError(path.string() +
                             " is of a run with other privacy settings; resume with the configuration that started it");
         }
@@ -164,11 +180,28 @@ std::optional<accounting::PrivacyLedger> open_ledger(const config::FinetuneConfi
       }
     } catch (const Error& error) {
       failure = error.what();
+      code = static_cast<std::int32_t>(error.code());
+    }
+  }
+  failure = comm::broadcast_text(comm, failure);
+  comm.broadcast(comm::host_buffer(std::span(&code, 1)), 0);
+  if (code != 0) throw Error(static_cast<ExitCode>(code), failure);
+  return ledger;
+}
+
+// Collective. Reads the whole file once, on rank 0. A record that is not finite, or damaged, must be found here and not
+// when it is selected: then the moment at which a run dies would tell of one record.
+void verify_latents(const data::LatentFile& latents, comm::Communicator& comm) {
+  std::string failure;
+  if (comm.is_root()) {
+    try {
+      latents.verify_content();
+    } catch (const IoError& error) {
+      failure = error.what();
     }
   }
   failure = comm::broadcast_text(comm, failure);
   if (!failure.empty()) throw IoError(failure);
-  return ledger;
 }
 
 class PrivateTraining {
@@ -354,9 +387,17 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   comm::require_equal_on_all_ranks(comm, "the program version", build_facts());
   comm::require_equal_on_all_ranks(comm, "the latent file", setup.latents.info().content_sha256);
   comm::require_equal_on_all_ranks(comm, "the model", setup.base_sha256);
-  if (comm.is_root()) print_table(config, setup, trained, comm, threads);
+  if (comm.is_root()) {
+    print_table(config, setup, trained, comm, threads);
+    if (setup.plan.delta * static_cast<double>(setup.plan.num_records) >= 1) {
+      spdlog::warn(
+          "privacy.delta is {}, not below 1/N: a mechanism that publishes one record at random would satisfy it",
+          setup.plan.delta);
+    }
+  }
   if (options.dry_run) return;
 
+  verify_latents(setup.latents, comm);
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
   PrivateTraining(config, options, comm, setup, trained).run();
 }

@@ -37,22 +37,24 @@ struct RunState::Impl {
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 };
 
-RunState::RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint, std::string config_hash,
-                   comm::Communicator& comm)
-    : impl_(std::unique_ptr<Impl>(new Impl{.run_dir = run_dir,
-                                           .config = checkpoint,
-                                           .config_hash = std::move(config_hash),
-                                           .comm = comm,
-                                           .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
-                                           .stop = StopRequest(StopRequest::Seconds(60 * checkpoint.max_minutes)),
-                                           .metrics = {}})) {
+RunState::RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint,
+                   std::string config_hash, comm::Communicator& comm)
+    : impl_(std::unique_ptr<Impl>(
+          new Impl{.run_dir = run_dir,
+                   .config = checkpoint,
+                   .config_hash = std::move(config_hash),
+                   .comm = comm,
+                   .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
+                   .stop = StopRequest(StopRequest::Seconds(60 * checkpoint.max_minutes)),
+                   .metrics = {}})) {
   if (comm.is_root()) impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
 }
 
 RunState::~RunState() = default;
 
 std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer) {
-  // Every rank reads: the run directory is on a file system that all share, and the page cache makes it one read per node.
+  // Every rank reads: the run directory is on a file system that all share, and the page cache makes it one read per
+  // node.
   const std::optional<Checkpoint> checkpoint = impl_->store.newest();
   const std::string found = checkpoint ? checkpoint->directory.filename().string() : "none";
   comm::require_equal_on_all_ranks(impl_->comm, "the newest checkpoint", found);
@@ -61,8 +63,9 @@ std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer)
     return 0;
   }
   if (checkpoint->info.config_hash != impl_->config_hash) {
-    throw ConfigError(checkpoint->directory.string() +
-                      " is of another configuration; resume with the one in config.yaml of the run directory, unchanged");
+    throw ConfigError(
+        checkpoint->directory.string() +
+        " is of another configuration; resume with the one in config.yaml of the run directory, unchanged");
   }
   const at::NoGradGuard no_grad;
   parameters.values().copy_(parameters.flatten(checkpoint->tensors(kWeights)));
@@ -84,14 +87,16 @@ void RunState::set_extra(const nlohmann::json& extra) { impl_->extra = extra; }
 
 const nlohmann::json& RunState::restored_extra() const { return impl_->restored_extra; }
 
-void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters, const Optimizer& optimizer) {
+void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
+                           const Optimizer& optimizer) {
   const StopDecision decision = impl_->stop.agree(impl_->comm);
   const bool finished = steps_done == steps_total;
   const bool due = impl_->config.every_steps > 0 && steps_done % impl_->config.every_steps == 0;
   if (due || finished || decision != StopDecision::kGoOn) save(steps_done, parameters, optimizer);
   if (decision == StopDecision::kCheckpointAndStop && !finished) {
-    throw Checkpointed(fmt::format("stopped by {} after step {} of {}; a checkpoint is in {}, go on with --resume", impl_->stop.reason(), steps_done,
-                                   steps_total, (impl_->run_dir / "checkpoints").string()));
+    throw Checkpointed(fmt::format("stopped by {} after step {} of {}; a checkpoint is in {}, go on with --resume",
+                                   impl_->stop.reason(), steps_done, steps_total,
+                                   (impl_->run_dir / "checkpoints").string()));
   }
 }
 
@@ -99,9 +104,8 @@ void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, c
   const auto begin = std::chrono::steady_clock::now();
   std::string failure;
   if (impl_->comm.is_root()) {
-    const std::vector<CheckpointFile> files{
-        tensor_file(kWeights, by_name(parameters.unflatten(parameters.values()))),
-        tensor_file(kOptimizer, optimizer.state())};
+    const std::vector<CheckpointFile> files{tensor_file(kWeights, by_name(parameters.unflatten(parameters.values()))),
+                                            tensor_file(kOptimizer, optimizer.state())};
     try {
       impl_->store.save({.step = steps_done,
                          .config_hash = impl_->config_hash,
@@ -119,7 +123,8 @@ void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, c
   impl_->stop.set_checkpoint_time(std::chrono::steady_clock::now() - begin);
 }
 
-void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config, comm::Communicator& comm) {
+void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config,
+                     comm::Communicator& comm) {
   std::string failure;
   bool misuse = false;
   if (comm.is_root()) {

@@ -81,10 +81,24 @@ def save(network, folder, tensors):
     save_file({n: t.detach().contiguous() for n, t in tensors.items()}, folder / "golden.safetensors", {"format": "pt"})
 
 
-def make_unet(name, case):
+def unet_of(name, case):
     torch.manual_seed(sum(map(ord, name)))
     network = UNet2DConditionModel(sample_size=8, **case["config"])
     randomise_norms(network)
+    if "num_classes" in case:
+        torch.nn.init.zeros_(network.encoder_hid_proj.bias)
+    return network
+
+
+def autoencoder_of(name, case):
+    torch.manual_seed(sum(map(ord, name)))
+    network = AutoencoderKL(**case["config"])
+    randomise_norms(network)
+    return network
+
+
+def make_unet(name, case):
+    network = unet_of(name, case)
     records = 3
     height, width = case["size"]
     tensors = {
@@ -93,7 +107,6 @@ def make_unet(name, case):
         "target": torch.randn(records, network.config.out_channels, height, width),
     }
     if "num_classes" in case:
-        torch.nn.init.zeros_(network.encoder_hid_proj.bias)
         tensors["class_labels"] = torch.tensor([4, 0, 5])
         context = torch.nn.functional.one_hot(tensors["class_labels"], case["num_classes"]).float().unsqueeze(1)
     else:
@@ -104,9 +117,7 @@ def make_unet(name, case):
 
 
 def make_autoencoder(name, case):
-    torch.manual_seed(sum(map(ord, name)))
-    network = AutoencoderKL(**case["config"])
-    randomise_norms(network)
+    network = autoencoder_of(name, case)
     images = torch.randn(2, *case["size"])
     posterior = network.encode(images).latent_dist
     decoded = network.decode(posterior.mean).sample
@@ -116,7 +127,8 @@ def make_autoencoder(name, case):
         **gradients(network)})
 
 
-for case_name, parts in UNETS.items():
-    make_unet(case_name, parts)
-for case_name, parts in AUTOENCODERS.items():
-    make_autoencoder(case_name, parts)
+if __name__ == "__main__":
+    for case_name, parts in UNETS.items():
+        make_unet(case_name, parts)
+    for case_name, parts in AUTOENCODERS.items():
+        make_autoencoder(case_name, parts)

@@ -5,6 +5,8 @@
 #include "train/private_training.h"
 
 #include <filesystem>
+#include <fstream>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -98,7 +100,7 @@ class PrivateTrainingOnRanks : public testing::Test {
 };
 
 // Sums of fp32 in another order differ by about 1e-7 of their size; AdamW divides by the root of the second moment,
-// which can enlarge that where a gradient is near zero. Measured: at most 6e-6 over 12 steps.
+// which can enlarge that where a gradient is near zero.
 constexpr double kTolerance = 1e-4;
 
 TEST_F(PrivateTrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
@@ -134,6 +136,16 @@ TEST_F(PrivateTrainingOnRanks, FrozenTensorsComeBackBitIdentical) {
       EXPECT_TRUE(tensor.equal(trained.at(name))) << name;
     }
   }
+}
+
+TEST_F(PrivateTrainingOnRanks, DeadCrossAttentionIsTrainedWhenAskedFor) {
+  config::FinetuneConfig all = config();
+  all.freeze_dead_cross_attention = false;
+  all.steps = 2;
+  const Tensors trained = weights(run(all, "dead", *world_));
+  const std::string name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight";
+  // Its gradient is exactly zero, so only the noise moves it.
+  EXPECT_FALSE(trained.at(name).equal(weights_of_base().at(name)));
 }
 
 TEST_F(PrivateTrainingOnRanks, InterruptedRunResumedOnAnotherNumberOfRanksGoesOnAsIfNothingHappened) {
@@ -220,6 +232,39 @@ TEST_F(PrivateTrainingOnRanks, StepsChargedButLostStaySpentAndTheBudgetHolds) {
   EXPECT_LE(ledger.epsilon(), 8);
   EXPECT_EQ(ledger.entries().size(), 12U);
   EXPECT_TRUE(std::filesystem::exists(root_ / "lost/model/dp_metadata.json"));
+}
+
+TEST_F(PrivateTrainingOnRanks, ModelThatWasTrainedPrivatelyIsNoBase) {
+  config::FinetuneConfig second = config();
+  second.model = (run(config(), "earlier", *world_) / "model").string();
+  EXPECT_THROW(run(second, "second", *world_), ConfigError);
+}
+
+TEST_F(PrivateTrainingOnRanks, TimestepsOutsideTheScheduleAreRefusedBeforeAnythingIsWritten) {
+  config::FinetuneConfig wrong = config();
+  wrong.timestep_low = 900;
+  wrong.timestep_high = 100;
+  EXPECT_THROW(run(wrong, "wrong", *world_), ConfigError);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "wrong"));
+}
+
+TEST_F(PrivateTrainingOnRanks, ResumeWithOtherPrivacySettingsIsAConfigurationError) {
+  run(config(), "settings", *world_);
+  config::FinetuneConfig other = config();
+  other.clip_norm = 1;
+  EXPECT_THROW(run(other, "settings", *world_, /*resume=*/true), Error);
+}
+
+TEST_F(PrivateTrainingOnRanks, DamagedLatentsAreFoundBeforeTheFirstStep) {
+  if (world_->is_root()) {
+    std::fstream file(root_ / "latents.h5", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(std::filesystem::file_size(root_ / "latents.h5") / 2));  // among the moments
+    const float poison = std::numeric_limits<float>::quiet_NaN();
+    for (int i = 0; i < 8; ++i) file.write(reinterpret_cast<const char*>(&poison), sizeof(poison));
+  }
+  world_->barrier();
+  EXPECT_THROW(run(config(), "damaged", *world_), IoError);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "damaged"));
 }
 
 TEST_F(PrivateTrainingOnRanks, LatentsOfAnotherAutoencoderAreRefused) {

@@ -1,7 +1,7 @@
 // Records per second of CPU time of the networks of the quickstart's size, forward and backward. CPU time, so that
 // other work on the machine disturbs little; the figures mean one thread.
 //
-//   OMP_NUM_THREADS=1 network_speed unet|autoencoder [batch] [seconds] [profile]
+//   OMP_NUM_THREADS=1 perf_network_speed unet|autoencoder [batch] [seconds] [profile]
 //
 // With "profile": where the time of bf16 training goes, by operator.
 #include <algorithm>

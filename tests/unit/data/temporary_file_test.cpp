@@ -1,6 +1,7 @@
 #include "data/temporary_file.h"
 
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 
 #include <gtest/gtest.h>
@@ -47,6 +48,17 @@ TEST(TemporaryFileDeathTest, Interrupt_RemovesItAndKillsTheProcess) {
   EXPECT_EXIT(interrupted(), testing::KilledBySignal(SIGINT), "");
   EXPECT_EQ(test::bytes_of(folder.path() / "keep"), "before");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
+}
+
+TEST(TemporaryFileDeathTest, SignalThatTheParentIgnores_StaysIgnored) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto hung_up = [] {
+    std::signal(SIGHUP, SIG_IGN);  // as nohup does
+    remove_temporary_files_on_signals();
+    std::raise(SIGHUP);
+    std::_Exit(7);
+  };
+  EXPECT_EXIT(hung_up(), testing::ExitedWithCode(7), "");
 }
 
 }  // namespace

@@ -1,0 +1,174 @@
+// dpldm inspect: what a model, a checkpoint or a file of latents is.
+#include <algorithm>
+#include <filesystem>
+#include <string>
+
+#include <cxxopts.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <torch/torch.h>
+
+#include "app/commands.h"
+#include "base/error.h"
+#include "data/latent_file.h"
+#include "io/json_file.h"
+#include "model/model_directory.h"
+#include "model/trainable_set.h"
+#include "train/checkpoint.h"
+
+namespace dpldm::app {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+std::int64_t num_parameters(const torch::nn::Module& network) {
+  std::int64_t count = 0;
+  for (const auto& parameter : network.parameters()) count += parameter.numel();
+  return count;
+}
+
+// Sizes of what could be trained: by selector alone, as papers count; the class embedder apart; and what `finetune`
+// trains unless told otherwise.
+Json trainable_sets(model::UNet& unet) {
+  Json sets;
+  for (const std::string& select : model::named_selectors()) {
+    model::TrainableOptions options;
+    options.select = select;
+    options.conditioner = false;
+    options.freeze_dead_cross_attention = false;
+    try {
+      sets[select] = model::TrainableSet(unet, options).num_elements();
+    } catch (const ConfigError&) {
+      sets[select] = 0;  // a network without such modules
+    }
+  }
+  if (unet.class_embedder() != nullptr) sets["class-embedder"] = unet.class_embedder()->weight.numel();
+  sets["default"] = model::TrainableSet(unet, {}).num_elements();
+  return sets;
+}
+
+Json description_of(model::UNet& unet) {
+  const model::UNetConfig& config = unet.config();
+  Json json{{"class", "UNet2DConditionModel"},
+            {"parameters", num_parameters(unet)},
+            {"in_channels", config.in_channels},
+            {"block_out_channels", config.block_out_channels},
+            {"attention_heads", config.attention_head_dim},
+            {"cross_attention_dim", config.cross_attention_dim}};
+  if (config.num_classes > 0) json["class_labels"] = config.num_classes;
+  json["trainable_sets"] = trainable_sets(unet);
+  json["weights_sha256"] = model::weights_sha256(unet);
+  return json;
+}
+
+Json description_of(const model::AutoencoderKL& autoencoder) {
+  const model::AutoencoderConfig& config = autoencoder.config();
+  return {{"class", "AutoencoderKL"},
+          {"parameters", num_parameters(autoencoder)},
+          {"in_channels", config.in_channels},
+          {"latent_channels", config.latent_channels},
+          {"downsampling", std::int64_t{1} << (config.block_out_channels.size() - 1)},
+          {"block_out_channels", config.block_out_channels},
+          {"scaling_factor", config.scaling_factor},
+          {"weights_sha256", model::weights_sha256(autoencoder)}};
+}
+
+bool has_network(const fs::path& model, const std::string& component, const std::string& class_name) {
+  if (fs::exists(model / component / "config.json")) return true;
+  return fs::exists(model / "config.json") &&
+         io::read_json_file(model / "config.json").value("_class_name", "") == class_name;
+}
+
+Json describe_model(const fs::path& path) {
+  Json json{{"format", "dpldm-model"}, {"parameters", 0}};
+  std::int64_t parameters = 0;
+  const auto add = [&](const std::string& component, const Json& description) {
+    parameters += description.at("parameters").get<std::int64_t>();
+    json[component] = description;
+  };
+  if (has_network(path, "unet", "UNet2DConditionModel")) add("unet", description_of(*model::load_unet(path)));
+  if (has_network(path, "vae", "AutoencoderKL")) add("vae", description_of(*model::load_autoencoder(path)));
+  if (parameters == 0) {
+    throw ConfigError(path.string() + " is neither a model, nor a checkpoint, nor a file of latents");
+  }
+  json["parameters"] = parameters;
+  const auto schedule = model::read_scheduler_config(path);
+  if (!schedule.is_null()) json["scheduler"] = schedule;
+  const auto privacy = model::read_dp_metadata(path);
+  if (!privacy.is_null()) json["dp_metadata"] = privacy;
+  return json;
+}
+
+Json describe_checkpoint(const fs::path& path) {
+  const train::Checkpoint checkpoint = train::verify_checkpoint(path);
+  Json json{{"format", "dpldm-checkpoint"},
+            {"step", checkpoint.info.step},
+            {"config_hash", checkpoint.info.config_hash},
+            {"num_ranks", checkpoint.info.num_ranks},
+            {"files", checkpoint.files},
+            {"verified", true}};
+  if (!checkpoint.info.ledger_head.empty()) json["ledger_head"] = checkpoint.info.ledger_head;
+  return json;
+}
+
+Json describe_latents(const fs::path& path) {
+  const data::LatentFileInfo info = data::LatentFile(path).info();
+  return {{"format", "dpldm-latents"},
+          {"visibility", data::to_text(info.visibility)},
+          {"num_records", info.num_records},
+          {"num_variants", info.num_variants},
+          {"latent_shape", {info.channels, info.height, info.width}},
+          {"scaling_factor", info.scaling_factor},
+          {"num_classes", info.class_names.size()},
+          {"encoder_sha256", info.encoder_sha256},
+          {"content_sha256", info.content_sha256}};
+}
+
+// Nested objects are indented; long texts and lists stay on one line.
+void print_table(const Json& json, int indent) {
+  for (const auto& [key, value] : json.items()) {
+    if (value.is_object()) {
+      fmt::print("{:{}}{}\n", "", indent, key);
+      print_table(value, indent + 2);
+    } else {
+      const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+      fmt::print("{:{}}{:<{}} {}\n", "", indent, key, std::max(1, 24 - indent), text);
+    }
+  }
+}
+
+}  // namespace
+
+void run_inspect(Invocation& invocation) {
+  cxxopts::Options options(invocation.argv()[0], "Describe a model, a checkpoint or a file of latents.");
+  options.positional_help("PATH");
+  // clang-format off
+  options.add_options()
+      ("path", "a model's or checkpoint's directory, or a .h5 file", cxxopts::value<std::string>(), "PATH")
+      ("json", "one JSON object on stdout")
+      ("help", "this text");
+  // clang-format on
+  options.parse_positional({"path"});
+  const auto parsed = options.parse(invocation.argc(), invocation.argv());
+  if (parsed.count("help") > 0) {
+    fmt::print("{}", options.help());
+    return;
+  }
+  if (!parsed.unmatched().empty()) {
+    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
+  }
+  if (parsed.count("path") == 0) throw ConfigError("name what to inspect: a model, a checkpoint or a file of latents");
+  const fs::path path = parsed["path"].as<std::string>();
+  if (!fs::exists(path)) throw IoError(path.string() + " does not exist");
+  const Json json = !fs::is_directory(path)              ? describe_latents(path)
+                    : fs::exists(path / "manifest.json") ? describe_checkpoint(path)
+                                                         : describe_model(path);
+  if (parsed.count("json") > 0) {
+    fmt::print("{}\n", json.dump());
+  } else {
+    print_table(json, 0);
+  }
+}
+
+}  // namespace dpldm::app
