@@ -40,7 +40,9 @@ TEST(Hdf5File, ExternalStorageAndChunks_AreRefusedWhereContiguousIsExpected) {
   const hid_t chunked = H5Pcreate(H5P_DATASET_CREATE);
   H5Pset_chunk(chunked, 1, &chunk);
   H5Dclose(H5Dcreate2(file, "external", H5T_STD_U8LE, space, H5P_DEFAULT, external, H5P_DEFAULT));
-  H5Dclose(H5Dcreate2(file, "chunked", H5T_STD_U8LE, space, H5P_DEFAULT, chunked, H5P_DEFAULT));
+  const hid_t dataset = H5Dcreate2(file, "chunked", H5T_STD_U8LE, space, H5P_DEFAULT, chunked, H5P_DEFAULT);
+  H5Dwrite(dataset, H5T_NATIVE_CHAR, H5S_ALL, H5S_ALL, H5P_DEFAULT, "0123456789");  // all ten bytes are there
+  H5Dclose(dataset);
   H5Pclose(chunked);
   H5Pclose(external);
   H5Sclose(space);
@@ -49,6 +51,21 @@ TEST(Hdf5File, ExternalStorageAndChunks_AreRefusedWhereContiguousIsExpected) {
   const File opened = File::open_read_only(folder.path() / "a.h5");
   EXPECT_THROW(opened.open_dataset("external").require(ElementType::kUInt8, {10}), IoError);
   EXPECT_THROW(opened.open_dataset("chunked").require(ElementType::kUInt8, {10}), IoError);
+}
+
+TEST(Hdf5File, Datasets_DoNotRecordWhenTheyWereWritten) {
+  const TemporaryDirectory folder;
+  File file = File::create(folder.path() / "a.h5");
+  file.create_dataset("numbers", ElementType::kInt32, {3});
+  file.write_texts("texts", std::vector<std::string>{"a"});
+  file.close();
+  const hid_t opened = H5Fopen((folder.path() / "a.h5").c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  for (const char* name : {"numbers", "texts"}) {
+    H5O_info_t info;
+    H5Oget_info_by_name2(opened, name, &info, H5O_INFO_TIME, H5P_DEFAULT);
+    EXPECT_EQ(info.ctime, 0) << name;
+  }
+  H5Fclose(opened);
 }
 
 TEST(Hdf5File, AttributeOfAnotherKind_IsRefused) {

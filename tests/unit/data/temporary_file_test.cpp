@@ -36,7 +36,8 @@ TEST(TemporaryFile, FolderThatDoesNotExist_IsRefusedAtOnce) {
 }
 
 TEST(TemporaryFileDeathTest, Interrupt_RemovesItAndKillsTheProcess) {
-  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  // By a fork alone: the other style runs the test again from its start, in another folder.
+  testing::FLAGS_gtest_death_test_style = "fast";
   const TemporaryDirectory folder;
   test::write_bytes(folder.path() / "keep", "before");
   const auto interrupted = [&folder] {
