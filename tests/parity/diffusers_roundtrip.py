@@ -11,6 +11,7 @@ Run by hand, in an environment with torch, diffusers and safetensors (last run w
 """
 
 import argparse
+import copy
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,10 @@ sys.path.append(str(Path(__file__).parent.parent / "golden"))
 from make_network_goldens import AUTOENCODERS, UNETS, autoencoder_of, unet_of  # noqa: E402
 
 OUTPUT_TOLERANCE = 1e-5
-GRADIENT_TOLERANCE = 1e-4
+# Against gradients in float64. Measured: norms 1.5e-7; the worst tensor of a clipped sum 1e-5 in random networks, and 1.3e-4
+# in a trained one, where terms of the first layers cancel.
+NORM_TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 5e-4
 # What the labels of a class-conditional network turn into in diffusers is kept under a key that diffusers ignores.
 OUR_KEYS = {"_class_name", "_diffusers_version", "_num_class_labels", "_name_or_path", "_use_default_values"}
 
@@ -44,7 +48,7 @@ def relative_error(value, reference):
 def load_strictly(cls, folder):
     network, info = cls.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
     clean = not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
-    check(f"{folder}: diffusers finds exactly its keys", clean, "" if clean else str(info))
+    check(f"{folder.parent.name}/{folder.name}: diffusers finds exactly its keys", clean, "" if clean else str(info))
     return network
 
 
@@ -75,7 +79,10 @@ def inputs_for(network, records=3):
 
 
 def per_record_gradients(network, inputs, context, names):
-    """Each record's gradient on its own, by ordinary backward passes."""
+    """Each record's gradient on its own, by ordinary backward passes in float64."""
+    network = copy.deepcopy(network).double()
+    inputs = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
+    context = context.double()
     parameters = dict(network.named_parameters())
     rows = []
     for b in range(inputs["sample"].shape[0]):
@@ -89,11 +96,16 @@ def per_record_gradients(network, inputs, context, names):
 def check_probe(dpldm, name, network, folder, scratch):
     inputs, context = inputs_for(network)
     save_file(inputs, scratch / "inputs.safetensors", {"format": "pt"})
-    clip_norm = 0.1
+
+    def probe(trainable, clip_norm):
+        subprocess.run([dpldm, "probe", "--model", folder, "--inputs", scratch / "inputs.safetensors", "--trainable",
+                        trainable, "--clip-norm", str(clip_norm), "-o", scratch / "outputs.safetensors"], check=True)
+        return load_file(scratch / "outputs.safetensors")
+
     for trainable in ("attention", "all"):
-        subprocess.run([dpldm, "probe", "--model", folder, "--inputs", scratch / "inputs.safetensors", "--trainable", trainable,
-                        "--clip-norm", str(clip_norm), "-o", scratch / "outputs.safetensors"], check=True)
-        ours = load_file(scratch / "outputs.safetensors")
+        # Some records are clipped and others are not.
+        clip_norm = probe(trainable, 1.0)["norms"].mean().item()
+        ours = probe(trainable, clip_norm)
         names = [n.removeprefix("sum.") for n in ours if n.startswith("sum.")]
         output = network(inputs["sample"], inputs["timestep"], context).sample.detach()
         error = relative_error(ours["output"], output)
@@ -101,7 +113,7 @@ def check_probe(dpldm, name, network, folder, scratch):
         rows = per_record_gradients(network, inputs, context, names)
         norms = torch.stack([torch.cat([g.flatten() for g in row]).norm() for row in rows])
         error = ((ours["norms"] - norms).abs() / norms).max().item()
-        check(f"{name}, {trainable}: norms", error < GRADIENT_TOLERANCE, f"{error:.1e}")
+        check(f"{name}, {trainable}: norms", error < NORM_TOLERANCE, f"{error:.1e}")
         factors = (clip_norm / norms).clamp_max(1)
         total = [sum(f * row[i] for f, row in zip(factors, rows)) for i in range(len(names))]
         largest = max(t.norm() for t in total)
@@ -111,10 +123,10 @@ def check_probe(dpldm, name, network, folder, scratch):
 
 
 def check_rewritten(rewrite, name, cls, network, folder, scratch, run):
-    copy = scratch / "rewritten" / name
-    copy.parent.mkdir(exist_ok=True)
-    subprocess.run([rewrite, folder, copy], check=True)
-    again = load_strictly(cls, copy)
+    rewritten = scratch / "rewritten" / name
+    rewritten.parent.mkdir(exist_ok=True)
+    subprocess.run([rewrite, folder, rewritten], check=True)
+    again = load_strictly(cls, rewritten)
     theirs, ours = network.state_dict(), again.state_dict()
     check(f"{name}: weights are bit-identical", all(torch.equal(theirs[k], ours[k]) for k in theirs))
     same_config(name, again.config, network.config)
