@@ -12,8 +12,8 @@
 #include "app/sample_output.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/progress.h"
 #include "diffusion/class_assignment.h"
+#include "diffusion/generation_over_ranks.h"
 #include "diffusion/image_generator.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
@@ -34,6 +34,7 @@ struct SampleOptions {
   std::vector<double> class_distribution;  // empty: balanced
   diffusion::SamplerKind sampler = diffusion::SamplerKind::kDdim;
   std::int64_t steps = 50;
+  std::optional<diffusion::TimestepSpacing> spacing;  // the model's own without
   double eta = 0;
   double guidance = 1;
   std::uint64_t seed = 0;
@@ -55,6 +56,8 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
       ("prompts", "text prompts, one per line, for a model with a text encoder", cxxopts::value<std::string>(), "FILE")
       ("sampler", "ddim, ddpm or dpmpp", cxxopts::value<std::string>()->default_value("ddim"), "NAME")
       ("steps", "network calls per image", cxxopts::value<std::int64_t>()->default_value("50"), "S")
+      ("spacing", "timesteps: leading, linspace or trailing; default: what the model says",
+       cxxopts::value<std::string>(), "NAME")
       ("eta", "noise of ddim, 0 to 1", cxxopts::value<double>()->default_value("0"), "E")
       ("guidance", "classifier-free guidance scale; 1 is none", cxxopts::value<double>()->default_value("1"), "G")
       ("seed", "sample i is a function of the seed and i, on any number of ranks",
@@ -94,6 +97,9 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
   }
   sample.sampler = diffusion::sampler_kind_from(parsed["sampler"].as<std::string>());
   sample.steps = parsed["steps"].as<std::int64_t>();
+  if (parsed.count("spacing") > 0) {
+    sample.spacing = diffusion::timestep_spacing_from(parsed["spacing"].as<std::string>());
+  }
   sample.eta = parsed["eta"].as<double>();
   sample.guidance = parsed["guidance"].as<double>();
   sample.seed = parsed["seed"].as<std::uint64_t>();
@@ -117,7 +123,13 @@ std::vector<std::string> class_names_of(const model::UNet& network, const nlohma
   const std::int64_t num_classes = network.config().num_classes - 1;  // the last row is the null class
   if (num_classes < 1) return {};
   std::vector<std::string> names;
-  if (metadata.contains("class_names")) names = metadata["class_names"].get<std::vector<std::string>>();
+  if (metadata.contains("class_names")) {
+    try {
+      names = metadata["class_names"].get<std::vector<std::string>>();
+    } catch (const nlohmann::json::exception&) {
+      throw ConfigError("dp_metadata.json: class_names must be a list of texts");
+    }
+  }
   if (static_cast<std::int64_t>(names.size()) > num_classes) {
     throw ConfigError(fmt::format("dp_metadata.json names {} classes; the network has {}", names.size(), num_classes));
   }
@@ -196,50 +208,6 @@ struct LoadedModel {
   }
 };
 
-// Collective. Everything in rounds of one batch per rank: in round r, rank 0 has the first samples, rank 1 the next,
-// and so on, so that what rank 0 gathers is in order and memory is bounded by a round. `consume` runs on rank 0.
-void generate_all(const diffusion::ImageGenerator& generator, const std::vector<std::int64_t>& labels,
-                  const at::Tensor& initial_noise, std::int64_t num, std::int64_t batch, comm::Communicator& comm,
-                  const std::function<void(const at::Tensor& images, std::int64_t first)>& consume) {
-  Progress progress("sample", num, "image", comm.is_root());
-  for (std::int64_t first = 0; first < num;) {
-    const std::int64_t in_round = std::min(num - first, batch * comm.size());
-    const std::int64_t per_rank = (in_round + comm.size() - 1) / comm.size();
-    const std::int64_t begin = std::min(first + comm.rank() * per_rank, first + in_round);
-    const std::int64_t end = std::min(begin + per_rank, first + in_round);
-
-    // The last ranks of the last round may have none of their own; they make up numbers with a sample that is dropped,
-    // so that every rank knows the images' size.
-    diffusion::SampleRequest request;
-    for (std::int64_t i = begin; i < end || request.sample_ids.empty(); ++i) {
-      const std::int64_t id = std::min(i, num - 1);
-      request.sample_ids.push_back(id);
-      if (!labels.empty()) request.labels.push_back(labels[static_cast<std::size_t>(id)]);
-    }
-    const auto count = static_cast<std::int64_t>(request.sample_ids.size());
-    if (initial_noise.defined()) request.initial_noise = initial_noise.narrow(0, request.sample_ids.front(), count);
-    at::Tensor images = generator.generate(
-        request, [&](std::int64_t step) { progress.update(first + (in_round - 1) * step / generator.num_steps()); });
-
-    if (comm.size() > 1) {
-      std::vector<std::int64_t> shape = images.sizes().vec();
-      shape[0] = per_rank;
-      at::Tensor mine = torch::zeros(shape, at::kByte);
-      mine.narrow(0, 0, count).copy_(images);
-      shape[0] = per_rank * comm.size();
-      at::Tensor all = torch::empty(shape, at::kByte);
-      const auto span_of = [](at::Tensor& t) {
-        return std::span(t.mutable_data_ptr<std::uint8_t>(), static_cast<std::size_t>(t.numel()));
-      };
-      comm.all_gather(comm::host_buffer(span_of(mine)), comm::host_buffer(span_of(all)));
-      images = all.narrow(0, 0, in_round);
-    }
-    if (comm.is_root()) consume(images, first);
-    first += in_round;
-    progress.update(first);
-  }
-}
-
 }  // namespace
 
 void run_sample(Invocation& invocation) {
@@ -258,12 +226,17 @@ void run_sample(Invocation& invocation) {
   diffusion::SamplerConfig sampler = diffusion::SamplerConfig::from_json(options.sampler, scheduler);
   sampler.num_steps = options.steps;
   sampler.eta = options.eta;
+  if (options.spacing) sampler.spacing = *options.spacing;
   const diffusion::GenerativeModel functions = loaded.functions(train::compute_type(options.runtime));
   const diffusion::Guidance guidance{options.guidance, loaded.unet->config().num_classes - 1};
   const diffusion::ImageGenerator generator(functions,
                                             diffusion::NoiseSchedule(diffusion::ScheduleConfig::from_json(scheduler)),
                                             sampler, guidance, options.seed);
-  const at::Tensor initial_noise = read_initial_noise(options.initial_noise, num, functions.latent_shape);
+  const diffusion::GenerationPlan plan{
+      .num_samples = num,
+      .batch_size = options.batch,
+      .labels = labels,
+      .initial_noise = read_initial_noise(options.initial_noise, num, functions.latent_shape)};
 
   const std::string privacy = privacy_line(loaded.metadata);
   if (comm.is_root()) {
@@ -279,18 +252,16 @@ void run_sample(Invocation& invocation) {
 
   const c10::InferenceMode inference;
   std::optional<SampleOutput> output;
-  generate_all(generator, labels, initial_noise, num, options.batch, comm,
-               [&](const at::Tensor& images, std::int64_t first) {
-                 if (!output) {
-                   output.emplace(options.output,
-                                  SampleOutputInfo{num, images.size(1), images.size(2), images.size(3), class_names,
-                                                   fmt::format("synthetic, drawn from {} (seed {}); {}",
-                                                               options.model.string(), options.seed, privacy)});
-                 }
-                 std::vector<std::int64_t> part;
-                 if (!labels.empty()) part.assign(labels.begin() + first, labels.begin() + first + images.size(0));
-                 output->append(images, part);
-               });
+  diffusion::generate_over_ranks(generator, plan, comm, [&](const at::Tensor& images, std::int64_t first) {
+    if (!output) {
+      output.emplace(options.output, SampleOutputInfo{num, images.size(1), images.size(2), images.size(3), class_names,
+                                                      fmt::format("synthetic, drawn from {} (seed {}); {}",
+                                                                  options.model.string(), options.seed, privacy)});
+    }
+    std::vector<std::int64_t> part;
+    if (!labels.empty()) part.assign(labels.begin() + first, labels.begin() + first + images.size(0));
+    output->append(images, part);
+  });
   if (output) {
     output->commit();
     fmt::print("{} synthetic images in {}, the first of each class in {}\n", num, options.output.string(),

@@ -9,17 +9,6 @@
 #include "diffusion/scheduler_json.h"
 
 namespace dpldm::diffusion {
-namespace {
-
-TimestepSpacing spacing_from(const std::string& text) {
-  if (text == "leading") return TimestepSpacing::kLeading;
-  if (text == "linspace") return TimestepSpacing::kLinspace;
-  if (text == "trailing") return TimestepSpacing::kTrailing;
-  throw ConfigError(
-      fmt::format("scheduler_config.json: timestep_spacing is '{}'; it must be leading, linspace or trailing", text));
-}
-
-}  // namespace
 
 std::string to_text(SamplerKind kind) {
   switch (kind) {
@@ -40,6 +29,13 @@ SamplerKind sampler_kind_from(const std::string& text) {
   throw ConfigError(fmt::format("the sampler is '{}'; it must be ddim, ddpm or dpmpp", text));
 }
 
+TimestepSpacing timestep_spacing_from(const std::string& text) {
+  if (text == "leading") return TimestepSpacing::kLeading;
+  if (text == "linspace") return TimestepSpacing::kLinspace;
+  if (text == "trailing") return TimestepSpacing::kTrailing;
+  throw ConfigError(fmt::format("timestep_spacing is '{}'; it must be leading, linspace or trailing", text));
+}
+
 SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& scheduler_config) {
   for (const char* key : {"thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
     if (value_or(scheduler_config, key, false)) {
@@ -48,8 +44,8 @@ SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& s
   }
   SamplerConfig config;
   config.kind = kind;
-  config.spacing = spacing_from(value_or<std::string>(scheduler_config, "timestep_spacing",
-                                                      kind == SamplerKind::kDpmSolver ? "linspace" : "leading"));
+  config.spacing = timestep_spacing_from(value_or<std::string>(
+      scheduler_config, "timestep_spacing", kind == SamplerKind::kDpmSolver ? "linspace" : "leading"));
   config.steps_offset = value_or<std::int64_t>(scheduler_config, "steps_offset", 0);
   config.set_alpha_to_one = value_or(scheduler_config, "set_alpha_to_one", true);
   return config;

@@ -16,6 +16,9 @@ enum class TimestepSpacing { kLeading, kLinspace, kTrailing };
 std::string to_text(SamplerKind kind);
 SamplerKind sampler_kind_from(const std::string& text);
 
+// "leading", "linspace", "trailing". Throws ConfigError for another word.
+TimestepSpacing timestep_spacing_from(const std::string& text);
+
 struct SamplerConfig {
   SamplerKind kind = SamplerKind::kDdim;
   std::int64_t num_steps = 50;
