@@ -15,6 +15,7 @@
 #include "base/progress.h"
 #include "data/latent_file.h"
 #include "diffusion/noise_schedule.h"
+#include "diffusion/training_objective.h"
 #include "dp/charged_step.h"
 #include "dp/clipped_sum.h"
 #include "dp/gaussian_mechanism.h"
@@ -28,6 +29,7 @@
 #include "train/privacy_statement.h"
 #include "train/private_batch.h"
 #include "train/run_state.h"
+#include "train/step_cost.h"
 #include "train/threads.h"
 
 namespace dpldm::train {
@@ -99,7 +101,7 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
     fmt::print(stderr, "  {:<22} {}\n", what, value);
   };
   fmt::print(stderr, "finetune\n");
-  row("ranks", fmt::format("{} x {} thread(s), {}", comm.size(), threads, config.runtime.precision));
+  row("ranks", fmt::format("{} x {} thread(s) on the CPU, {}", comm.size(), threads, config.runtime.precision));
   row("private records N", fmt::format("{}", plan.num_records));
   row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
   row("steps T", fmt::format("{}", config.steps));
@@ -136,6 +138,49 @@ std::vector<std::string> names(const model::TrainableSet& trained) {
   std::vector<std::string> result;
   for (const model::TrainedParameter& parameter : trained.parameters()) result.push_back(parameter.name);
   return result;
+}
+
+std::string in_words(double seconds) {
+  if (seconds < 100) return fmt::format("{:.1f} s", seconds);
+  if (seconds < 6000) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+// Collective. Time and memory of a step, measured on made-up latents, so that nothing private is read.
+void print_cost(const config::FinetuneConfig& config, const Setup& setup, model::TrainableSet& trained,
+                comm::Communicator& comm) {
+  dp::ClippedSum clipped(tensors(trained), config.clip_norm, dp::rule_from(config.engine_rule));
+  trained.attach(&clipped);
+  clipped.begin_step();
+  const std::int64_t draws = config.noise_multiplicity;
+  const data::LatentFileInfo& info = setup.latents.info();
+  const model::UNetConfig& network = setup.network->config();
+  const StepCost cost = measure_step(
+      [&](std::int64_t num_records) {
+        const std::int64_t rows = num_records * draws;
+        const at::Tensor target = torch::randn({rows, info.channels, info.height, info.width});
+        model::Conditioning conditioning;
+        if (network.num_classes > 0) conditioning.class_labels = torch::zeros({rows}, torch::kLong);
+        clipped.begin_micro_batch(num_records, draws);
+        const at::Tensor prediction = setup.network->forward(target.to(compute_type(config.runtime)),
+                                                             torch::zeros({rows}, torch::kLong), conditioning);
+        (diffusion::per_record_mean_squared_error(prediction, target).sum() / static_cast<double>(draws)).backward();
+        clipped.finish_micro_batch();
+      },
+      config.runtime.micro_batch_size);
+  trained.detach();
+  comm.barrier();
+  if (!comm.is_root()) return;
+  const double step = cost.seconds_per_record * static_cast<double>(config.expected_batch_size) / comm.size();
+  // Gradient sum, released gradient, two moments and the average, in fp32; they are not allocated yet.
+  const std::int64_t state_bytes = 5 * 4 * trained.num_elements();
+  const std::int64_t bytes = resident_bytes() + state_bytes + cost.bytes_per_record * config.runtime.micro_batch_size;
+  fmt::print(stderr, "  {:<22} about {} for a step, {} for {} steps; measured with {} made-up record(s)\n", "time",
+             in_words(step), in_words(step * static_cast<double>(config.steps)), config.steps, cost.records);
+  fmt::print(stderr, "  {:<22} about {:.2f} GiB for each rank, of which {:.2f} for a micro-batch of {}\n", "memory",
+             static_cast<double>(bytes) / (1 << 30),
+             static_cast<double>(cost.bytes_per_record * config.runtime.micro_batch_size) / (1 << 30),
+             config.runtime.micro_batch_size);
 }
 
 // Rank 0's ledger; nothing elsewhere. Collective: a failure to open it is every rank's.
@@ -395,7 +440,10 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
           setup.plan.delta);
     }
   }
-  if (options.dry_run) return;
+  if (options.dry_run) {
+    print_cost(config, setup, trained, comm);
+    return;
+  }
 
   verify_latents(setup.latents, comm);
   prepare_run_dir(options.run_dir, options.resume, effective, comm);

@@ -1,0 +1,70 @@
+#include "train/step_cost.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <memory>
+
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <unistd.h>
+
+namespace dpldm::train {
+namespace {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+struct AllocationWatch::State : c10::MemoryReportingInfoBase {
+  void reportMemoryUsage(void* /*ptr*/, std::int64_t alloc_size, std::size_t /*total_allocated*/,
+                         std::size_t /*total_reserved*/, c10::Device device) override {
+    if (!device.is_cpu()) return;
+    held += alloc_size;  // negative when it is given back
+    most = std::max(most, held);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+
+  std::int64_t held = 0;
+  std::int64_t most = 0;
+};
+
+AllocationWatch::AllocationWatch()
+    : state_(std::make_shared<State>()),
+      guard_(std::make_unique<c10::DebugInfoGuard>(c10::DebugInfoKind::PROFILER_STATE, state_)) {}
+AllocationWatch::~AllocationWatch() = default;
+
+std::int64_t AllocationWatch::peak() const { return state_->most; }
+
+StepCost measure_step(const std::function<void(std::int64_t)>& micro_batch, std::int64_t largest) {
+  constexpr double kPatience = 4;  // seconds for the larger measurement
+  StepCost cost;
+  // The first pass sets up what later ones reuse.
+  micro_batch(1);
+  const double one = seconds_of([&] { micro_batch(1); });
+  const auto affordable = static_cast<std::int64_t>(kPatience / std::max(one, 1e-6));
+  cost.records = std::clamp<std::int64_t>(std::min(affordable, largest), 1, largest);
+  cost.seconds_per_record = one;
+  if (cost.records > 1) {
+    micro_batch(cost.records);
+    cost.seconds_per_record = seconds_of([&] { micro_batch(cost.records); }) / static_cast<double>(cost.records);
+  }
+  const AllocationWatch watch;
+  micro_batch(cost.records);
+  cost.bytes_per_record = watch.peak() / cost.records;
+  return cost;
+}
+
+std::int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::int64_t size = 0;
+  std::int64_t resident = 0;
+  if (!(file >> size >> resident)) return 0;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+}  // namespace dpldm::train

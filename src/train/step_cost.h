@@ -1,0 +1,44 @@
+// What a private step takes in time and memory, measured before a run that may take days.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace c10 {
+class DebugInfoGuard;
+}
+
+namespace dpldm::train {
+
+// Counts the memory that LibTorch's CPU allocator hands out on this thread while it lives.
+class AllocationWatch {
+ public:
+  AllocationWatch();
+  ~AllocationWatch();
+  AllocationWatch(const AllocationWatch&) = delete;
+  AllocationWatch& operator=(const AllocationWatch&) = delete;
+
+  // The most bytes held at once beyond what was held at the start.
+  std::int64_t peak() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+  std::unique_ptr<c10::DebugInfoGuard> guard_;
+};
+
+struct StepCost {
+  double seconds_per_record = 0;      // of one rank, all draws, while the other ranks work too
+  std::int64_t records = 0;           // in the micro-batch that was timed
+  std::int64_t bytes_per_record = 0;  // activations, and what the per-record gradients hold
+};
+
+// `micro_batch(n)` runs forward, backward and clipping for n made-up records. It is timed with one record first, and
+// with up to `largest` where that takes no longer than a few seconds.
+StepCost measure_step(const std::function<void(std::int64_t)>& micro_batch, std::int64_t largest);
+
+// Memory of this process that is in use, in bytes; 0 where the system does not tell.
+std::int64_t resident_bytes();
+
+}  // namespace dpldm::train
