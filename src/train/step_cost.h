@@ -19,7 +19,8 @@ class AllocationWatch {
   AllocationWatch(const AllocationWatch&) = delete;
   AllocationWatch& operator=(const AllocationWatch&) = delete;
 
-  // The most bytes held at once beyond what was held at the start.
+  void restart();
+  // The most bytes held at once beyond what was held at the (last) start.
   std::int64_t peak() const;
 
  private:
