@@ -42,10 +42,13 @@ void ClippedSum::begin_micro_batch(std::int64_t num_records, std::int64_t multip
   num_records_ = num_records;
   multiplicity_ = multiplicity;
   reported_.clear();
+  squared_ = at::zeros({num_records}, sum_.options().dtype(at::kDouble));
+  slack_ = at::zeros_like(squared_);
   for (auto& [parameter, where] : slots_) where.seen = false;
 }
 
-void ClippedSum::report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient) {
+void ClippedSum::report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
+                        const model::NormStatistics& statistics) {
   const at::NoGradGuard no_grad;
   if (output_gradient.size(0) != num_records_ * multiplicity_) {
     throw InternalError("layer " + site.name + " reported " + std::to_string(output_gradient.size(0)) +
@@ -60,7 +63,8 @@ void ClippedSum::report(const model::TapSite& site, const at::Tensor& activation
       throw ConfigError("layer " + site.name + " is used twice in one pass; shared parameters have no per-record rule");
     where.seen = true;
   }
-  reported_.push_back({site, make_layer_gradient(site, activation, output_gradient, multiplicity_, rule_)});
+  reported_.push_back({site, make_layer_gradient(site, activation, output_gradient, statistics, multiplicity_, rule_)});
+  reported_.back().gradient->add_norms(squared_, slack_);  // now, while the tensors are in the caches
 }
 
 void ClippedSum::finish_micro_batch() {
@@ -70,23 +74,16 @@ void ClippedSum::finish_micro_batch() {
     if (!where.seen)
       throw InternalError("a trained parameter took no part in the backward pass; its gradient is unknown");
   }
-  at::Tensor squared = at::zeros({num_records_}, sum_.options());
-  at::Tensor slack = at::zeros_like(squared);
-  for (const Reported& layer : reported_) {
-    const LayerGradient::Norms norms = layer.gradient->norms();
-    squared += norms.squared;
-    slack += norms.slack;
-  }
-  last_norms_ = squared.clamp_min(0).sqrt();
+  last_norms_ = squared_.clamp_min(0).sqrt().to(sum_.scalar_type());
 
   // The factor uses the largest norm that rounding allows. 2^-20 covers the factor's own arithmetic and the products
   // f_r * g.
   const double margin = sum_.scalar_type() == at::kDouble ? 0.0 : std::ldexp(1.0, -20);
-  const at::Tensor bound = (squared + slack).clamp_min(0).sqrt();
+  const at::Tensor bound = (squared_ + slack_).clamp_min(0).sqrt();
   at::Tensor factors = at::minimum(at::full_like(bound, 1.0 / clip_norm_), bound.reciprocal()) * (1.0 - margin);
   // A record whose gradient is not finite contributes zero, and the step goes on: skipping would tell that the record
   // was there.
-  factors = at::where(at::isfinite(bound), factors, at::zeros_like(factors));
+  factors = at::where(at::isfinite(bound), factors, at::zeros_like(factors)).to(sum_.scalar_type());
 
   for (const Reported& layer : reported_) {
     at::Tensor weight_sum = slice(layer.site.weight);

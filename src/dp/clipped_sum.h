@@ -38,7 +38,8 @@ class ClippedSum : public model::GradientTap {
   // the mean over its draws, and the backward pass must start from the plain sum of the records' losses. `num_records`
   // may be 0: then no pass is made, and finish adds nothing.
   void begin_micro_batch(std::int64_t num_records, std::int64_t multiplicity);
-  void report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient) override;
+  void report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
+              const model::NormStatistics& statistics) override;
   // Throws InternalError when a trained parameter was not reported: a gradient that is silently missing would be
   // outside the clip.
   void finish_micro_batch();
@@ -75,6 +76,8 @@ class ClippedSum : public model::GradientTap {
   std::int64_t num_records_ = 0;
   std::int64_t multiplicity_ = 1;
   std::vector<Reported> reported_;
+  at::Tensor squared_;  // [R] fp64: of the layers reported so far
+  at::Tensor slack_;
   at::Tensor last_norms_;
 };
 

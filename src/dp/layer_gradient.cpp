@@ -7,6 +7,7 @@
 #include <torch/torch.h>
 
 #include "base/error.h"
+#include "dp/record_products.h"
 
 namespace dpldm::dp {
 namespace {
@@ -18,124 +19,154 @@ at::ScalarType wide_type(const at::Tensor& tensor) {
 
 at::Tensor widened(const at::Tensor& tensor) { return tensor.to(wide_type(tensor)); }
 
-double unit_roundoff(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? 1.1e-16 : 6.0e-8; }
-
-// Where the sum adds the very numbers whose squares were summed, only that summation rounds.
-at::Tensor summation_slack(const at::Tensor& squared) { return squared * (64 * unit_roundoff(squared)); }
-
-// [R, ...] -> [R]: sum of squares over everything but the record.
-at::Tensor sum_of_squares(const at::Tensor& values) {
-  const at::Tensor rows = values.reshape({values.size(0), -1});
-  return (rows * rows).sum(1);
+// Runs `work` with a value of the type that results on `tensor` have.
+template <class Work>
+void in_wide_type(const at::Tensor& tensor, const Work& work) {
+  if (tensor.scalar_type() == at::kDouble) {
+    work(double{});
+  } else {
+    work(float{});
+  }
 }
 
-// `values` [R, ...] times factors[r], where a zero factor gives exactly zero: 0 * inf and 0 * NaN are NaN, so those
-// rows are replaced. The replacement runs for every micro-batch, or its time would tell that a record was not finite.
-at::Tensor scaled(const at::Tensor& values, const at::Tensor& factors) {
-  std::vector<std::int64_t> shape(static_cast<std::size_t>(values.dim()), 1);
-  shape[0] = values.size(0);
-  const at::Tensor f = factors.view(shape);
-  return at::where(f != 0, values * f, at::zeros({}, values.options()));
+ElementType element_type(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kBFloat16:
+      return ElementType::kBFloat16;
+    case at::kFloat:
+      return ElementType::kFloat;
+    case at::kDouble:
+      return ElementType::kDouble;
+    default:
+      throw InternalError("per-record gradients of a tensor that is neither bf16 nor fp32");
+  }
+}
+
+// Where the sum adds the very numbers whose squares were summed, only that summation rounds.
+double summation_slack(const at::Tensor& values) { return values.scalar_type() == at::kDouble ? 1e-14 : 4e-6; }
+
+// The records' squared norms from one layer, added with their slack relative to themselves.
+void add_with_slack(const at::Tensor& own, double relative_slack, at::Tensor& squared, at::Tensor& slack) {
+  squared += own;
+  slack.add_(own, relative_slack);
 }
 
 // Gradients that are small enough to be formed for every record: norms' scale and shift, biases, single tokens.
 class KeptGradient : public LayerGradient {
  public:
-  // weight [R, weight's elements...] and bias [R, p]; either may be undefined.
+  // weight [R, weight's elements...] and bias [R, p], contiguous, fp32 or fp64; either may be undefined.
   KeptGradient(at::Tensor weight, at::Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {}
 
-  Norms norms() override {
-    at::Tensor total;
+  void add_norms(at::Tensor& squared, at::Tensor& slack) override {
+    at::Tensor own = at::zeros_like(squared);
     for (const at::Tensor& part : {weight_, bias_}) {
       if (!part.defined()) continue;
-      total = total.defined() ? total + sum_of_squares(part) : sum_of_squares(part);
+      in_wide_type(part, [&](auto wide) {
+        add_squared_rows(part.const_data_ptr<decltype(wide)>(), part.size(0), part.numel() / part.size(0),
+                         own.data_ptr<double>());
+      });
+      slack_ = summation_slack(part);
     }
-    return {total, summation_slack(total)};
+    add_with_slack(own, slack_, squared, slack);
   }
 
   void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& bias_sum) override {
-    if (weight_sum.defined()) weight_sum += scaled(weight_, factors).sum(0).view(weight_sum.sizes());
-    if (bias_sum.defined()) bias_sum += scaled(bias_, factors).sum(0).view(bias_sum.sizes());
+    add(weight_, factors, weight_sum);
+    add(bias_, factors, bias_sum);
   }
 
  private:
+  static void add(const at::Tensor& part, const at::Tensor& factors, at::Tensor& sum) {
+    if (!sum.defined()) return;
+    in_wide_type(part, [&](auto wide) {
+      using Real = decltype(wide);
+      add_weighted_rows(part.const_data_ptr<Real>(), part.size(0), sum.numel(), factors.const_data_ptr<Real>(),
+                        sum.data_ptr<Real>());
+    });
+  }
+
   at::Tensor weight_;
   at::Tensor bias_;
+  double slack_ = 0;
 };
+
+// [R, n, width], of which one of the last two axes is adjacent in memory.
+at::Tensor with_adjacent_axis(const at::Tensor& values) {
+  return values.stride(2) == 1 || values.stride(1) == 1 ? values : values.contiguous();
+}
+
+Sequences sequences(const at::Tensor& values) {
+  return {values.const_data_ptr(), element_type(values), values.size(0),   values.size(1),
+          values.size(2),          values.stride(0),     values.stride(1), values.stride(2)};
+}
 
 // A Linear (or 1x1 convolution) on sequences: activation [R, n, d], output gradient [R, n, p].
 class LinearGradient : public LayerGradient {
  public:
   LinearGradient(const at::Tensor& activation, const at::Tensor& output_gradient, bool with_weight, bool with_bias,
                  Rule rule)
-      : activation_(widened(activation)),
-        output_gradient_(widened(output_gradient)),
+      : activation_(with_adjacent_axis(activation)),
+        output_gradient_(with_adjacent_axis(output_gradient)),
         with_weight_(with_weight),
-        rule_(rule) {
-    if (with_bias) bias_ = output_gradient_.sum(1);
-    const std::int64_t n = activation_.size(1);
-    if (rule_ == Rule::kAutomatic) rule_ = automatic_rule(n, activation_.size(2), output_gradient_.size(2));
-    if (with_weight_ && rule_ == Rule::kKept) weight_ = output_gradient_.transpose(1, 2).bmm(activation_);
+        rule_(rule == Rule::kAutomatic ? automatic_rule(activation.size(1), activation.size(2), output_gradient.size(2))
+                                       : rule) {
+    at::Tensor weight;
+    at::Tensor bias;
+    const auto options = output_gradient.options().dtype(wide_type(output_gradient));
+    in_wide_type(output_gradient, [&](auto wide) {
+      using Real = decltype(wide);
+      if (with_bias) {
+        bias = at::empty({output_gradient.size(0), output_gradient.size(2)}, options);
+        sum_tokens(sequences(output_gradient_), bias.data_ptr<Real>());
+      }
+      if (with_weight_ && rule_ == Rule::kKept) {
+        weight = at::empty({output_gradient.size(0), output_gradient.size(2), activation.size(2)}, options);
+        form_products(sequences(activation_), sequences(output_gradient_), weight.data_ptr<Real>());
+      }
+    });
+    kept_ = KeptGradient(weight, bias);
   }
 
-  Norms norms() override {
-    at::Tensor total = with_weight_ ? weight_norms() : at::zeros({activation_.size(0)}, activation_.options());
-    if (bias_.defined()) total = total + sum_of_squares(bias_);
-    return {total, with_weight_ && rule_ != Rule::kKept ? product_slack() : summation_slack(total)};
+  void add_norms(at::Tensor& squared, at::Tensor& slack) override {
+    kept_.add_norms(squared, slack);
+    if (!with_weight_ || rule_ == Rule::kKept) return;
+    const Sequences a = sequences(activation_);
+    const Sequences g = sequences(output_gradient_);
+    at::Tensor own = at::zeros_like(squared);
+    if (rule_ == Rule::kNormOnly) {
+      add_product_norms(a, g, own.data_ptr<double>());
+      add_with_slack(own, summation_slack(activation_), squared, slack);
+      return;
+    }
+    add_gram_norms(a, g, own.data_ptr<double>());
+    squared += own;
+    at::Tensor a_energy = at::zeros_like(squared);
+    at::Tensor g_energy = at::zeros_like(squared);
+    add_energies(a, a_energy.data_ptr<double>());
+    add_energies(g, g_energy.data_ptr<double>());
+    slack.add_(a_energy * g_energy, gram_slack(a, g));
   }
 
   void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& bias_sum) override {
-    if (bias_sum.defined()) bias_sum += scaled(bias_, factors).sum(0);
-    if (!weight_sum.defined()) return;
-    if (rule_ == Rule::kKept) {
-      weight_sum += scaled(weight_, factors).sum(0).view(weight_sum.sizes());
+    if (rule_ == Rule::kKept || !weight_sum.defined()) {
+      kept_.add_weighted_sum(factors, weight_sum, bias_sum);
       return;
     }
-    const std::int64_t d = activation_.size(2);
-    const std::int64_t p = output_gradient_.size(2);
-    const at::Tensor g = scaled(output_gradient_, factors).reshape({-1, p});
-    const at::Tensor clean =
-        at::where((factors != 0).view({-1, 1, 1}), activation_, at::zeros({}, activation_.options()));
-    at::Tensor sum = weight_sum.view({p, d});
-    sum.addmm_(g.t(), clean.reshape({-1, d}));
+    at::Tensor none;
+    kept_.add_weighted_sum(factors, none, bias_sum);
+    in_wide_type(activation_, [&](auto wide) {
+      using Real = decltype(wide);
+      add_weighted_products(sequences(activation_), sequences(output_gradient_), factors.const_data_ptr<Real>(),
+                            weight_sum.data_ptr<Real>());
+    });
   }
 
  private:
-  at::Tensor product_slack() const {
-    // Two different products of the same factors. Each entry of a product of length m is off by at most m u |x||y|
-    // (Higham 2002, 3.5), so norm^2 and the norm^2 of what the sum adds differ by at most this multiple of |A|^2 |G|^2,
-    // however much of it cancels in G^T A.
-    const std::int64_t n = activation_.size(1);
-    const double lengths = static_cast<double>(2 * n + activation_.size(2) + output_gradient_.size(2) + 64);
-    return sum_of_squares(activation_) * sum_of_squares(output_gradient_) * (lengths * unit_roundoff(activation_));
-  }
-
-  at::Tensor weight_norms() const {
-    if (rule_ == Rule::kKept) return sum_of_squares(weight_);
-    if (rule_ == Rule::kGram) {
-      const at::Tensor aa = activation_.bmm(activation_.transpose(1, 2));
-      const at::Tensor gg = output_gradient_.bmm(output_gradient_.transpose(1, 2));
-      return (aa * gg).sum({1, 2});
-    }
-    // kNormOnly: as many records at a time as fit a core's second-level cache.
-    constexpr std::int64_t kCacheBytes = std::int64_t{512} << 10;
-    const std::int64_t bytes = output_gradient_.size(2) * activation_.size(2) * activation_.element_size();
-    const std::int64_t chunk = std::max<std::int64_t>(1, kCacheBytes / bytes);
-    std::vector<at::Tensor> norms;
-    for (std::int64_t first = 0; first < activation_.size(0); first += chunk) {
-      const std::int64_t count = std::min(chunk, activation_.size(0) - first);
-      norms.push_back(sum_of_squares(
-          output_gradient_.narrow(0, first, count).transpose(1, 2).bmm(activation_.narrow(0, first, count))));
-    }
-    return at::cat(norms);
-  }
-
   at::Tensor activation_;
   at::Tensor output_gradient_;
   bool with_weight_;
   Rule rule_;
-  at::Tensor weight_;  // [R, p, d] under kKept
-  at::Tensor bias_;    // [R, p]
+  KeptGradient kept_{{}, {}};  // the bias; under kKept the weight too
 };
 
 // A table of embeddings: only the rows that a record used have a gradient. A row used twice by one record (two tokens,
@@ -155,14 +186,15 @@ class EmbeddingGradient : public LayerGradient {
     row_of_ = at::remainder(unique, num_embeddings);
   }
 
-  Norms norms() override {
-    const at::Tensor total =
-        at::zeros({num_records_}, gradients_.options()).index_add_(0, record_of_, sum_of_squares(gradients_));
-    return {total, summation_slack(total)};
+  void add_norms(at::Tensor& squared, at::Tensor& slack) override {
+    const at::Tensor own = at::zeros_like(squared).index_add_(0, record_of_, gradients_.to(at::kDouble).pow(2).sum(1));
+    add_with_slack(own, summation_slack(gradients_), squared, slack);
   }
 
   void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& /*bias_sum*/) override {
-    weight_sum.index_add_(0, row_of_, scaled(gradients_, factors.index_select(0, record_of_)));
+    // 0 * inf and 0 * NaN are NaN, so rows of a record with factor 0 are replaced, in every micro-batch alike.
+    const at::Tensor f = factors.index_select(0, record_of_).view({-1, 1});
+    weight_sum.index_add_(0, row_of_, at::where(f != 0, gradients_ * f, at::zeros({}, gradients_.options())));
   }
 
  private:
@@ -180,18 +212,35 @@ at::Tensor by_record(const at::Tensor& rows, std::int64_t multiplicity) {
 }
 
 // Scale and shift of a norm: the gradients are elementwise products summed over everything but record and channel.
-std::unique_ptr<LayerGradient> norm_gradient(const model::TapSite& site, const at::Tensor& normalised,
-                                             const at::Tensor& output_gradient, std::int64_t multiplicity,
-                                             std::int64_t channel_axis) {
-  const at::Tensor g = by_record(widened(output_gradient), multiplicity);
-  std::vector<std::int64_t> summed;
-  for (std::int64_t axis = 1; axis < g.dim(); ++axis) {
-    if (axis != channel_axis) summed.push_back(axis);
-  }
+std::unique_ptr<LayerGradient> norm_gradient(const model::TapSite& site, const at::Tensor& x,
+                                             const at::Tensor& output_gradient, const model::NormStatistics& statistics,
+                                             std::int64_t multiplicity) {
+  const bool by_group = site.kind == model::LayerKind::kGroupNorm;
+  const std::int64_t channels = by_group ? x.size(1) : x.size(-1);
+  const std::int64_t rows = x.size(0);
+  const auto options = x.options().dtype(wide_type(x));
+  const at::Tensor input = x.contiguous();
+  const at::Tensor gradient = output_gradient.to(x.scalar_type()).contiguous();
+  const at::Tensor mean = statistics.mean.to(options).contiguous();
+  const at::Tensor rstd = statistics.rstd.to(options).contiguous();
   at::Tensor weight;
   at::Tensor bias;
-  if (site.weight.defined()) weight = (g * by_record(normalised, multiplicity).to(g.scalar_type())).sum(summed);
-  if (site.bias.defined()) bias = g.sum(summed);
+  if (site.weight.defined()) weight = at::empty({rows / multiplicity, channels}, options);
+  if (site.bias.defined()) bias = at::empty({rows / multiplicity, channels}, options);
+  in_wide_type(x, [&](auto wide) {
+    using Real = decltype(wide);
+    Real* to_weight = weight.defined() ? weight.data_ptr<Real>() : nullptr;
+    Real* to_bias = bias.defined() ? bias.data_ptr<Real>() : nullptr;
+    const NormalisedInput normalised{
+        input.const_data_ptr(), gradient.const_data_ptr(), element_type(input), mean.const_data_ptr(),
+        rstd.const_data_ptr(),  rows / multiplicity,       multiplicity,        channels};
+    const std::int64_t positions = x.numel() / (rows * channels);
+    if (by_group) {
+      group_norm_gradients(normalised, positions, mean.numel() / rows, to_weight, to_bias);
+    } else {
+      layer_norm_gradients(normalised, positions, to_weight, to_bias);
+    }
+  });
   return std::make_unique<KeptGradient>(std::move(weight), std::move(bias));
 }
 
@@ -199,9 +248,9 @@ std::unique_ptr<LayerGradient> linear_gradient(const model::TapSite& site, const
                                                const at::Tensor& gradient, std::int64_t multiplicity, Rule rule) {
   // [R K, tokens..., width] -> [R, K tokens, width].
   const std::int64_t records = gradient.size(0) / multiplicity;
-  return std::make_unique<LinearGradient>(activation.reshape({records, -1, activation.size(-1)}),
-                                          gradient.reshape({records, -1, gradient.size(-1)}), site.weight.defined(),
-                                          site.bias.defined(), rule);
+  return std::make_unique<LinearGradient>(
+      activation.to(gradient.scalar_type()).reshape({records, -1, activation.size(-1)}),
+      gradient.reshape({records, -1, gradient.size(-1)}), site.weight.defined(), site.bias.defined(), rule);
 }
 
 std::unique_ptr<LayerGradient> conv_gradient(const model::TapSite& site, const at::Tensor& activation,
@@ -248,14 +297,17 @@ std::string to_text(Rule rule) {
 }
 
 Rule automatic_rule(std::int64_t num_tokens, std::int64_t d, std::int64_t p) {
-  // Gram's norm costs n^2 (d + p) against n d p. Where forming the gradient is no dearer, keeping it saves the second
-  // product, as long as what is kept stays small beside the activations n (d + p) that are held anyway.
+  // Gram's norm costs n^2 (d + p) against n d p.
   if (num_tokens * (d + p) < d * p) return Rule::kGram;
-  return d * p <= 4 * num_tokens * (d + p) ? Rule::kKept : Rule::kNormOnly;
+  // Keeping the gradient saves the second product and costs writing and reading it, which only long sequences repay.
+  // What is kept must be small beside the activations n (d + p) that are held anyway.
+  constexpr std::int64_t kLong = 512;
+  return num_tokens >= kLong && 8 * d * p <= num_tokens * (d + p) ? Rule::kKept : Rule::kNormOnly;
 }
 
 std::unique_ptr<LayerGradient> make_layer_gradient(const model::TapSite& site, const at::Tensor& activation,
-                                                   const at::Tensor& output_gradient, std::int64_t multiplicity,
+                                                   const at::Tensor& output_gradient,
+                                                   const model::NormStatistics& statistics, std::int64_t multiplicity,
                                                    Rule rule) {
   switch (site.kind) {
     case model::LayerKind::kLinear:
@@ -263,9 +315,8 @@ std::unique_ptr<LayerGradient> make_layer_gradient(const model::TapSite& site, c
     case model::LayerKind::kConv2d:
       return conv_gradient(site, activation, output_gradient, multiplicity, rule);
     case model::LayerKind::kGroupNorm:
-      return norm_gradient(site, activation, output_gradient, multiplicity, 2);
     case model::LayerKind::kLayerNorm:
-      return norm_gradient(site, activation, output_gradient, multiplicity, output_gradient.dim());
+      return norm_gradient(site, activation, output_gradient, statistics, multiplicity);
     case model::LayerKind::kEmbedding: {
       const at::Tensor ids = by_record(activation, multiplicity).flatten(1);
       return std::make_unique<EmbeddingGradient>(ids, output_gradient.reshape({ids.size(0), ids.size(1), -1}),

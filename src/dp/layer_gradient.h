@@ -34,15 +34,10 @@ class LayerGradient {
  public:
   virtual ~LayerGradient() = default;
 
-  // [R] each, fp32 or better.
-  struct Norms {
-    // The squared norm of each record's gradient of this layer's trained parameters.
-    at::Tensor squared;
-    // How far the squared norm of what `add_weighted_sum` adds may lie above `squared`, from rounding: norms and sums
-    // come out of different products, and the clip must hold for the sum.
-    at::Tensor slack;
-  };
-  virtual Norms norms() = 0;
+  // Adds to `squared` [R] (fp64) the squared norm of each record's gradient of this layer's trained parameters, and to
+  // `slack` [R] (fp64) how far the squared norm of what `add_weighted_sum` adds may lie above that, from rounding: the
+  // clip must hold for the sum.
+  virtual void add_norms(at::Tensor& squared, at::Tensor& slack) = 0;
 
   // weight_sum += sum_r factors[r] * weight gradient of r, likewise bias_sum; either is undefined when that parameter
   // is not trained. Records with factor 0 contribute exactly nothing, even where their gradient is not finite.
@@ -51,7 +46,8 @@ class LayerGradient {
 
 // `multiplicity` draws of a record are adjacent rows. Throws ConfigError for a layer kind or shape without a rule.
 std::unique_ptr<LayerGradient> make_layer_gradient(const model::TapSite& site, const at::Tensor& activation,
-                                                   const at::Tensor& output_gradient, std::int64_t multiplicity,
+                                                   const at::Tensor& output_gradient,
+                                                   const model::NormStatistics& statistics, std::int64_t multiplicity,
                                                    Rule rule);
 
 // The rule that `kAutomatic` stands for: n tokens per record (all draws), widths d and p.

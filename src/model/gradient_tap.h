@@ -20,8 +20,8 @@ enum class LayerKind { kLinear, kConv2d, kGroupNorm, kLayerNorm, kEmbedding };
 //   kind        activation reported                       output gradient     weight
 //   kLinear     input [B, T..., d]                        [B, T..., p]        [p, d]
 //   kConv2d     input [B, d, H, W]                        [B, p, H', W']      [p, d / groups, k, k]
-//   kGroupNorm  normalised input, before the affine part  [B, c, H, W]        [c]
-//   kLayerNorm  normalised input, before the affine part  [B, T..., c]        [c]
+//   kGroupNorm  input [B, c, H, W]                        [B, c, H, W]        [c]
+//   kLayerNorm  input [B, T..., c]                        [B, T..., c]        [c]
 //   kEmbedding  ids, int64 [B, T]                         [B, T, d]           [n, d]
 struct TapSite {
   std::string name;  // the layer's name in the network, e.g. "mid_block.attentions.0.proj_in"
@@ -33,13 +33,21 @@ struct TapSite {
   std::int64_t groups = 1;
 };
 
+// What a normalisation subtracted and multiplied by, in fp32 or better: [B, groups] or [B, T...]. Undefined for other
+// kinds.
+struct NormStatistics {
+  at::Tensor mean;
+  at::Tensor rstd;
+};
+
 class GradientTap {
  public:
   virtual ~GradientTap() = default;
 
   // Called from the backward pass, once for each use of the layer. The tensors are in the compute type (fp32 or bf16)
   // and must be treated as read-only: they belong to the graph.
-  virtual void report(const TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient) = 0;
+  virtual void report(const TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
+                      const NormStatistics& statistics) = 0;
 };
 
 }  // namespace dpldm::model

@@ -19,13 +19,14 @@ void remember(AutogradContext* ctx, GradientTap* tap, const TapSite* site) {
   ctx->saved_data["site"] = reinterpret_cast<std::int64_t>(site);
 }
 
-void report(AutogradContext* ctx, const at::Tensor& activation, const at::Tensor& output_gradient) {
+void report(AutogradContext* ctx, const at::Tensor& activation, const at::Tensor& output_gradient,
+            const NormStatistics& statistics = {}) {
   auto* tap = reinterpret_cast<GradientTap*>(ctx->saved_data["tap"].toInt());      // NOLINT(performance-no-int-to-ptr)
   auto* site = reinterpret_cast<const TapSite*>(ctx->saved_data["site"].toInt());  // NOLINT(performance-no-int-to-ptr)
-  tap->report(*site, activation, output_gradient);
+  tap->report(*site, activation, output_gradient, statistics);
 }
 
-// Normalised inputs are reported in fp32 whatever the network computes in; in double when a test runs in double.
+// Statistics are reported in fp32 whatever the network computes in; in double when a test runs in double.
 at::ScalarType wide_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 // Each Function below returns undefined gradients for its parameters. `anchor` is Layer::anchor().
@@ -100,9 +101,7 @@ struct TappedGroupNorm : torch::autograd::Function<TappedGroupNorm> {
                                                       x.numel() / (rows * channels), groups, {true, false, false}));
     }
     const at::ScalarType wide = wide_type(x);
-    const at::Tensor mean = saved[2].to(wide).view({rows, groups, 1});
-    const at::Tensor rstd = saved[3].to(wide).view({rows, groups, 1});
-    report(ctx, ((x.to(wide).view({rows, groups, -1}) - mean) * rstd).view(x.sizes()), dy);
+    report(ctx, x, dy, {saved[2].to(wide), saved[3].to(wide)});
     return {dx, {}, {}, {}, {}, {}, {}, {}};
   }
 };
@@ -127,7 +126,7 @@ struct TappedLayerNorm : torch::autograd::Function<TappedLayerNorm> {
                                                       {true, false, false}));
     }
     const at::ScalarType wide = wide_type(x);
-    report(ctx, (x.to(wide) - saved[3].to(wide)) * saved[4].to(wide), dy);
+    report(ctx, x, dy, {saved[3].to(wide), saved[4].to(wide)});
     return {dx, {}, {}, {}, {}, {}, {}, {}};
   }
 };

@@ -1,17 +1,27 @@
 // Private step against ordinary step: the same network, the same trained parameters, the same batch, in turns.
 //
-//   build/tests/perf_dp_step [--network quickstart|cifar10] [--batch 64] [--threads 1] [--precision bf16] [--rule auto]
+//   build/tests/perf_dp_step [--network quickstart|cifar10|transformer320] [--set attention|attention-core] [--batch
+//   64]
+//                            [--threads 1] [--precision bf16|fp32] [--rule auto] [--clock wall|cpu] [--json]
+//
+// --only ordinary|private runs one of them alone, so that the process's peak memory is its own.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
+#include <functional>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <cxxopts.hpp>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
 #include <torch/torch.h>
 
 #include "dp/clipped_sum.h"
+#include "model/attention.h"
 #include "model/unet.h"
 
 namespace {
@@ -20,19 +30,19 @@ using dpldm::model::Layer;
 using dpldm::model::UNet;
 using dpldm::model::UNetConfig;
 
-struct Setting {
-  UNetConfig config;
-  std::int64_t size;
+struct Workload {
+  std::shared_ptr<torch::nn::Module> network;
+  std::function<at::Tensor()> forward;
 };
 
-Setting setting_of(const std::string& name) {
+UNetConfig config_of(const std::string& name) {
   UNetConfig config;
-  if (name == "cifar10") {
+  if (name == "cifar10") {  // DP-LDM's network for CIFAR-10
     config.in_channels = config.out_channels = 3;
     config.block_out_channels = {128, 256, 256, 512};
     config.cross_attention_dim = 512;
     config.num_classes = 1001;
-    return {config, 16};
+    return config;
   }
   config.block_out_channels = {32, 64};
   config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
@@ -42,7 +52,28 @@ Setting setting_of(const std::string& name) {
   config.attention_head_dim = {2};
   config.cross_attention_dim = 64;
   config.num_classes = 11;
-  return {config, 7};
+  return config;
+}
+
+Workload unet(const std::string& name, std::int64_t batch, at::ScalarType dtype) {
+  const UNetConfig config = config_of(name);
+  const std::int64_t size = name == "cifar10" ? 16 : 7;
+  auto network = std::make_shared<UNet>(config);
+  const at::Tensor x = torch::randn({batch, config.in_channels, size, size}).to(dtype);
+  const at::Tensor t = torch::randint(0, 1000, {batch}, torch::kLong);
+  const dpldm::model::Conditioning conditioning{{}, torch::randint(0, 10, {batch}, torch::kLong)};
+  return {network, [=] { return network->forward(x, t, conditioning); }};
+}
+
+// One SpatialTransformer of Stable Diffusion's second level: 320 channels, 32 x 32 positions, 77 context tokens.
+Workload transformer(std::int64_t batch, at::ScalarType dtype) {
+  dpldm::model::TransformerOptions options;
+  options.context_channels = 768;
+  options.num_heads = 8;
+  auto network = std::make_shared<dpldm::model::Transformer2D>(320, options);
+  const at::Tensor x = torch::randn({batch, 320, 32, 32}).to(dtype);
+  const at::Tensor context = torch::randn({batch, 77, 768}).to(dtype);
+  return {network, [=] { return network->forward(x, context); }};
 }
 
 struct Trained {
@@ -50,16 +81,21 @@ struct Trained {
   std::vector<std::pair<std::string, Layer*>> layers;
 };
 
-// Everything under *.attentions.* that has an effect, and the class embeddings.
-Trained attention_of(UNet& network) {
+bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+// Attention modules as the trainable sets of that name choose them, and the class embeddings. `one_token`: without what
+// one context token leaves dead.
+Trained trained_of(torch::nn::Module& network, const std::string& set, bool is_unet) {
   Trained trained;
-  for (auto& entry : network.named_modules()) {
+  for (auto& entry : network.named_modules("", false)) {
     auto* layer = dynamic_cast<Layer*>(entry.value().get());
     if (layer == nullptr) continue;
     const std::string& name = entry.key();
-    const bool dead = name.find("attn2.to_q") != std::string::npos || name.find("attn2.to_k") != std::string::npos ||
-                      name.find(".norm2") != std::string::npos;
-    const bool wanted = (name.find("attentions.") != std::string::npos && !dead) || name == "encoder_hid_proj";
+    const bool dead =
+        is_unet && (contains(name, "attn2.to_q") || contains(name, "attn2.to_k") || contains(name, ".norm2"));
+    const bool projection = contains(name, "attn1.to_") || contains(name, "attn2.to_");
+    const bool inside = !is_unet || contains(name, "attentions.");
+    const bool wanted = (inside && !dead && (set != "attention-core" || projection)) || name == "encoder_hid_proj";
     for (at::Tensor* parameter : {&layer->weight, &layer->bias}) {
       if (!parameter->defined()) continue;
       parameter->requires_grad_(wanted);
@@ -71,66 +107,103 @@ Trained attention_of(UNet& network) {
 }
 
 double median(std::vector<double> values) {
+  if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
 
-double seconds(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+// Seconds on the wall, or of this process on all cores, which a busy machine disturbs less.
+double now(bool cpu_clock) {
+  timespec time{};
+  clock_gettime(cpu_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+double peak_megabytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   cxxopts::Options options("perf_dp_step");
-  options.add_options()("network", "quickstart or cifar10", cxxopts::value<std::string>()->default_value("quickstart"))(
+  options.add_options()("network", "quickstart, cifar10 or transformer320",
+                        cxxopts::value<std::string>()->default_value("quickstart"))(
+      "set", "attention or attention-core", cxxopts::value<std::string>()->default_value("attention"))(
       "batch", "records", cxxopts::value<std::int64_t>()->default_value("64"))(
       "threads", "threads", cxxopts::value<int>()->default_value("1"))(
       "precision", "fp32 or bf16", cxxopts::value<std::string>()->default_value("bf16"))(
       "rule", "auto, kept, norm-only or gram", cxxopts::value<std::string>()->default_value("auto"))(
-      "rounds", "measured rounds", cxxopts::value<int>()->default_value("9"));
+      "clock", "wall or cpu", cxxopts::value<std::string>()->default_value("wall"))(
+      "only", "ordinary or private", cxxopts::value<std::string>()->default_value(""))(
+      "rounds", "measured rounds", cxxopts::value<int>()->default_value("9"))("json", "one JSON object");
   const auto parsed = options.parse(argc, argv);
   const auto batch = parsed["batch"].as<std::int64_t>();
+  const auto network = parsed["network"].as<std::string>();
+  const auto rule = parsed["rule"].as<std::string>();
+  const auto only = parsed["only"].as<std::string>();
+  const bool cpu_clock = parsed["clock"].as<std::string>() == "cpu";
   at::set_num_threads(parsed["threads"].as<int>());
   torch::manual_seed(1);
-  const Setting setting = setting_of(parsed["network"].as<std::string>());
-  UNet network(setting.config);
-  const Trained trained = attention_of(network);
-  dpldm::dp::ClippedSum clipped(trained.tensors, 1.0, dpldm::dp::rule_from(parsed["rule"].as<std::string>()));
-
   const auto dtype = parsed["precision"].as<std::string>() == "bf16" ? at::kBFloat16 : at::kFloat;
-  const at::Tensor x = torch::randn({batch, setting.config.in_channels, setting.size, setting.size}).to(dtype);
-  const at::Tensor t = torch::randint(0, 1000, {batch}, torch::kLong);
-  const dpldm::model::Conditioning conditioning{{}, torch::randint(0, 10, {batch}, torch::kLong)};
+  const Workload work = network == "transformer320" ? transformer(batch, dtype) : unet(network, batch, dtype);
+  const Trained trained =
+      trained_of(*work.network, parsed["set"].as<std::string>(), /*is_unet=*/network != "transformer320");
+  dpldm::dp::ClippedSum clipped(trained.tensors, 1.0, dpldm::dp::rule_from(rule));
   const auto pass = [&] {
-    network.forward(x, t, conditioning).to(at::kFloat).pow(2).flatten(1).mean(1).sum().backward();
+    // As in training: a mean over the record's entries in fp32.
+    work.forward().to(at::kFloat).pow(2).flatten(1).mean(1).sum().backward();
   };
 
   std::vector<double> ordinary;
   std::vector<double> private_step;
+  std::vector<double> ratios;
   for (int round = -2; round < parsed["rounds"].as<int>(); ++round) {
-    const double a = seconds(pass);
-    for (auto& p : trained.tensors) const_cast<at::Tensor&>(p).mutable_grad().reset();
-    for (auto& [name, layer] : trained.layers) layer->attach(&clipped, name, true, layer->bias.defined());
-    const double b = seconds([&] {
+    double a = 0;
+    double b = 0;
+    if (only != "private") {
+      const double start = now(cpu_clock);
+      pass();
+      a = now(cpu_clock) - start;
+      for (const at::Tensor& p : trained.tensors) at::Tensor(p).mutable_grad().reset();
+    }
+    if (only != "ordinary") {
+      for (const auto& [name, layer] : trained.layers) layer->attach(&clipped, name, true, layer->bias.defined());
+      const double start = now(cpu_clock);
       clipped.begin_step();
       clipped.begin_micro_batch(batch, 1);
       pass();
       clipped.finish_micro_batch();
-    });
-    for (auto& [name, layer] : trained.layers) layer->detach_tap();
+      b = now(cpu_clock) - start;
+      for (const auto& [name, layer] : trained.layers) layer->detach_tap();
+    }
     if (round < 0) continue;  // warm-up
-    ordinary.push_back(a);
-    private_step.push_back(b);
+    if (a > 0) ordinary.push_back(a);
+    if (b > 0) private_step.push_back(b);
+    if (a > 0 && b > 0) ratios.push_back(b / a);
   }
-  std::vector<double> ratios;
-  for (std::size_t i = 0; i < ordinary.size(); ++i) ratios.push_back(private_step[i] / ordinary[i]);
-  std::printf("trained %ld elements, batch %ld, rule %s\n", static_cast<long>(clipped.size()), static_cast<long>(batch),
-              parsed["rule"].as<std::string>().c_str());
-  std::printf("ordinary %.1f records/s, private %.1f records/s, ratio %.3f (median of %zu pairs)\n",
-              static_cast<double>(batch) / median(ordinary), static_cast<double>(batch) / median(private_step),
-              median(ratios), ratios.size());
+  const auto per_second = [batch](const std::vector<double>& times) {
+    return times.empty() ? 0.0 : static_cast<double>(batch) / median(times);
+  };
+  if (parsed.count("json") > 0) {
+    std::printf("%s\n", nlohmann::json{{"network", network},
+                                       {"trained_elements", clipped.size()},
+                                       {"batch", batch},
+                                       {"rule", rule},
+                                       {"ordinary_records_per_second", per_second(ordinary)},
+                                       {"private_records_per_second", per_second(private_step)},
+                                       {"ratio", median(ratios)},
+                                       {"peak_megabytes", peak_megabytes()}}
+                            .dump()
+                            .c_str());
+    return 0;
+  }
+  std::printf(
+      "%s: trained %ld elements, batch %ld, rule %s; ordinary %.1f records/s, private %.1f records/s, ratio %.3f "
+      "(medians of %zu), peak %.0f MB\n",
+      network.c_str(), static_cast<long>(clipped.size()), static_cast<long>(batch), rule.c_str(), per_second(ordinary),
+      per_second(private_step), median(ratios), ratios.size(), peak_megabytes());
   return 0;
 }

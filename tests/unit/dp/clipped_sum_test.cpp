@@ -220,7 +220,7 @@ TEST(ClippedSum, CancellingGradientsStayWithinTheClip) {
       layer.attach(&sum, "layer", true, false);
       sum.begin_step();
       sum.begin_micro_batch(1, 1);
-      sum.report(*layer.site(), a, g);
+      sum.report(*layer.site(), a, g, {});
       sum.finish_micro_batch();
       EXPECT_LE(sum.values().to(at::kDouble).norm().item<double>(), 1.0) << to_text(rule) << " " << residue;
     }
@@ -233,7 +233,7 @@ TEST(ClippedSum, BiasNormIsThatOfTheSummedGradientNotTheSumOfTheirNorms) {
   layer.attach(&sum, "layer", false, true);
   sum.begin_step();
   sum.begin_micro_batch(1, 1);
-  sum.report(*layer.site(), torch::zeros({1, 2, 2}), torch::tensor({{{3.0F}, {-1.0F}}}));
+  sum.report(*layer.site(), torch::zeros({1, 2, 2}), torch::tensor({{{3.0F}, {-1.0F}}}), {});
   sum.finish_micro_batch();
   EXPECT_NEAR(sum.last_norms()[0].item<double>(), 2.0, 1e-6);
 }
@@ -256,7 +256,7 @@ TEST(ClippedSum, MissingLayerIsAnErrorAndNotAHole) {
   first.attach(&sum, "first", true, true);
   sum.begin_step();
   sum.begin_micro_batch(1, 1);
-  sum.report(*first.site(), torch::ones({1, 2}), torch::ones({1, 2}));
+  sum.report(*first.site(), torch::ones({1, 2}), torch::ones({1, 2}), {});
   EXPECT_THROW(sum.finish_micro_batch(), InternalError);
 }
 
@@ -266,8 +266,8 @@ TEST(ClippedSum, LayerUsedTwiceIsRefused) {
   layer.attach(&sum, "layer", true, true);
   sum.begin_step();
   sum.begin_micro_batch(1, 1);
-  sum.report(*layer.site(), torch::ones({1, 2}), torch::ones({1, 2}));
-  EXPECT_THROW(sum.report(*layer.site(), torch::ones({1, 2}), torch::ones({1, 2})), ConfigError);
+  sum.report(*layer.site(), torch::ones({1, 2}), torch::ones({1, 2}), {});
+  EXPECT_THROW(sum.report(*layer.site(), torch::ones({1, 2}), torch::ones({1, 2}), {}), ConfigError);
 }
 
 TEST(ClippedSum, ClipNormMustBePositive) {

@@ -18,8 +18,15 @@ struct Report {
 };
 
 struct RecordingTap : GradientTap {
-  void report(const TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient) override {
-    reports.push_back({site, activation.clone(), output_gradient.clone()});
+  // Norms: with the input normalised, as the parameters' gradients want it.
+  void report(const TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
+              const NormStatistics& statistics) override {
+    reports.push_back({site, statistics.mean.defined() ? normalised(activation, statistics) : activation.clone(),
+                       output_gradient.clone()});
+  }
+  static at::Tensor normalised(const at::Tensor& x, const NormStatistics& statistics) {
+    const at::Tensor pieces = x.to(statistics.mean.scalar_type()).reshape({statistics.mean.numel(), -1});
+    return ((pieces - statistics.mean.view({-1, 1})) * statistics.rstd.view({-1, 1})).view(x.sizes());
   }
   std::vector<Report> reports;
 };

@@ -139,7 +139,9 @@ TEST(TrainableSet, WhatCannotBeTrainedIsRefused) {
 }
 
 struct CountingTap : GradientTap {
-  void report(const TapSite& site, const at::Tensor&, const at::Tensor&) override { sites.insert(site.name); }
+  void report(const TapSite& site, const at::Tensor&, const at::Tensor&, const NormStatistics&) override {
+    sites.insert(site.name);
+  }
   std::multiset<std::string> sites;
 };
 

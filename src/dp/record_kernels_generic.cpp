@@ -1,0 +1,19 @@
+// The kernels for any processor.
+#include "dp/record_kernel_lanes.h"
+#include "dp/record_kernels.h"
+#include "dp/record_products.h"
+
+namespace dpldm::dp {
+namespace {
+
+constexpr int kTileRows = 4;
+constexpr int kTilePanels = 1;
+using PackedBf16 = float;
+
+#include "dp/record_kernels_body.inl"
+
+}  // namespace
+
+constinit const RecordKernelSet kGenericKernels = kernel_set();
+
+}  // namespace dpldm::dp
