@@ -24,6 +24,17 @@ add_library(dpldm::sodium ALIAS PkgConfig::SODIUM)
 add_library(dpldm::fftw ALIAS PkgConfig::FFTW)
 add_library(dpldm::yaml ALIAS PkgConfig::YAML)
 
+# An allocator that keeps large blocks apart: glibc's spends a tenth of a training step on looking for them (docs/build.md). The sanitizers
+# bring their own. Absent is allowed: no symbol of it is named.
+add_library(dpldm_allocator INTERFACE)
+find_library(DPLDM_TCMALLOC NAMES tcmalloc_minimal libtcmalloc_minimal.so.4)
+if(DPLDM_TCMALLOC AND NOT DPLDM_SANITIZE)
+  message(STATUS "allocator: ${DPLDM_TCMALLOC}")
+  target_link_libraries(dpldm_allocator INTERFACE -Wl,--push-state,--no-as-needed ${DPLDM_TCMALLOC} -Wl,--pop-state)
+else()
+  message(STATUS "allocator: the system's")
+endif()
+
 include(LibTorch)
 if(DPLDM_CUDA)
   include(Cuda)
