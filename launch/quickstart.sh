@@ -64,7 +64,8 @@ stage() {
 train() {
   local command=$1 config=$2 directory=$3 resume=()
   shift 3
-  [ -d "$directory/checkpoints" ] && resume=(--resume)
+  # A ledger without a checkpoint has charged steps: starting over in silence would forget them.
+  if [ -d "$directory/checkpoints" ] || [ -e "$directory/ledger.jsonl" ]; then resume=(--resume); fi
   [ ${#resume[@]} -eq 0 ] && rm -rf "$directory"
   on_ranks "$dpldm" "$command" --config "$config" --run-dir "$directory" "${resume[@]}" "$@"
 }

@@ -202,8 +202,27 @@ void PrivacyLedger::add(const LedgerEntry& entry, const std::string& line) {
 
 bool PrivacyLedger::contains_head(const std::string& head) const { return heads_.contains(head); }
 
+bool PrivacyLedger::is_planned_step(const LedgerEntry& entry) const {
+  return entry.kind == "step" && entry.event.sampling_rate == header_.sampling_rate &&
+         entry.event.noise_multiplier == header_.noise_multiplier && to_text(entry.event.sampler) == header_.sampler;
+}
+
 std::int64_t PrivacyLedger::num_steps() const {
-  return std::count_if(entries_.begin(), entries_.end(), [](const LedgerEntry& entry) { return entry.kind == "step"; });
+  std::int64_t count = 0;
+  for (const LedgerEntry& entry : entries_) count += is_planned_step(entry) ? entry.event.count : 0;
+  return count;
+}
+
+std::vector<PrivacyLedger::OtherRelease> PrivacyLedger::other_releases() const {
+  std::map<std::string, std::vector<GaussianEvent>> by_kind;
+  for (const LedgerEntry& entry : entries_) {
+    if (!is_planned_step(entry)) by_kind[entry.kind].push_back(entry.event);
+  }
+  std::vector<OtherRelease> others;
+  for (const auto& [kind, events] : by_kind) {
+    for (const GaussianEvent& event : merged(events)) others.push_back({kind, event});
+  }
+  return others;
 }
 
 std::int64_t PrivacyLedger::next_attempt() const {

@@ -34,7 +34,15 @@ struct LedgerHeader {
   Neighbouring neighbouring = Neighbouring::kAddRemove;
   std::string sampler = "poisson";
   AccountantKind accountant = AccountantKind::kPld;
-  std::string key_commitment;  // BLAKE2b of the master key
+  std::string mechanism = "float";  // or "lattice": sums and noise on a grid of integers
+  std::int64_t grid_steps = 0;      // lattice: grid steps in one clip norm
+  std::string key_commitment;       // BLAKE2b of the first attempt's master key
+  // What the run is of, so that a resumed one can be held against it. The commitment hides the latents' hash: a bare
+  // hash in a file that may be published would let anyone test a guess of the private data.
+  std::string config_sha256;
+  std::string base_model_sha256;
+  std::string autoencoder_sha256;
+  std::string latents_commitment;
   std::string program_version;
   bool is_private = true;  // false: test seed, sigma 0, or another reason
   std::string not_private_because;
@@ -45,6 +53,8 @@ struct LedgerEntry {
   std::int64_t attempt = 0;   // 0 for the first start, +1 for each resume
   std::string kind = "step";  // "step", or a named one-off release
   GaussianEvent event;        // what it cost
+  // Of the attempt's master key, in the first entry of each attempt; empty in the others.
+  std::string key_commitment{};
 };
 
 class PrivacyLedger {
@@ -67,7 +77,7 @@ class PrivacyLedger {
   const std::string& head() const { return head_; }
   // True when `head` is the hash of some line: the ledger continues from the one that a checkpoint saw.
   bool contains_head(const std::string& head) const;
-  // How many entries are steps.
+  // How many steps with the header's rate and noise were charged.
   std::int64_t num_steps() const;
   // The attempt number that a run which appends to this ledger now must use: one above the highest; 0 in an empty one.
   std::int64_t next_attempt() const;
@@ -78,6 +88,12 @@ class PrivacyLedger {
 
   // Entries merged into events, for an accountant.
   std::vector<GaussianEvent> events() const;
+  // The releases that are not steps with the header's rate and noise: merged, by kind.
+  struct OtherRelease {
+    std::string kind;
+    GaussianEvent event;
+  };
+  std::vector<OtherRelease> other_releases() const;
   // With the header's delta, accountant and relation; infinity for a run that is not private. Answers are kept, so that
   // asking again costs nothing; a new one takes some 20 ms.
   double epsilon() const;
@@ -94,6 +110,7 @@ class PrivacyLedger {
   PrivacyLedger() = default;
   static PrivacyLedger parse(const std::filesystem::path& path, std::uint64_t* num_whole_bytes);
   void add(const LedgerEntry& entry, const std::string& line);
+  bool is_planned_step(const LedgerEntry& entry) const;
   double epsilon_of_events(const std::vector<GaussianEvent>& events) const;
   double bound_of_events(const std::vector<GaussianEvent>& events) const;
 

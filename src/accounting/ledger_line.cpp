@@ -14,7 +14,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "dpldm-ledger";
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 Json parse_line(const std::string& line) {
   Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
@@ -57,7 +57,13 @@ std::string header_line(const LedgerHeader& header) {
               {"neighbouring", to_text(header.neighbouring)},
               {"sampler", header.sampler},
               {"accountant", to_text(header.accountant)},
+              {"mechanism", header.mechanism},
+              {"grid_steps", header.grid_steps},
               {"key_commitment", header.key_commitment},
+              {"config_sha256", header.config_sha256},
+              {"base_model_sha256", header.base_model_sha256},
+              {"autoencoder_sha256", header.autoencoder_sha256},
+              {"latents_commitment", header.latents_commitment},
               {"program_version", header.program_version},
               {"private", header.is_private},
               {"not_private_because", header.not_private_because}}
@@ -65,15 +71,16 @@ std::string header_line(const LedgerHeader& header) {
 }
 
 std::string entry_line(const LedgerEntry& entry, const std::string& previous_sha256) {
-  return Json{{"previous", previous_sha256},
-              {"kind", entry.kind},
-              {"attempt", entry.attempt},
-              {"step", entry.step},
-              {"sampling_rate", entry.event.sampling_rate},
-              {"noise_multiplier", entry.event.noise_multiplier},
-              {"count", entry.event.count},
-              {"sampler", to_text(entry.event.sampler)}}
-      .dump();
+  Json json{{"previous", previous_sha256},
+            {"kind", entry.kind},
+            {"attempt", entry.attempt},
+            {"step", entry.step},
+            {"sampling_rate", entry.event.sampling_rate},
+            {"noise_multiplier", entry.event.noise_multiplier},
+            {"count", entry.event.count},
+            {"sampler", to_text(entry.event.sampler)}};
+  if (!entry.key_commitment.empty()) json["key_commitment"] = entry.key_commitment;
+  return json.dump();
 }
 
 LedgerHeader parse_header_line(const std::string& line) {
@@ -97,7 +104,13 @@ LedgerHeader parse_header_line(const std::string& line) {
     read.neighbouring = neighbouring_from(json.at("neighbouring"));
     read.sampler = json.at("sampler");
     read.accountant = accountant_from(json.at("accountant"));
+    read.mechanism = json.at("mechanism");
+    read.grid_steps = json.at("grid_steps");
     read.key_commitment = json.at("key_commitment");
+    read.config_sha256 = json.at("config_sha256");
+    read.base_model_sha256 = json.at("base_model_sha256");
+    read.autoencoder_sha256 = json.at("autoencoder_sha256");
+    read.latents_commitment = json.at("latents_commitment");
     read.program_version = json.at("program_version");
     read.is_private = json.at("private");
     read.not_private_because = json.at("not_private_because");
@@ -121,6 +134,7 @@ LedgerEntry parse_entry_line(const std::string& line, const std::string& previou
     read.event.noise_multiplier = json.at("noise_multiplier");
     read.event.count = json.at("count");
     read.event.sampler = sampler_from(json.at("sampler"));
+    read.key_commitment = json.value("key_commitment", "");
     check_events({&read.event, 1});
     return read;
   });

@@ -14,5 +14,6 @@ void run_privacy(Invocation& invocation);
 void run_inspect(Invocation& invocation);
 void run_probe(Invocation& invocation);
 void run_report(Invocation& invocation);
+void run_audit(Invocation& invocation);
 
 }  // namespace dpldm::app

@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
       Command{"sample", "draw synthetic images from a model", dpldm::app::run_sample},
       Command{"evaluate", "score synthetic images against a held-out real set", dpldm::app::run_evaluate},
       Command{"privacy", "epsilon, calibration, planning, ledgers", dpldm::app::run_privacy},
+      Command{"audit", "try to refute the privacy claim by measurement", dpldm::app::run_audit},
       Command{"inspect", "describe a model, checkpoint or latent file", dpldm::app::run_inspect},
       Command{"probe", "run a network once on given tensors", dpldm::app::run_probe},
       Command{"report", "write a run's report.html", dpldm::app::run_report},

@@ -41,6 +41,33 @@ auto reporting_failure(bool json, const Check& check) {
   }
 }
 
+void require_line(const PrivacyLedger& ledger, const Json& place, const std::string& witness) {
+  if (!place.contains("ledger_head") || !place["ledger_head"].is_string()) return;
+  const auto head = place["ledger_head"].get<std::string>();
+  if (!head.empty() && !ledger.contains_head(head)) {
+    throw IoError(fmt::format("the ledger lacks a line that {} had seen: it was cut off or replaced", witness));
+  }
+}
+
+// So did the statement of the run's model.
+void compare_with_statement(const PrivacyLedger& ledger, const std::filesystem::path& run_dir) {
+  const std::filesystem::path statement = run_dir / "model" / "dp_metadata.json";
+  if (!std::filesystem::exists(statement)) return;
+  const Json json = Json::parse(read_file(statement, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) throw IoError(statement.string() + " is not a JSON object");
+  require_line(ledger, json, "the statement in model/");
+  if (json.value("private", false) && !ledger.header().is_private) {
+    throw IoError("the statement in model/ claims privacy, but the ledger says NOT PRIVATE");
+  }
+  // An older statement may say less than a ledger that went on; one that knows the last line may not.
+  const double spent = ledger.epsilon();
+  if (ledger.header().is_private && json.value("ledger_head", "") == ledger.head() && json.contains("epsilon") &&
+      !(json["epsilon"].is_number() && json["epsilon"].get<double>() >= spent * (1 - 1e-6))) {
+    throw IoError(fmt::format("the statement in model/ claims epsilon {}, but the ledger makes {}",
+                              json["epsilon"].dump(), spent));
+  }
+}
+
 // Each checkpoint recorded the ledger's last line of its time. A ledger without that line has lost some, or is another
 // run's.
 void compare_with_checkpoints(const PrivacyLedger& ledger, const std::filesystem::path& run_dir) {
@@ -52,12 +79,7 @@ void compare_with_checkpoints(const PrivacyLedger& ledger, const std::filesystem
     const Json json = Json::parse(read_file(manifest, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
     if (!json.is_object()) throw IoError(manifest.string() + " is not a JSON object");
     for (const Json& place : {json, json.value("extra", Json::object())}) {
-      if (!place.contains("ledger_head") || !place["ledger_head"].is_string()) continue;
-      const auto head = place["ledger_head"].get<std::string>();
-      if (!head.empty() && !ledger.contains_head(head)) {
-        throw IoError(fmt::format("the ledger lacks a line that checkpoint {} had seen: it was cut off or replaced",
-                                  entry.path().filename().string()));
-      }
+      require_line(ledger, place, "checkpoint " + entry.path().filename().string());
     }
   }
 }
@@ -79,6 +101,7 @@ Json ledger_json(const PrivacyLedger& ledger) {
   answer["delta"] = header.delta;
   answer["accountant"] = to_text(header.accountant);
   answer["neighbouring"] = to_text(header.neighbouring);
+  answer["mechanism"] = header.mechanism;
   answer["steps"] = ledger.num_steps();
   answer["planned_steps"] = header.planned_steps;
   answer["attempts"] = ledger.next_attempt();
@@ -101,7 +124,10 @@ void run_privacy_ledger(int argc, char** argv) {
   const bool is_run = std::filesystem::is_directory(path);
   const PrivacyLedger ledger = reporting_failure(json, [&] {
     PrivacyLedger read = PrivacyLedger::read(is_run ? path / "ledger.jsonl" : path);
-    if (is_run) compare_with_checkpoints(read, path);
+    if (is_run) {
+      compare_with_checkpoints(read, path);
+      compare_with_statement(read, path);
+    }
     return read;
   });
   const accounting::LedgerHeader& header = ledger.header();

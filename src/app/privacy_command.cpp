@@ -117,6 +117,7 @@ void run_privacy_epsilon(int argc, char** argv) {
     answer = {{"epsilon", number_or_null(epsilon)}};
   }
   answer.update(setting_json(event, choice));
+  warn_of_large_epsilon(epsilon);
   if (given.count("json") > 0) {
     fmt::print("{}\n", answer.dump());
   } else if (std::isfinite(epsilon)) {
@@ -137,6 +138,7 @@ void run_privacy_calibrate(int argc, char** argv) {
   if (asked_for_help(options, given)) return;
   const AccountingChoice choice = accounting_choice(given);
   const auto epsilon = required_value<double>(given, "epsilon");
+  warn_of_large_epsilon(epsilon);
   const auto rate = sampling_rate(given);
   const auto sigma = optional_value<double>(given, "noise-multiplier");
   const auto steps = optional_value<std::int64_t>(given, "steps");

@@ -1,5 +1,7 @@
 #include "app/privacy_options.h"
 
+#include <cmath>
+
 #include <fmt/format.h>
 
 #include "base/error.h"
@@ -28,6 +30,15 @@ AccountingChoice accounting_choice(const cxxopts::ParseResult& given) {
                  1 / static_cast<double>(*num_records));
   }
   return choice;
+}
+
+void warn_of_large_epsilon(double epsilon) {
+  if (std::isfinite(epsilon) && epsilon > 10) {
+    spdlog::warn(
+        "epsilon {:.4g} bounds the odds about one record by a factor of {:.2g}: hardly any protection by this "
+        "number alone",
+        epsilon, std::exp(epsilon));
+  }
 }
 
 std::optional<double> sampling_rate(const cxxopts::ParseResult& given) {

@@ -25,6 +25,9 @@ struct AccountingChoice {
 // 1 / N: then publishing one record in full would satisfy the claim.
 AccountingChoice accounting_choice(const cxxopts::ParseResult& given);
 
+// Warns of an epsilon so large that it says next to nothing.
+void warn_of_large_epsilon(double epsilon);
+
 // The value of an option that may be absent.
 template <class T>
 std::optional<T> optional_value(const cxxopts::ParseResult& given, const std::string& name) {

@@ -81,7 +81,7 @@ std::string statement(const PrivacyLedger& ledger) {
   }
   std::string text = fmt::format(
       "<section class=\"statement\">\n<div class=\"big\">&epsilon; = {:.3f} at &delta; = {:.3g}</div>\n"
-      "<p>for each record of the private training set, under the {} relation; spent in {} of {} planned releases, "
+      "<p>for each record that the run was trained on, under the {} relation; spent in {} of {} planned releases, "
       "within "
       "a budget of &epsilon; = {:g}.</p>\n",
       ledger.epsilon(), header.delta, html_escape(to_text(header.neighbouring)), charged, header.planned_steps,

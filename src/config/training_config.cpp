@@ -130,6 +130,9 @@ Schema FinetuneConfig::schema() {
   schema.add("privacy.accountant", accountant, {"pld", "rdp", "prv"}, "What epsilon is computed with.");
   schema.add("privacy.neighbouring", neighbouring, {"add-remove", "zero-out", "replace-one"},
              "The relation between neighbouring data sets.");
+  schema.add("privacy.mechanism", mechanism, {"float", "lattice"},
+             "Sums and noise in floating point, or exactly on a grid of integers: slower (records one at a time), and "
+             "bit-identical for any number of ranks and micro-batch size.");
   schema.add("privacy.test_seed", test_seed, {0, 9e15},
              "Keys from this seed instead of the operating system: reproducible, and NOT PRIVATE.");
   schema.add("privacy.release_mode", release_mode, {"allreduce", "root"},

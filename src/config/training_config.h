@@ -94,6 +94,7 @@ struct FinetuneConfig {
   std::optional<double> noise_multiplier;
   std::string accountant = "pld";
   std::string neighbouring = "add-remove";
+  std::string mechanism = "float";
   std::optional<std::int64_t> test_seed;
 
   std::string trained_set = "attention";

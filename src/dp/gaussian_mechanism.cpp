@@ -18,16 +18,25 @@ namespace {
 constexpr std::size_t kPiece = std::size_t{1} << 22;
 
 // Memory that is wiped on the way out: who knows the noise knows the bare sum.
+template <class Value>
 struct NoisePiece {
-  std::vector<float> values;
+  std::vector<Value> values;
   explicit NoisePiece(std::size_t size) : values(size) {}
-  ~NoisePiece() { sodium_memzero(values.data(), values.size() * sizeof(float)); }
+  ~NoisePiece() { sodium_memzero(values.data(), values.size() * sizeof(Value)); }
   NoisePiece(const NoisePiece&) = delete;
   NoisePiece& operator=(const NoisePiece&) = delete;
 };
 
-void add(std::span<const float> noise, std::span<float> sum) {
-  std::transform(noise.begin(), noise.end(), sum.begin(), sum.begin(), [](float a, float b) { return a + b; });
+template <class Value>
+void add(std::span<Value> noise, std::span<Value> sum) {
+  std::transform(noise.begin(), noise.end(), sum.begin(), sum.begin(), [](Value a, Value b) { return a + b; });
+}
+
+void draw(const Keystream& stream, std::uint64_t first, std::span<float> out, double deviation) {
+  stream.gaussians(first, out, deviation);
+}
+void draw(const Keystream& stream, std::uint64_t first, std::span<std::int64_t> out, double deviation) {
+  stream.rounded_gaussians(first, out, deviation);
 }
 
 }  // namespace
@@ -57,7 +66,12 @@ GaussianMechanism::GaussianMechanism(comm::Communicator& comm, std::optional<Sec
   }
 }
 
-void GaussianMechanism::release(std::span<float> sum, ChargedStep charge) {
+void GaussianMechanism::release(std::span<float> sum, ChargedStep charge) { release_values(sum, charge); }
+
+void GaussianMechanism::release(std::span<std::int64_t> sum, ChargedStep charge) { release_values(sum, charge); }
+
+template <class Value>
+void GaussianMechanism::release_values(std::span<Value> sum, const ChargedStep& charge) {
   require_releasable(charge);
   last_step_ = charge.step();
   const auto step = static_cast<std::uint64_t>(charge.step());
@@ -82,25 +96,27 @@ void GaussianMechanism::require_releasable(const ChargedStep& charge) const {
   }
 }
 
-void GaussianMechanism::release_by_all_reduce(std::span<float> sum, std::uint64_t step) {
+template <class Value>
+void GaussianMechanism::release_by_all_reduce(std::span<Value> sum, std::uint64_t step) {
   comm_.all_reduce_sum(comm::host_buffer(sum));
-  NoisePiece noise(std::min(kPiece, sum.size()));
+  NoisePiece<Value> noise(std::min(kPiece, sum.size()));
   for (std::size_t first = 0; first < sum.size(); first += kPiece) {
     const auto piece = std::span(noise.values).first(std::min(kPiece, sum.size() - first));
-    if (noise_key_) Keystream(*noise_key_, step).gaussians(first, piece, noise_multiplier_ * clip_norm_);
+    if (noise_key_) draw(Keystream(*noise_key_, step), first, piece, noise_multiplier_ * clip_norm_);
     comm_.broadcast(comm::host_buffer(piece), 0);
     add(piece, sum.subspan(first, piece.size()));
   }
 }
 
-void GaussianMechanism::release_by_root(std::span<float> sum, std::uint64_t step) {
+template <class Value>
+void GaussianMechanism::release_by_root(std::span<Value> sum, std::uint64_t step) {
   comm_.reduce_sum(comm::host_buffer(sum), 0);
   if (noise_key_) {
     const Keystream stream(*noise_key_, step);
-    NoisePiece noise(std::min(kPiece, sum.size()));
+    NoisePiece<Value> noise(std::min(kPiece, sum.size()));
     for (std::size_t first = 0; first < sum.size(); first += kPiece) {
       const auto piece = std::span(noise.values).first(std::min(kPiece, sum.size() - first));
-      stream.gaussians(first, piece, noise_multiplier_ * clip_norm_);
+      draw(stream, first, piece, noise_multiplier_ * clip_norm_);
       add(piece, sum.subspan(first, piece.size()));
     }
   }

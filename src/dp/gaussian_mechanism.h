@@ -4,6 +4,9 @@
 // entries. What goes out, identical on every rank, is the sum over ranks plus one draw of N(0, (sigma C)^2) per entry.
 // The draw is rank 0's alone: noise per rank would be too much, or, divided by the number of ranks, too little (the
 // accountant knows of one draw).
+//
+// Sums of floats get normal noise in fp32; sums on a grid of integers (dp/lattice_sum.h) get the same noise rounded to
+// integers, and are exact in any order.
 #pragma once
 
 #include <cstdint>
@@ -37,11 +40,16 @@ class GaussianMechanism {
   // Takes the charge: steps are released once each, in rising order. Throws InternalError for a charge that was used,
   // is not above the last step, or is for another sigma.
   void release(std::span<float> sum, ChargedStep charge);
+  void release(std::span<std::int64_t> sum, ChargedStep charge);
 
  private:
+  template <class Value>
+  void release_values(std::span<Value> sum, const ChargedStep& charge);
   void require_releasable(const ChargedStep& charge) const;
-  void release_by_all_reduce(std::span<float> sum, std::uint64_t step);
-  void release_by_root(std::span<float> sum, std::uint64_t step);
+  template <class Value>
+  void release_by_all_reduce(std::span<Value> sum, std::uint64_t step);
+  template <class Value>
+  void release_by_root(std::span<Value> sum, std::uint64_t step);
 
   comm::Communicator& comm_;
   std::optional<SecretKey> noise_key_;

@@ -4,11 +4,11 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <numbers>
 
 #include <sodium.h>
 
 #include "base/error.h"
+#include "cuda/noise_core.h"
 
 namespace dpldm::dp {
 namespace {
@@ -27,10 +27,8 @@ struct Batch {
 }  // namespace
 
 std::pair<double, double> gaussian_pair(std::uint64_t radius_word, std::uint64_t angle_word) {
-  const double uniform = (static_cast<double>(radius_word) + 0.5) * 0x1p-64;  // in (0, 1]: midpoints, never 0
-  const double angle = static_cast<double>(angle_word >> 11) * (0x1p-53 * 2.0 * std::numbers::pi);  // in [0, 2 pi)
-  const double radius = std::sqrt(-2.0 * std::log(uniform));
-  return {radius * std::cos(angle), radius * std::sin(angle)};
+  const cuda::NormalPair pair = cuda::normal_pair(radius_word, angle_word);
+  return {pair.first, pair.second};
 }
 
 Keystream::Keystream(std::span<const std::uint8_t, SecretKey::kBytes> key, std::uint64_t nonce) : nonce_(nonce) {
@@ -68,24 +66,34 @@ std::uint64_t Keystream::word(std::uint64_t index) const {
   return value;
 }
 
-void Keystream::gaussians(std::uint64_t first, std::span<float> out, double deviation) const {
+template <class Take>
+void Keystream::for_each_gaussian(std::uint64_t first, std::size_t count, const Take& take) const {
   Batch batch;
   std::size_t written = 0;
-  while (written < out.size()) {
+  while (written < count) {
     const std::uint64_t value = first + written;
     const std::uint64_t pair = value / 2;
     const std::size_t skipped = value % 2;  // the first pair's first half, when the range begins in its middle
-    const std::size_t num_values = std::min(out.size() - written, kWordsPerBatch - skipped);
+    const std::size_t num_values = std::min(count - written, kWordsPerBatch - skipped);
     const std::size_t num_words = (skipped + num_values + 1) / 2 * 2;
     words(2 * pair, std::span(batch.words).first(num_words));
     for (std::size_t i = 0; i < num_words; i += 2) {
       const auto [even, odd] = gaussian_pair(batch.words[i], batch.words[i + 1]);
       const std::size_t at = i - skipped;  // wraps for the half that is left out
-      if (at < num_values) out[written + at] = static_cast<float>(deviation * even);
-      if (at + 1 < num_values) out[written + at + 1] = static_cast<float>(deviation * odd);
+      if (at < num_values) take(written + at, even);
+      if (at + 1 < num_values) take(written + at + 1, odd);
     }
     written += num_values;
   }
+}
+
+void Keystream::gaussians(std::uint64_t first, std::span<float> out, double deviation) const {
+  for_each_gaussian(first, out.size(),
+                    [&](std::size_t i, double value) { out[i] = static_cast<float>(deviation * value); });
+}
+
+void Keystream::rounded_gaussians(std::uint64_t first, std::span<std::int64_t> out, double deviation) const {
+  for_each_gaussian(first, out.size(), [&](std::size_t i, double value) { out[i] = std::llround(deviation * value); });
 }
 
 }  // namespace dpldm::dp

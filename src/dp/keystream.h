@@ -13,10 +13,8 @@
 
 namespace dpldm::dp {
 
-// Two independent standard normal values from two uniform 64-bit words, by Box and Muller (1958).
-//
-// The radius takes all 64 bits of its word, and never zero: values up to 9.49 occur with their right probability. (With
-// 32-bit uniforms nothing above 6.66 can: 24 million coordinates over a few thousand steps would show that.)
+// Two independent standard normal values from two uniform 64-bit words, by Box and Muller (1958);
+// cuda/noise_core.h has the formula, for both CPU and GPU.
 std::pair<double, double> gaussian_pair(std::uint64_t radius_word, std::uint64_t angle_word);
 
 class Keystream {
@@ -35,8 +33,15 @@ class Keystream {
   // Independent normal values number first, first + 1, ... of mean 0 and standard deviation `deviation`; value i comes
   // from the words of its pair, i / 2.
   void gaussians(std::uint64_t first, std::span<float> out, double deviation = 1.0) const;
+  // The same values, rounded to the nearest integer in double precision: added to integers they are the rounded sum
+  // with the exact normal value, and rounding is post-processing.
+  void rounded_gaussians(std::uint64_t first, std::span<std::int64_t> out, double deviation) const;
 
  private:
+  // Calls take(i, value) for i = 0 ... count - 1 with standard normal value number first + i.
+  template <class Take>
+  void for_each_gaussian(std::uint64_t first, std::size_t count, const Take& take) const;
+
   // Not a SecretKey: streams are made by the thousand, and locking memory takes system calls.
   std::array<std::uint8_t, SecretKey::kBytes> key_;
   std::uint64_t nonce_;

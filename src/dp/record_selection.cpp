@@ -37,6 +37,24 @@ std::vector<std::int64_t> selected_records(const SecretKey& key, std::int64_t st
   return selected;
 }
 
+std::vector<std::int64_t> share_of_rank(const std::vector<std::int64_t>& selected, std::int64_t num_records, int rank,
+                                        int num_ranks, Sharding sharding) {
+  if (sharding == Sharding::kBalanced) {
+    const auto n = static_cast<std::int64_t>(selected.size());
+    return {selected.begin() + n * rank / num_ranks, selected.begin() + n * (rank + 1) / num_ranks};
+  }
+  const std::int64_t first = num_records * rank / num_ranks;
+  const std::int64_t end = num_records * (rank + 1) / num_ranks;
+  return {std::lower_bound(selected.begin(), selected.end(), first),
+          std::lower_bound(selected.begin(), selected.end(), end)};
+}
+
+Sharding sharding_from(const std::string& text) {
+  if (text == "static") return Sharding::kStatic;
+  if (text == "balanced") return Sharding::kBalanced;
+  throw ConfigError(fmt::format("the sharding is '{}'; it must be static or balanced", text));
+}
+
 std::vector<std::int64_t> selected_records(const SecretKey& key, std::int64_t step, std::int64_t num_records,
                                            double sampling_rate) {
   return selected_records(key, step, 0, num_records, sampling_rate);

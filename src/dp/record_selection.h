@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "dp/keys.h"
@@ -20,5 +21,18 @@ std::vector<std::int64_t> selected_records(const SecretKey& key, std::int64_t st
 // Among all records.
 std::vector<std::int64_t> selected_records(const SecretKey& key, std::int64_t step, std::int64_t num_records,
                                            double sampling_rate);
+
+enum class Sharding {
+  kStatic,    // a rank works on the selected records of its own range of record numbers
+  kBalanced,  // every rank works on an equal part of the selected list
+};
+
+// "static", "balanced". Throws ConfigError for another word.
+Sharding sharding_from(const std::string& text);
+
+// Which of the selected records (in rising order, out of `num_records`) rank `rank` of `num_ranks` works on. The shares
+// of all ranks hold each selected record once.
+std::vector<std::int64_t> share_of_rank(const std::vector<std::int64_t>& selected, std::int64_t num_records, int rank,
+                                        int num_ranks, Sharding sharding);
 
 }  // namespace dpldm::dp

@@ -1,13 +1,21 @@
 #include "train/privacy_plan.h"
 
+#include <cmath>
 #include <limits>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "dp/lattice_sum.h"
 
 namespace dpldm::train {
+namespace {
+
+// e^10 = 22,000: beyond it an adversary's odds about one record may change so much that the bound says next to nothing.
+constexpr double kLargeEpsilon = 10;
+
+}  // namespace
 
 PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t num_records) {
   PrivacyPlan plan;
@@ -38,6 +46,11 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
     plan.planned_epsilon = std::numeric_limits<double>::infinity();
     return plan;
   }
+  if (!std::isfinite(config.epsilon)) {
+    throw ConfigError(
+        "finetune.privacy.epsilon is not finite; a run without a bound must say so with "
+        "privacy.noise_multiplier 0");
+  }
   accounting::GaussianEvent all = plan.step_event();
   all.count = config.steps;
   plan.planned_epsilon = accounting::epsilon_of(std::vector{all}, plan.delta, plan.accountant, plan.neighbouring);
@@ -49,6 +62,30 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
                     config.steps, plan.noise_multiplier, plan.planned_epsilon, config.epsilon));
   }
   return plan;
+}
+
+std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_epsilon) {
+  std::vector<std::string> warnings;
+  if (plan.delta * static_cast<double>(plan.num_records) > 1) {
+    warnings.push_back(fmt::format(
+        "privacy.delta {:.3g} is above 1/N = {:.3g}: a mechanism that publishes one record at random would satisfy it",
+        plan.delta, 1 / static_cast<double>(plan.num_records)));
+  }
+  if (plan.is_private && target_epsilon > kLargeEpsilon) {
+    warnings.push_back(fmt::format(
+        "privacy.epsilon {} bounds the odds about one record by a factor of e^{} = {:.2g}: hardly any protection by "
+        "this number alone",
+        target_epsilon, target_epsilon, std::exp(target_epsilon)));
+  }
+  return warnings;
+}
+
+std::string mechanism_text(const config::FinetuneConfig& config, std::int64_t num_trained) {
+  if (config.mechanism != "lattice") return "float: sums and noise in floating point";
+  return fmt::format(
+      "lattice: {} grid steps per clip norm, clip tightened to {:.8f} C, sums exact in 64-bit integers, normal noise "
+      "rounded to the grid",
+      dp::LatticeSum::kGridSteps, dp::LatticeSum::tightening(static_cast<std::size_t>(num_trained)));
 }
 
 }  // namespace dpldm::train

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "accounting/accountant.h"
 #include "config/training_config.h"
@@ -28,5 +29,12 @@ struct PrivacyPlan {
 // Calibrates the noise multiplier, or checks the given one. Throws ConfigError when the settings contradict each other,
 // BudgetError when a given noise multiplier would spend more than privacy.epsilon.
 PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t num_records);
+
+// What a person should be told before the first step: a delta above 1 / N, an epsilon that protects little.
+std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_epsilon);
+
+// How sums and noise are represented, in words, for `num_trained` elements: "float", or the grid and what the clip is
+// tightened by.
+std::string mechanism_text(const config::FinetuneConfig& config, std::int64_t num_trained);
 
 }  // namespace dpldm::train

@@ -10,6 +10,18 @@
 namespace dpldm::train {
 namespace {
 
+nlohmann::json other_releases(const accounting::PrivacyLedger& ledger) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const auto& [kind, event] : ledger.other_releases()) {
+    list.push_back({{"kind", kind},
+                    {"sampling_rate", event.sampling_rate},
+                    {"noise_multiplier", event.noise_multiplier},
+                    {"count", event.count},
+                    {"sampler", to_text(event.sampler)}});
+  }
+  return list;
+}
+
 nlohmann::json metadata_of(const StatementFacts& facts) {
   const accounting::LedgerHeader& header = facts.ledger.header();
   nlohmann::json json{
@@ -23,11 +35,15 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
       {"num_records", header.num_records},
       {"expected_batch_size", header.expected_batch_size},
       {"sampling_rate", header.sampling_rate},
-      {"steps", static_cast<std::int64_t>(facts.ledger.entries().size())},
+      {"steps", facts.ledger.num_steps()},
+      {"other_releases", other_releases(facts.ledger)},
       {"steps_in_model", facts.steps_done},
       {"noise_multiplier", header.noise_multiplier},
       {"clip_norm", header.clip_norm},
       {"noise_multiplicity", facts.config.noise_multiplicity},
+      {"mechanism", header.mechanism},
+      {"mechanism_text", mechanism_text(facts.config, facts.num_trained)},
+      {"training_records", facts.latents_are_private ? "private" : "public"},
       {"delta", header.delta},
       {"trained_set", facts.config.trained_set},
       {"trained_elements", facts.num_trained},
@@ -36,6 +52,8 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
       {"public_inputs", {{"base_unet_sha256", facts.base_unet_sha256}, {"autoencoder_sha256", facts.encoder_sha256}}},
       {"key_commitment", header.key_commitment},
       {"run_id", header.run_id},
+      {"attempts", facts.ledger.next_attempt()},
+      {"ledger_head", facts.ledger.head()},
       {"program_version", header.program_version},
   };
   if (header.is_private) {
@@ -54,8 +72,12 @@ std::string page_of(const nlohmann::json& json) {
     page += fmt::format(
         "The model in `model/`, and every model of the steps before it, is the output of a mechanism that is "
         "**({:.4f}, {:.3g})-differentially private**\n"
-        "for each record of the private training set, under the {} relation.\n\n",
-        json["epsilon"].get<double>(), json["delta"].get<double>(), json["neighbouring"].get<std::string>());
+        "for each record of the {}, under the {} relation.\n\n",
+        json["epsilon"].get<double>(), json["delta"].get<double>(),
+        json["training_records"] == "private" ? "private training set"
+                                              : "training set (a file that is marked public; the bound holds for it "
+                                                "all the same)",
+        json["neighbouring"].get<std::string>());
   } else {
     page += fmt::format("**NOT PRIVATE**: {}. Nothing of this run may be released as protected.\n\n",
                         json["not_private_because"].get<std::string>());
@@ -67,10 +89,16 @@ std::string page_of(const nlohmann::json& json) {
   row("unit of privacy", "one record (an image with its label); a person with several records has less protection");
   row("records N", json["num_records"].dump());
   row("sampling", fmt::format("Poisson, rate q = {}", json["sampling_rate"].dump()));
-  row("releases charged", json["steps"].dump());
+  row("steps charged T", json["steps"].dump());
+  for (const nlohmann::json& release : json["other_releases"]) {
+    row("further release", fmt::format("{}: {} times, sigma {}, sampler {}, q = {}", release["kind"].get<std::string>(),
+                                       release["count"].dump(), release["noise_multiplier"].dump(),
+                                       release["sampler"].get<std::string>(), release["sampling_rate"].dump()));
+  }
   row("noise multiplier sigma", json["noise_multiplier"].dump());
   row("clip norm C", json["clip_norm"].dump());
   row("draws per record K", json["noise_multiplicity"].dump() + " (averaged before the clip)");
+  row("mechanism", json["mechanism_text"].get<std::string>());
   row("accountant",
       fmt::format("{}, dpldm {}", json["accountant"].get<std::string>(), json["program_version"].get<std::string>()));
   row("trained",
@@ -91,18 +119,25 @@ std::string page_of(const nlohmann::json& json) {
       "- The machines that ran the job: whoever can read their memory, their network or the private files has the "
       "records. Step times depend on\n"
       "  how many records were selected; do not publish logs with time stamps of single steps.\n"
-      "- `checkpoints/`, `metrics.jsonl` and `ledger.jsonl` hold nothing beyond what the released models reveal, but "
-      "the latent file is private data.\n\n"
+      "- The times at which files of this directory were written, and those in metrics, for the same reason: copy "
+      "files without their time\n"
+      "  stamps (`cp`, not `cp -p`).\n"
+      "- `checkpoints/`, `metrics.jsonl` and `ledger.jsonl` hold nothing beyond what the released models reveal. The "
+      "latent file is private data,\n"
+      "  and `latents.opening` would let a reader of the ledger test guesses of it: keep both.\n\n"
       "`dpldm privacy verify model` recomputes epsilon from these numbers; `dpldm privacy ledger .` from the ledger.\n";
   return page;
 }
 
 }  // namespace
 
-void write_privacy_statement(const StatementFacts& facts) {
-  const nlohmann::json metadata = metadata_of(facts);
-  model::write_dp_metadata(facts.run_dir / "model", metadata);
-  write_file_atomically(facts.run_dir / "privacy_statement.md", page_of(metadata));
+void write_model_statement(const StatementFacts& facts) {
+  std::filesystem::create_directories(facts.run_dir / "model");
+  model::write_dp_metadata(facts.run_dir / "model", metadata_of(facts));
+}
+
+void write_statement_page(const StatementFacts& facts) {
+  write_file_atomically(facts.run_dir / "privacy_statement.md", page_of(metadata_of(facts)));
 }
 
 }  // namespace dpldm::train

@@ -26,9 +26,12 @@ struct StatementFacts {
   const std::string& base_unet_sha256;
   const std::string& encoder_sha256;
   const std::vector<std::string>& class_names;
+  bool latents_are_private;  // as the file says; a run on public ones is accounted for all the same
 };
 
-// Throws IoError.
-void write_privacy_statement(const StatementFacts& facts);
+// <run_dir>/model/dp_metadata.json, to be written before the model's weights. Throws IoError.
+void write_model_statement(const StatementFacts& facts);
+// <run_dir>/privacy_statement.md, the last file of a finished run. Throws IoError.
+void write_statement_page(const StatementFacts& facts);
 
 }  // namespace dpldm::train

@@ -1,13 +1,13 @@
 #include "train/private_training.h"
 
 #include <algorithm>
-#include <numeric>
+#include <functional>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 #include <torch/torch.h>
 
-#include "accounting/ledger.h"
 #include "base/build_facts.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -20,11 +20,14 @@
 #include "dp/clipped_sum.h"
 #include "dp/gaussian_mechanism.h"
 #include "dp/keys.h"
+#include "dp/lattice_sum.h"
 #include "dp/record_selection.h"
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
 #include "train/class_embeddings.h"
 #include "train/optimizer.h"
+#include "train/privacy_ledger.h"
+#include "train/privacy_numerics.h"
 #include "train/privacy_plan.h"
 #include "train/privacy_statement.h"
 #include "train/private_batch.h"
@@ -119,6 +122,7 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
   } else {
     row("privacy", "NOT PRIVATE: " + plan.not_private_because);
   }
+  row("mechanism", mechanism_text(config, trained.num_elements()));
 }
 
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const model::TrainableSet& trained) {
@@ -183,76 +187,16 @@ void print_cost(const config::FinetuneConfig& config, const Setup& setup, model:
              config.runtime.micro_batch_size);
 }
 
-// Rank 0's ledger; nothing elsewhere. Collective: a failure to open it is every rank's.
-std::optional<accounting::PrivacyLedger> open_ledger(const config::FinetuneConfig& config, const RunOptions& options,
-                                                     const PrivacyPlan& plan, const std::string& key_commitment,
-                                                     comm::Communicator& comm) {
-  std::optional<accounting::PrivacyLedger> ledger;
-  std::string failure;
-  std::int32_t code = 0;
-  if (comm.is_root()) {
-    const std::filesystem::path path = options.run_dir / "ledger.jsonl";
-    try {
-      if (options.resume) {
-        ledger = accounting::PrivacyLedger::open(path);
-        const accounting::LedgerHeader& header = ledger->header();
-        if (header.num_records != plan.num_records || header.sampling_rate != plan.sampling_rate ||
-            header.delta != plan.delta || header.noise_multiplier != plan.noise_multiplier ||
-            header.clip_norm != config.clip_norm || header.is_private != plan.is_private ||
-            header.neighbouring != plan.neighbouring || header.target_epsilon != config.epsilon ||
-            header.planned_steps != config.steps) {
-          throw ConfigError(path.string() +
-                            " is of a run with other privacy settings; resume with the configuration that started it");
-        }
-      } else {
-        ledger = accounting::PrivacyLedger::create(
-            path, {.run_id = key_commitment.substr(0, 16),
-                   .num_records = plan.num_records,
-                   .sampling_rate = plan.sampling_rate,
-                   .expected_batch_size = static_cast<double>(config.expected_batch_size),
-                   .clip_norm = config.clip_norm,
-                   .noise_multiplier = plan.noise_multiplier,
-                   .planned_steps = config.steps,
-                   .target_epsilon = config.epsilon,
-                   .delta = plan.delta,
-                   .neighbouring = plan.neighbouring,
-                   .sampler = "poisson",
-                   .accountant = plan.accountant,
-                   .key_commitment = key_commitment,
-                   .program_version = program_version(),
-                   .is_private = plan.is_private,
-                   .not_private_because = plan.not_private_because});
-      }
-    } catch (const Error& error) {
-      failure = error.what();
-      code = static_cast<std::int32_t>(error.code());
-    }
-  }
-  failure = comm::broadcast_text(comm, failure);
-  comm.broadcast(comm::host_buffer(std::span(&code, 1)), 0);
-  if (code != 0) throw Error(static_cast<ExitCode>(code), failure);
-  return ledger;
-}
-
 // Collective. Reads the whole file once, on rank 0. A record that is not finite, or damaged, must be found here and not
 // when it is selected: then the moment at which a run dies would tell of one record.
 void verify_latents(const data::LatentFile& latents, comm::Communicator& comm) {
-  std::string failure;
-  if (comm.is_root()) {
-    try {
-      latents.verify_content();
-    } catch (const IoError& error) {
-      failure = error.what();
-    }
-  }
-  failure = comm::broadcast_text(comm, failure);
-  if (!failure.empty()) throw IoError(failure);
+  comm::run_on_root(comm, [&] { latents.verify_content(); });
 }
 
 class PrivateTraining {
  public:
   PrivateTraining(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm, Setup& setup,
-                  model::TrainableSet& trained)
+                  model::TrainableSet& trained, StepCompanion* companion)
       : config_(config),
         options_(options),
         comm_(comm),
@@ -262,13 +206,17 @@ class PrivateTraining {
         clipped_(tensors(trained), config.clip_norm, dp::rule_from(config.engine_rule)),
         optimizer_(config.optimizer, config.steps, parameters_),
         keys_(dp::RunKeys::create(comm, config.test_seed)),
-        ledger_(open_ledger(config, options, setup.plan, keys_.commitment(), comm)),
-        // The sum is in units of C, so the mechanism's C is 1.
-        mechanism_(comm, keys_.take_noise(), setup.plan.noise_multiplier, 1.0,
+        config_sha256_(sha256_of(config.schema().dump())),
+        ledger_(open_run_ledger(config, setup.plan, identity(), ledger_options(), comm)),
+        // The sum is in units of C, so the mechanism's C is 1; on a grid, in its steps.
+        mechanism_(comm, keys_.take_noise(), setup.plan.noise_multiplier,
+                   is_lattice() ? static_cast<double>(dp::LatticeSum::kGridSteps) : 1.0,
                    dp::release_mode_from(config.release_mode)),
         batches_(setup.latents, setup.schedule, *setup.network, config, keys_.draws()),
-        state_(options.run_dir, config.checkpoint, sha256_of(config.schema().dump()), comm) {
+        state_(options.run_dir, config.checkpoint, config_sha256_, comm),
+        companion_(companion) {
     trained_.attach(&clipped_);
+    if (is_lattice()) lattice_.emplace(static_cast<std::size_t>(clipped_.size()), setup.plan.num_records);
   }
 
   void run() {
@@ -295,37 +243,74 @@ class PrivateTraining {
   void one_step(std::int64_t step) {
     const std::vector<std::int64_t> selected =
         dp::selected_records(keys_.selection(), step, setup_.plan.num_records, setup_.plan.sampling_rate);
-    const std::vector<std::int64_t> mine = my_share(selected);
+    const std::vector<std::int64_t> mine = dp::share_of_rank(selected, setup_.plan.num_records, comm_.rank(),
+                                                             comm_.size(), dp::sharding_from(config_.sharding));
 
     clipped_.begin_step();
+    if (lattice_) lattice_->begin_step();
     for (std::size_t first = 0; first < mine.size(); first += micro_batch()) {
       const std::size_t count = std::min(micro_batch(), mine.size() - first);
       clipped_.begin_micro_batch(static_cast<std::int64_t>(count), config_.noise_multiplicity);
       batches_.summed_loss(step, std::span(mine).subspan(first, count)).backward();
       clipped_.finish_micro_batch();
+      if (lattice_) {
+        lattice_->add_record(clipped_.sum());
+        clipped_.begin_step();
+      }
     }
+    if (companion_ != nullptr) add_companions(step);
 
-    dp::ChargedStep charge =
-        dp::charge_step(comm_, ledger_ ? &*ledger_ : nullptr, {step, attempt_, "step", setup_.plan.step_event()});
-    mechanism_.release(clipped_.sum(), std::move(charge));
+    dp::ChargedStep charge = dp::charge_step(comm_, ledger_ ? &*ledger_ : nullptr, entry_for(step));
+    if (lattice_) {
+      mechanism_.release(lattice_->sum(), std::move(charge));
+      lattice_->write(clipped_.sum());
+    } else {
+      mechanism_.release(clipped_.sum(), std::move(charge));
+    }
+    if (companion_ != nullptr) companion_->observe(clipped_.sum());
 
     // Never the actual number of records: that is private, and dividing by it would let one record scale the others.
     const at::Tensor gradient = clipped_.values() / static_cast<double>(config_.expected_batch_size);
     optimizer_.step(gradient, step);
   }
 
-  std::size_t micro_batch() const { return static_cast<std::size_t>(config_.runtime.micro_batch_size); }
+  bool is_lattice() const { return config_.mechanism == "lattice"; }
+  // On a grid each record is rounded by itself, and its gradient must not depend on its neighbours in a product.
+  std::size_t micro_batch() const {
+    return is_lattice() ? 1 : static_cast<std::size_t>(config_.runtime.micro_batch_size);
+  }
 
-  std::vector<std::int64_t> my_share(const std::vector<std::int64_t>& selected) const {
-    if (config_.sharding == "balanced") {
-      const auto n = static_cast<std::int64_t>(selected.size());
-      return {selected.begin() + n * comm_.rank() / comm_.size(),
-              selected.begin() + n * (comm_.rank() + 1) / comm_.size()};
+  // An audit's canaries: they take part like records, each with a vector of norm C.
+  void add_companions(std::int64_t step) {
+    std::vector<float> vector(static_cast<std::size_t>(clipped_.size()));
+    for (const std::int64_t companion : companion_->taking_part(step, keys_.selection(), setup_.plan)) {
+      companion_->write(companion, vector);
+      if (lattice_) {
+        lattice_->add_record(vector);
+      } else {
+        std::transform(vector.begin(), vector.end(), clipped_.sum().begin(), clipped_.sum().begin(), std::plus<>());
+      }
     }
-    const std::int64_t first = setup_.plan.num_records * comm_.rank() / comm_.size();
-    const std::int64_t end = setup_.plan.num_records * (comm_.rank() + 1) / comm_.size();
-    return {std::lower_bound(selected.begin(), selected.end(), first),
-            std::lower_bound(selected.begin(), selected.end(), end)};
+  }
+
+  // The first charge of an attempt says which key its noise comes from.
+  accounting::LedgerEntry entry_for(std::int64_t step) {
+    accounting::LedgerEntry entry{step, attempt_, "step", setup_.plan.step_event()};
+    if (!std::exchange(has_charged_, true)) entry.key_commitment = keys_.commitment();
+    return entry;
+  }
+
+  RunIdentity identity() const {
+    return {config_sha256_, setup_.base_sha256, setup_.latents.info().encoder_sha256,
+            setup_.latents.info().content_sha256};
+  }
+  LedgerOptions ledger_options() const { return {options_.run_dir, options_.resume, keys_.commitment()}; }
+
+  // What every checkpoint says about the run.
+  nlohmann::json checkpoint_extra() const {
+    nlohmann::json extra{{"ledger_head", ledger_->head()}, {"private", setup_.plan.is_private}};
+    if (!setup_.plan.is_private) extra["not_private_because"] = "NOT PRIVATE: " + setup_.plan.not_private_because;
+    return extra;
   }
 
   // Collective: rank 0 knows the ledger and decides for all.
@@ -343,12 +328,12 @@ class PrivateTraining {
     std::string failure;
     if (ledger_) {
       const auto& extra = state_.restored_extra();
-      if (extra.contains("ledger_head") && !ledger_->contains_head(extra["ledger_head"].get<std::string>())) {
+      if (step > 0 && !ledger_->contains_head(extra.value("ledger_head", ""))) {
         failure =
             "ledger.jsonl does not contain what the checkpoint has spent: lines are missing, or it is another run's";
       }
-      for (const auto& entry : ledger_->entries()) attempt_ = std::max(attempt_, entry.attempt + 1);
-      state_.set_extra({{"ledger_head", ledger_->head()}});
+      attempt_ = ledger_->next_attempt();
+      state_.set_extra(checkpoint_extra());
     }
     failure = comm::broadcast_text(comm_, failure);
     if (!failure.empty()) throw IoError(failure);
@@ -358,13 +343,15 @@ class PrivateTraining {
 
   void report(std::int64_t step, Progress& progress) {
     if (!comm_.is_root()) return;
-    state_.set_extra({{"ledger_head", ledger_->head()}});
+    state_.set_extra(checkpoint_extra());
     nlohmann::json line{{"step", step + 1},
                         {"learning_rate", learning_rate_at(config_.optimizer, step, config_.steps)}};
     std::string detail = "NOT PRIVATE";
     if (setup_.plan.is_private) {
-      line["epsilon"] = ledger_->epsilon();
-      detail = fmt::format("epsilon {:.3f} of {}", ledger_->epsilon(), config_.epsilon);
+      // A bound that is cheap enough for every step; the statement has the exact number.
+      const double bound = ledger_->epsilon_bound();
+      line["epsilon"] = bound;
+      detail = fmt::format("epsilon {:.3f} of {}", bound, config_.epsilon);
     }
     state_.record(line);
     progress.update(step + 1, detail);
@@ -380,20 +367,24 @@ class PrivateTraining {
     }
     if (comm_.is_root()) {
       const std::filesystem::path model = options_.run_dir / "model";
+      const StatementFacts facts{.run_dir = options_.run_dir,
+                                 .ledger = *ledger_,
+                                 .plan = setup_.plan,
+                                 .config = config_,
+                                 .steps_done = steps_done,
+                                 .trained_names = names(trained_),
+                                 .num_trained = trained_.num_elements(),
+                                 .base_unet_sha256 = setup_.base_sha256,
+                                 .encoder_sha256 = setup_.latents.info().encoder_sha256,
+                                 .class_names = setup_.latents.info().class_names,
+                                 .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate};
+      // Before the weights: a crash in between must not leave weights that look as if they were public.
+      write_model_statement(facts);
       model::save_unet(*setup_.network, model / "unet");
       model::save_autoencoder(*setup_.autoencoder, model / "vae");
       model::write_scheduler_config(model, setup_.schedule.config().to_json());
       model::write_model_index(model);
-      write_privacy_statement({.run_dir = options_.run_dir,
-                               .ledger = *ledger_,
-                               .plan = setup_.plan,
-                               .config = config_,
-                               .steps_done = steps_done,
-                               .trained_names = names(trained_),
-                               .num_trained = trained_.num_elements(),
-                               .base_unet_sha256 = setup_.base_sha256,
-                               .encoder_sha256 = setup_.latents.info().encoder_sha256,
-                               .class_names = setup_.latents.info().class_names});
+      write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());
     }
     comm_.barrier();
@@ -408,16 +399,23 @@ class PrivateTraining {
   dp::ClippedSum clipped_;
   Optimizer optimizer_;
   dp::RunKeys keys_;
+  std::string config_sha256_;
   std::optional<accounting::PrivacyLedger> ledger_;  // on rank 0
   dp::GaussianMechanism mechanism_;
   PrivateBatches batches_;
   RunState state_;
+  std::optional<dp::LatticeSum> lattice_;
+  StepCompanion* companion_;
   std::int64_t attempt_ = 0;
+  bool has_charged_ = false;
 };
 
 }  // namespace
 
-void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm) {
+void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm,
+                          StepCompanion* companion) {
+  require_full_precision_products();
+  if (config.mechanism == "lattice" && config.runtime.threads == 0) config.runtime.threads = 1;
   Setup setup = make_setup(config);
   const int threads = set_threads(config.runtime, comm);
   model::TrainableOptions selection;
@@ -434,11 +432,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   comm::require_equal_on_all_ranks(comm, "the model", setup.base_sha256);
   if (comm.is_root()) {
     print_table(config, setup, trained, comm, threads);
-    if (setup.plan.delta * static_cast<double>(setup.plan.num_records) >= 1) {
-      spdlog::warn(
-          "privacy.delta is {}, not below 1/N: a mechanism that publishes one record at random would satisfy it",
-          setup.plan.delta);
-    }
+    for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);
   }
   if (options.dry_run) {
     print_cost(config, setup, trained, comm);
@@ -447,7 +441,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
 
   verify_latents(setup.latents, comm);
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
-  PrivateTraining(config, options, comm, setup, trained).run();
+  PrivateTraining(config, options, comm, setup, trained, companion).run();
 }
 
 }  // namespace dpldm::train

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -16,6 +17,7 @@
 #include "accounting/ledger.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "data/latent_file.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
 #include "support/mpi_test.h"
@@ -26,6 +28,17 @@ namespace dpldm::train {
 namespace {
 
 using Tensors = std::map<std::string, at::Tensor>;
+
+// What `work` throws, as every rank's exit code: rank 0 throws the error's own type, the others only its code.
+template <class Work>
+ExitCode code_of(const Work& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return ExitCode::kDone;
+}
 
 class PrivateTrainingOnRanks : public testing::Test {
  protected:
@@ -53,6 +66,19 @@ class PrivateTrainingOnRanks : public testing::Test {
     config.runtime.threads = 1;
     config.runtime.micro_batch_size = 3;
     return config;
+  }
+
+  config::FinetuneConfig stopping_after_one_step() const {
+    config::FinetuneConfig stopping = config();
+    stopping.checkpoint.max_minutes = 1e-9;  // the wish to stop is there from the start
+    return stopping;
+  }
+
+  // Collective.
+  void remove_checkpoints(const std::string& name) {
+    world_->barrier();
+    if (world_->is_root()) std::filesystem::remove_all(root_ / name / "checkpoints");
+    world_->barrier();
   }
 
   // Collective over `comm`. The directory of the finished run.
@@ -117,6 +143,33 @@ TEST_F(PrivateTrainingOnRanks, BalancedShardingRootReleaseAndMicroBatchesDoNotCh
   other.release_mode = "root";
   other.runtime.micro_batch_size = 1;
   EXPECT_LE(largest_difference(usual, weights(run(other, "other", *world_))), kTolerance);
+}
+
+TEST_F(PrivateTrainingOnRanks, OnALattice_TheModelIsBitIdenticalForAnyRanksShardingModeAndMicroBatch) {
+  config::FinetuneConfig lattice = config();
+  lattice.mechanism = "lattice";
+  lattice.steps = 6;
+  const std::filesystem::path alone = run_alone(lattice, "alone");
+  config::FinetuneConfig other = lattice;
+  other.sharding = "balanced";
+  other.release_mode = "root";
+  other.runtime.micro_batch_size = 2;
+  const Tensors expected = weights(alone);
+  for (const auto& [settings, name] : {std::pair(lattice, "together"), std::pair(other, "other")}) {
+    const Tensors found = weights(run(settings, name, *world_));
+    for (const auto& [tensor, values] : expected) EXPECT_TRUE(values.equal(found.at(tensor))) << name << " " << tensor;
+  }
+  EXPECT_GE(largest_difference(expected, weights_of_base()), 100 * kTolerance);
+  // The same method as on floats, but for the rounding to the grid.
+  config::FinetuneConfig floats = lattice;
+  floats.mechanism = "float";
+  EXPECT_LE(largest_difference(expected, weights(run(floats, "floats", *world_))), 1e-2);
+
+  const auto ledger = accounting::PrivacyLedger::read(alone / "ledger.jsonl");
+  EXPECT_EQ(ledger.header().mechanism, "lattice");
+  EXPECT_EQ(ledger.header().grid_steps, std::int64_t{1} << 24);
+  EXPECT_EQ(model::read_dp_metadata(alone / "model")["mechanism"], "lattice");
+  EXPECT_NE(read_file(alone / "privacy_statement.md", 1 << 20).find("clip tightened to 0.99999"), std::string::npos);
 }
 
 TEST_F(PrivateTrainingOnRanks, EmptySelectionOnAllRanks_StillReleasesOnceAStep) {
@@ -255,6 +308,88 @@ TEST_F(PrivateTrainingOnRanks, ResumeWithOtherPrivacySettingsIsAConfigurationErr
   EXPECT_THROW(run(other, "settings", *world_, /*resume=*/true), Error);
 }
 
+TEST_F(PrivateTrainingOnRanks, EveryAttemptNotesItsKeyInTheLedger) {
+  config::FinetuneConfig interrupted = config();
+  interrupted.test_seed.reset();
+  interrupted.noise_multiplier.reset();
+  interrupted.checkpoint.max_minutes = 1e-9;
+  EXPECT_THROW(run(interrupted, "keys", *world_), Checkpointed);
+  EXPECT_THROW(run(interrupted, "keys", *world_, /*resume=*/true), Checkpointed);
+  const auto ledger = accounting::PrivacyLedger::read(root_ / "keys/ledger.jsonl");
+  const bool has_both = ledger.entries().size() == 2;
+  EXPECT_TRUE(has_both);
+  if (!has_both) return;
+  EXPECT_EQ(ledger.entries()[0].key_commitment, ledger.header().key_commitment);
+  EXPECT_EQ(ledger.entries()[1].key_commitment.size(), 64U);
+  EXPECT_NE(ledger.entries()[1].key_commitment, ledger.entries()[0].key_commitment);
+}
+
+// A crash before the first checkpoint leaves the ledger alone to remember what the run was of.
+TEST_F(PrivateTrainingOnRanks, ResumeWithoutACheckpointStillComparesTheConfiguration) {
+  EXPECT_THROW(run(stopping_after_one_step(), "crashed", *world_), Checkpointed);
+  remove_checkpoints("crashed");
+  config::FinetuneConfig other = stopping_after_one_step();
+  other.optimizer.learning_rate *= 2;
+  EXPECT_EQ(code_of([&] { run(other, "crashed", *world_, /*resume=*/true); }), ExitCode::kConfig);
+  EXPECT_THROW(run(stopping_after_one_step(), "crashed", *world_, /*resume=*/true), Checkpointed);
+}
+
+TEST_F(PrivateTrainingOnRanks, ResumeOnOtherLatentsOfTheSameSizeIsRefused) {
+  EXPECT_THROW(run(stopping_after_one_step(), "swapped", *world_), Checkpointed);
+  const std::string header =
+      accounting::PrivacyLedger::read(root_ / "swapped/ledger.jsonl").header().latents_commitment;
+  if (world_->is_root()) {
+    const data::LatentFile latents(root_ / "latents.h5");
+    EXPECT_EQ(header.find(latents.info().content_sha256), std::string::npos);  // hidden
+    data::LatentFileWriter writer(root_ / "others.h5", latents.info(), /*has_labels=*/true, /*half_precision=*/false);
+    std::vector<std::int64_t> all(24);
+    std::iota(all.begin(), all.end(), 0);
+    writer.write_moments(0, latents.read_moments(all) + 0.5);
+    writer.write_labels(latents.read_labels());
+    writer.commit();
+    std::filesystem::rename(root_ / "others.h5", root_ / "latents.h5");  // the configuration stays the same
+  }
+  world_->barrier();
+  EXPECT_EQ(code_of([&] { run(stopping_after_one_step(), "swapped", *world_, /*resume=*/true); }), ExitCode::kConfig);
+}
+
+TEST_F(PrivateTrainingOnRanks, ResumeFromAnotherPublicModelIsRefused) {
+  EXPECT_THROW(run(stopping_after_one_step(), "rebased", *world_), Checkpointed);
+  remove_checkpoints("rebased");
+  if (world_->is_root()) {
+    auto unet = model::load_unet(root_ / "tiny");
+    const torch::NoGradGuard no_grad;
+    for (auto& p : unet->parameters()) p.mul_(1.01);
+    model::save_unet(*unet, root_ / "tiny/unet");
+  }
+  world_->barrier();
+  EXPECT_EQ(code_of([&] { run(stopping_after_one_step(), "rebased", *world_, /*resume=*/true); }), ExitCode::kConfig);
+}
+
+TEST_F(PrivateTrainingOnRanks, CheckpointsOfARunThatIsNotPrivateSaySo) {
+  EXPECT_THROW(run(stopping_after_one_step(), "stamp", *world_), Checkpointed);
+  const std::string manifest = read_file(root_ / "stamp/checkpoints/step-00000001/manifest.json", 1 << 20);
+  EXPECT_NE(manifest.find("NOT PRIVATE"), std::string::npos);
+}
+
+TEST_F(PrivateTrainingOnRanks, PublicLatentsAreNotCalledPrivate) {
+  if (world_->is_root()) test::make_tiny_model(root_, 24, data::Visibility::kPublic);
+  world_->barrier();
+  config::FinetuneConfig real = config();
+  real.test_seed.reset();
+  real.noise_multiplier = 3;
+  const std::string page = read_file(run(real, "public", *world_) / "privacy_statement.md", 1 << 20);
+  EXPECT_EQ(page.find("private training set"), std::string::npos);
+  EXPECT_NE(page.find("differentially private"), std::string::npos);
+}
+
+TEST_F(PrivateTrainingOnRanks, EnvironmentThatLowersPrecisionIsRefused) {
+  ::setenv("NVIDIA_TF32_OVERRIDE", "1", 1);  // NOLINT(concurrency-mt-unsafe)
+  EXPECT_THROW(run(config(), "tf32", *world_), ConfigError);
+  ::unsetenv("NVIDIA_TF32_OVERRIDE");  // NOLINT(concurrency-mt-unsafe)
+  EXPECT_FALSE(std::filesystem::exists(root_ / "tf32"));
+}
+
 TEST_F(PrivateTrainingOnRanks, DamagedLatentsAreFoundBeforeTheFirstStep) {
   if (world_->is_root()) {
     std::fstream file(root_ / "latents.h5", std::ios::in | std::ios::out | std::ios::binary);
@@ -263,7 +398,7 @@ TEST_F(PrivateTrainingOnRanks, DamagedLatentsAreFoundBeforeTheFirstStep) {
     for (int i = 0; i < 8; ++i) file.write(reinterpret_cast<const char*>(&poison), sizeof(poison));
   }
   world_->barrier();
-  EXPECT_THROW(run(config(), "damaged", *world_), IoError);
+  EXPECT_EQ(code_of([&] { run(config(), "damaged", *world_); }), ExitCode::kIo);
   EXPECT_FALSE(std::filesystem::exists(root_ / "damaged"));
 }
 

@@ -9,13 +9,13 @@
 
 #include <gtest/gtest.h>
 
+#include "audit/noise_statistics.h"
 #include "base/error.h"
 #include "dp/gaussian_mechanism.h"
 #include "dp/keystream.h"
 #include "dp/record_draws.h"
 #include "dp/record_selection.h"
 #include "support/mpi_test.h"
-#include "support/noise_statistics.h"
 #include "support/temporary_directory.h"
 
 namespace dpldm::dp {
@@ -75,14 +75,14 @@ TEST_P(Release, Residual_IsOneDrawOfTheRightNoise) {
   const auto steps = released_noise(8, 11);
   std::vector<float> all;
   for (const auto& step : steps) all.insert(all.end(), step.begin(), step.end());
-  EXPECT_EQ(test::defects_of_noise(all, kSigma * kClipNorm), "");
+  EXPECT_EQ(audit::defects_of_noise(all, kSigma * kClipNorm), "");
 }
 
 TEST_P(Release, Noise_IsIndependentBetweenSteps) {
   const auto steps = released_noise(4, 12);
   for (std::size_t i = 0; i < steps.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) {
-      EXPECT_LT(std::abs(test::correlation_in_standard_errors(steps[i], steps[j])), 5) << i << " and " << j;
+      EXPECT_LT(std::abs(audit::correlation_in_standard_errors(steps[i], steps[j])), 5) << i << " and " << j;
     }
   }
 }
@@ -115,7 +115,29 @@ TEST_P(Release, RankWithoutRecords_StillReleasesOnce) {
   std::vector<float> sum(kCoordinates, comm_->rank() == comm_->size() - 1 ? 0.0F : 1.0F);
   mechanism.release(sum, charge(0));
   for (float& value : sum) value -= static_cast<float>(comm_->size() - 1);
-  EXPECT_EQ(test::defects_of_noise(sum, kSigma * kClipNorm), "");
+  EXPECT_EQ(audit::defects_of_noise(sum, kSigma * kClipNorm), "");
+}
+
+TEST_P(Release, OnALattice_ReleaseIsExactAndTheNoiseIsTheRoundedNormalOne) {
+  constexpr double kGrid = 1 << 24;
+  GaussianMechanism mechanism(*comm_, RunKeys::create(*comm_, 16).take_noise(), kSigma, kGrid, GetParam());
+  std::vector<std::int64_t> sum(kCoordinates, (std::int64_t{1} << 40) + comm_->rank());  // no float holds it
+  mechanism.release(sum, charge(0));
+  const std::int64_t total = comm_->size() * (std::int64_t{1} << 40) + comm_->size() * (comm_->size() - 1) / 2;
+  std::vector<float> noise(sum.size());
+  for (std::size_t i = 0; i < sum.size(); ++i)
+    noise[i] = static_cast<float>(static_cast<double>(sum[i] - total) / kGrid);
+  EXPECT_EQ(audit::defects_of_noise(noise, kSigma), "");
+
+  const auto key = RunKeys::create(*comm_, 16).take_noise();
+  std::vector<float> expected(kCoordinates);
+  if (key) Keystream(*key, 0).gaussians(0, expected, kSigma);
+  comm_->broadcast(comm::host_buffer(std::span(expected)), 0);
+  double largest = 0;
+  for (std::size_t i = 0; i < noise.size(); ++i) {
+    largest = std::max(largest, static_cast<double>(std::abs(noise[i] - expected[i])));
+  }
+  EXPECT_LT(largest, 1e-6);
 }
 
 TEST_P(Release, FailedCharge_ThrowsTheSameOnEveryRankAndReleasesNothing) {
@@ -150,7 +172,7 @@ class NegativeControl : public testing::Test {
     std::vector<float> sum(400'000);
     Keystream(key, 0).gaussians(0, sum, scale * kSigma * kClipNorm);
     comm_->all_reduce_sum(comm::host_buffer(std::span(sum)));
-    return test::defects_of_noise(sum, kSigma * kClipNorm);
+    return audit::defects_of_noise(sum, kSigma * kClipNorm);
   }
 
   std::unique_ptr<comm::Communicator> comm_ = test::make_world_communicator();

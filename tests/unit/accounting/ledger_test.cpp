@@ -110,6 +110,38 @@ TEST_F(Ledger, Charges_SurviveAndMerge) {
   EXPECT_EQ(ledger.epsilon(), epsilon_of(events, 1e-5, AccountantKind::kPld, Neighbouring::kReplaceOne));
 }
 
+TEST_F(Ledger, ReleasesThatAreNotPlannedSteps_AreListedByKind) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  ledger.charge(step_of(0));
+  ledger.charge({1, 0, "step", {0.01, 2.0, 1, Sampler::kPoisson}});  // another noise than the header's
+  ledger.charge({0, 0, "mean image", {1.0, 50.0, 1, Sampler::kNone}});
+  ledger.charge({0, 0, "mean image", {1.0, 50.0, 1, Sampler::kNone}});
+  ledger.charge({0, 0, "histogram", {1.0, 30.0, 1, Sampler::kNone}});
+  EXPECT_EQ(ledger.num_steps(), 1);
+  const auto others = ledger.other_releases();
+  ASSERT_EQ(others.size(), 3U);
+  EXPECT_EQ(others[0].kind, "histogram");
+  EXPECT_EQ(others[1].kind, "mean image");
+  EXPECT_EQ(others[1].event.count, 2);
+  EXPECT_EQ(others[2].kind, "step");
+  EXPECT_EQ(others[2].event.noise_multiplier, 2.0);
+}
+
+TEST_F(Ledger, KeyOfEachAttempt_IsKept) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  LedgerEntry first = step_of(0);
+  first.key_commitment = "ab";
+  ledger.charge(first);
+  ledger.charge(step_of(1));
+  LedgerEntry resumed = step_of(1, 1);
+  resumed.key_commitment = "cd";
+  ledger.charge(resumed);
+  const PrivacyLedger read = PrivacyLedger::read(path_);
+  EXPECT_EQ(read.entries()[0].key_commitment, "ab");
+  EXPECT_EQ(read.entries()[1].key_commitment, "");
+  EXPECT_EQ(read.entries()[2].key_commitment, "cd");
+}
+
 TEST_F(Ledger, CreateOverAnExistingOne_IsRefused) {
   write_steps(1);
   EXPECT_THROW(PrivacyLedger::create(path_, small_header()), IoError);
@@ -281,9 +313,9 @@ TEST_F(Ledger, AnythingThatTheProgramWouldNotWrite_IsRefused) {
     EXPECT_THAT(refusal(), testing::HasSubstr("line 1")) << line;
   }
   std::string future = header;
-  future.replace(future.find("\"version\":1"), 11, "\"version\":2");
+  future.replace(future.find("\"version\":2"), 11, "\"version\":3");
   overwrite(std::vector<std::string>{future});
-  EXPECT_THAT(refusal(), testing::HasSubstr("version 2"));
+  EXPECT_THAT(refusal(), testing::HasSubstr("version 3"));
 }
 
 TEST_F(Ledger, OpenTwice_IsRefused) {

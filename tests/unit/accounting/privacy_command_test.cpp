@@ -12,6 +12,7 @@
 
 #include "accounting/ledger.h"
 #include "base/error.h"
+#include "base/log.h"
 
 namespace dpldm::app {
 namespace {
@@ -37,6 +38,7 @@ class Words : public Invocation {
 class PrivacyCommand : public testing::Test {
  protected:
   void SetUp() override {
+    setup_log(0, 1);  // warnings to stderr, as in the program
     folder_ = std::filesystem::temp_directory_path() / ("privacy-command-test-" + std::to_string(::getpid()));
     std::filesystem::create_directories(folder_ / "checkpoints");
   }
@@ -168,7 +170,7 @@ TEST_F(PrivacyCommand, Ledger_ReportsWhatWasSpent) {
   write_ledger(header(), 1000);
   const Json answer = json({"ledger", folder_.string()});
   EXPECT_NEAR(answer["epsilon"].get<double>(), 1.828244, 1e-5);
-  EXPECT_EQ(answer["steps"], 1);
+  EXPECT_EQ(answer["steps"], 1000);
   EXPECT_EQ(answer["verified"], true);
   EXPECT_EQ(answer["private"], true);
 }
@@ -201,6 +203,30 @@ TEST_F(PrivacyCommand, Ledger_ShorterThanWhatACheckpointSaw_Fails) {
   write("checkpoints/step-1/manifest.json", {{"ledger_head", head}});
   EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
   write("checkpoints/step-2/manifest.json", {{"ledger_head", ""}, {"extra", {{"ledger_head", std::string(64, 'a')}}}});
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
+TEST_F(PrivacyCommand, Ledger_ShorterThanWhatTheStatementSaw_Fails) {
+  const std::string head = write_ledger(header(), 1000);
+  write("model/dp_metadata.json", {{"ledger_head", head}});
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  write("model/dp_metadata.json", {{"ledger_head", std::string(64, 'a')}});
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
+TEST_F(PrivacyCommand, Ledger_BesideAStatementThatClaimsLess_Fails) {
+  const std::string head = write_ledger(header(), 1000);
+  write("model/dp_metadata.json", {{"ledger_head", head}, {"private", true}, {"epsilon", 1.82825}});
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  write("model/dp_metadata.json", {{"ledger_head", head}, {"private", true}, {"epsilon", 1.5}});
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
+TEST_F(PrivacyCommand, Ledger_OfARunThatIsNotPrivateBesideAClaim_Fails) {
+  accounting::LedgerHeader not_private = header();
+  not_private.is_private = false;
+  write_ledger(not_private, 10);
+  write("model/dp_metadata.json", {{"private", true}, {"epsilon", 1.0}});
   EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
 }
 

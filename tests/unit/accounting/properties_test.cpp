@@ -1,5 +1,6 @@
 // Statements about epsilon that must hold for any setting, tried on random ones.
 #include <cmath>
+#include <cstdlib>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -11,6 +12,12 @@
 
 namespace dpldm::accounting {
 namespace {
+
+// How many settings the costly statements are tried on: few by default, to keep the tests to seconds.
+int num_settings(int by_default) {
+  const char* asked_for = std::getenv("DPLDM_PROPERTY_SETTINGS");
+  return asked_for == nullptr ? by_default : std::atoi(asked_for);
+}
 
 class RandomSettings {
  public:
@@ -50,7 +57,7 @@ TEST(EpsilonProperties, RdpOfAStep_GrowsWithRateAndOrderAndLessNoise) {
 
 TEST(EpsilonProperties, Pld_GrowsWithRateStepsAndLessNoise_AndStaysBelowRdp) {
   RandomSettings random;
-  for (int i = 0; i < 90; ++i) {
+  for (int i = 0; i < num_settings(90); ++i) {
     const GaussianEvent event = random.event(1000);
     const double delta = random.delta();
     GaussianEvent larger = event;
@@ -65,7 +72,7 @@ TEST(EpsilonProperties, Pld_GrowsWithRateStepsAndLessNoise_AndStaysBelowRdp) {
 
 TEST(EpsilonProperties, Prv_SurroundsPld) {
   RandomSettings random;
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < num_settings(20); ++i) {
     const GaussianEvent event = random.event(300);
     const double delta = random.delta();
     const double pld = pld_epsilon({&event, 1}, delta);
@@ -77,7 +84,7 @@ TEST(EpsilonProperties, Prv_SurroundsPld) {
 
 TEST(EpsilonProperties, ReplaceOne_CostsAtLeastAddRemove) {
   RandomSettings random;
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < num_settings(20); ++i) {
     const GaussianEvent event = random.event(1000);
     const double delta = random.delta();
     EXPECT_GE(pld_epsilon({&event, 1}, delta, Neighbouring::kReplaceOne), pld_epsilon({&event, 1}, delta) - 1e-7)
@@ -90,7 +97,7 @@ TEST(EpsilonProperties, ReplaceOne_CostsAtLeastAddRemove) {
 
 TEST(EpsilonProperties, MoreEvents_CostMore) {
   RandomSettings random;
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < num_settings(20); ++i) {
     const GaussianEvent events[] = {random.event(500), random.event(500), random.event(500)};
     const double delta = random.delta();
     const double two = pld_epsilon({events, 2}, delta);

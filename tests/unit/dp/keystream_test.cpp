@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 #include <sodium.h>
 
-#include "support/noise_statistics.h"
+#include "audit/noise_statistics.h"
 
 namespace dpldm::dp {
 namespace {
@@ -84,9 +84,9 @@ TEST(Keystream, Gaussians_AreNormalAndIndependentOfTheNextStep) {
   std::vector<float> next(values.size());
   stream(3).gaussians(0, values, 0.7);
   stream(4).gaussians(0, next, 0.7);
-  EXPECT_EQ(test::defects_of_noise(values, 0.7), "");
-  EXPECT_EQ(test::defects_of_noise(next, 0.7), "");
-  EXPECT_LT(std::abs(test::correlation_in_standard_errors(values, next)), 5);
+  EXPECT_EQ(audit::defects_of_noise(values, 0.7), "");
+  EXPECT_EQ(audit::defects_of_noise(next, 0.7), "");
+  EXPECT_LT(std::abs(audit::correlation_in_standard_errors(values, next)), 5);
 }
 
 // A sampler with 32-bit uniforms stops at 6.66 and, over the coordinates of a real run, that shows.

@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 #include <sodium.h>
 
+#include "audit/noise_statistics.h"
 #include "base/error.h"
-#include "support/noise_statistics.h"
 
 namespace dpldm::dp {
 namespace {
@@ -67,7 +67,7 @@ TEST(RecordDraws, Noise_IsNormalAcrossRecords) {
   for (std::int64_t record = 0; record < 20'000; ++record) {
     for (const float value : noise_of(1, record, 0, 5)) values.push_back(value);
   }
-  EXPECT_EQ(test::defects_of_noise(values, 1.0), "");
+  EXPECT_EQ(audit::defects_of_noise(values, 1.0), "");
 }
 
 TEST(RecordDraws, TimestepsAndFlips_AreUniformOverRecords) {

@@ -1,10 +1,14 @@
 #include "train/privacy_plan.h"
 
 #include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <string>
 
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "train/privacy_numerics.h"
 
 namespace dpldm::train {
 namespace {
@@ -46,6 +50,60 @@ TEST(PrivacyPlan, TooLittleNoiseForTheTargetIsRefusedBeforeTheFirstStep) {
 }
 
 TEST(PrivacyPlan, BatchLargerThanTheDataIsRefused) { EXPECT_THROW(make_privacy_plan(small(), 500), ConfigError); }
+
+TEST(PrivacyPlan, DeltaOfOneOrMoreIsRefused) {
+  config::FinetuneConfig config = small();
+  config.delta = 1;
+  EXPECT_THROW(make_privacy_plan(config, 60000), ConfigError);
+}
+
+TEST(PrivacyPlan, TargetWithoutBoundIsRefused) {
+  config::FinetuneConfig config = small();
+  config.epsilon = std::numeric_limits<double>::infinity();
+  config.noise_multiplier = 0.01;
+  EXPECT_THROW(make_privacy_plan(config, 60000), ConfigError);
+}
+
+TEST(PrivacyPlan, WarnsOfADeltaAboveOneOverTheRecordsAndOfALargeEpsilon) {
+  config::FinetuneConfig config = small();
+  EXPECT_TRUE(warnings_about(make_privacy_plan(config, 60000), config.epsilon).empty());
+  config.delta = 1e-3;
+  EXPECT_EQ(warnings_about(make_privacy_plan(config, 60000), config.epsilon).size(), 1U);
+  config.epsilon = 50;
+  EXPECT_EQ(warnings_about(make_privacy_plan(config, 60000), config.epsilon).size(), 2U);
+}
+
+TEST(PrivacyPlan, MechanismIsNamedWithWhatItsClipIsTightenedBy) {
+  config::FinetuneConfig config;
+  EXPECT_NE(mechanism_text(config, 24'000'000).find("float"), std::string::npos);
+  config.mechanism = "lattice";
+  // 1 - sqrt(24e6) / 2^25
+  EXPECT_NE(mechanism_text(config, 24'000'000).find("0.99985400 C"), std::string::npos);
+}
+
+TEST(FullPrecisionProducts, EveryVariableThatLowersThemIsRefusedByName) {
+  require_full_precision_products();
+  for (const char* name : {"NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE",
+                           "DNNL_DEFAULT_FPMATH_MODE"}) {
+    for (const char* value : {"1", "BF16", "ANY"}) {
+      ::setenv(name, value, 1);
+      try {
+        require_full_precision_products();
+        ADD_FAILURE() << name << "=" << value;
+      } catch (const ConfigError& error) {
+        EXPECT_NE(std::string(error.what()).find(name), std::string::npos);
+      }
+    }
+    ::setenv(name, "", 1);
+    require_full_precision_products();
+    ::unsetenv(name);
+  }
+  ::setenv("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT", 1);
+  ::setenv("NVIDIA_TF32_OVERRIDE", "0", 1);
+  require_full_precision_products();
+  ::unsetenv("ONEDNN_DEFAULT_FPMATH_MODE");
+  ::unsetenv("NVIDIA_TF32_OVERRIDE");
+}
 
 }  // namespace
 }  // namespace dpldm::train

@@ -1,4 +1,4 @@
-#include "support/noise_statistics.h"
+#include "audit/noise_statistics.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-namespace dpldm::test {
+namespace dpldm::audit {
 namespace {
 
 constexpr double kStandardErrors = 5.0;
@@ -77,4 +77,4 @@ double correlation_in_standard_errors(std::span<const float> a, std::span<const 
   return ab / std::sqrt(aa * bb) * std::sqrt(static_cast<double>(a.size()));
 }
 
-}  // namespace dpldm::test
+}  // namespace dpldm::audit

@@ -1,0 +1,36 @@
+// From the scores of canaries to an audited epsilon.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "audit/one_run_bound.h"
+
+namespace dpldm::audit {
+
+struct CanaryOptions {
+  std::int64_t num_canaries = 200;  // m
+  std::int64_t num_guesses = 40;    // r: half of them "was in", half "was out"; fixed before anything is seen
+  double confidence = 0.95;
+};
+
+// Throws ConfigError for counts that do not fit together.
+void check(const CanaryOptions& options);
+
+struct CanaryAudit {
+  double claimed_epsilon = 0;  // of the run, from its ledger
+  double audited_epsilon = 0;  // a lower bound
+  double delta = 0;
+  Guesses guesses;
+  double confidence = 0;
+
+  bool within_claim() const { return audited_epsilon <= claimed_epsilon; }
+};
+
+// Guesses "in" for the highest scores and "out" for the lowest.
+Guesses guess(const std::vector<double>& scores, const std::vector<bool>& included, std::int64_t num_guesses);
+
+CanaryAudit judge(const std::vector<double>& scores, const std::vector<bool>& included, const CanaryOptions& options,
+                  double claimed_epsilon, double delta);
+
+}  // namespace dpldm::audit

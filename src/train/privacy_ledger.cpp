@@ -1,0 +1,127 @@
+#include "train/privacy_ledger.h"
+
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include <fmt/format.h>
+#include <sodium.h>
+
+#include "base/atomic_file.h"
+#include "base/build_facts.h"
+#include "base/error.h"
+#include "dp/lattice_sum.h"
+
+namespace dpldm::train {
+namespace {
+
+constexpr std::size_t kOpeningBytes = 32;
+
+std::string hexadecimal(const std::array<std::uint8_t, kOpeningBytes>& bytes) {
+  std::string text(2 * bytes.size() + 1, '\0');
+  sodium_bin2hex(text.data(), text.size(), bytes.data(), bytes.size());
+  text.pop_back();
+  return text;
+}
+
+// Keyed BLAKE2b of the latents' hash under the opening.
+std::string commitment_to(const std::string& latents_sha256, const std::string& opening) {
+  std::array<std::uint8_t, kOpeningBytes> key{};
+  std::size_t length = 0;
+  if (sodium_hex2bin(key.data(), key.size(), opening.data(), opening.size(), nullptr, &length, nullptr) != 0 ||
+      length != key.size()) {
+    throw IoError("latents.opening does not hold 64 hexadecimal digits");
+  }
+  std::array<std::uint8_t, kOpeningBytes> digest{};
+  crypto_generichash(digest.data(), digest.size(), reinterpret_cast<const std::uint8_t*>(latents_sha256.data()),
+                     latents_sha256.size(), key.data(), key.size());
+  return hexadecimal(digest);
+}
+
+std::string write_new_opening(const std::filesystem::path& path) {
+  std::array<std::uint8_t, kOpeningBytes> bytes{};
+  if (sodium_init() < 0) throw InternalError("libsodium could not be initialised");
+  randombytes_buf(bytes.data(), bytes.size());
+  const std::string opening = hexadecimal(bytes);
+  write_file_atomically(path, opening);
+  std::error_code error;
+  std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write, error);
+  if (error) throw IoError("cannot protect " + path.string() + ": " + error.message());
+  return opening;
+}
+
+accounting::PrivacyLedger create(const config::FinetuneConfig& config, const PrivacyPlan& plan,
+                                 const RunIdentity& identity, const LedgerOptions& options) {
+  const std::filesystem::path path = options.run_dir / "ledger.jsonl";
+  if (std::filesystem::exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
+  const std::string opening = write_new_opening(options.run_dir / "latents.opening");
+  const bool lattice = config.mechanism == "lattice";
+  return accounting::PrivacyLedger::create(path,
+                                           {.run_id = options.key_commitment.substr(0, 16),
+                                            .num_records = plan.num_records,
+                                            .sampling_rate = plan.sampling_rate,
+                                            .expected_batch_size = static_cast<double>(config.expected_batch_size),
+                                            .clip_norm = config.clip_norm,
+                                            .noise_multiplier = plan.noise_multiplier,
+                                            .planned_steps = config.steps,
+                                            .target_epsilon = config.epsilon,
+                                            .delta = plan.delta,
+                                            .neighbouring = plan.neighbouring,
+                                            .sampler = "poisson",
+                                            .accountant = plan.accountant,
+                                            .mechanism = config.mechanism,
+                                            .grid_steps = lattice ? dp::LatticeSum::kGridSteps : 0,
+                                            .key_commitment = options.key_commitment,
+                                            .config_sha256 = identity.config_sha256,
+                                            .base_model_sha256 = identity.base_unet_sha256,
+                                            .autoencoder_sha256 = identity.encoder_sha256,
+                                            .latents_commitment = commitment_to(identity.latents_sha256, opening),
+                                            .program_version = program_version(),
+                                            .is_private = plan.is_private,
+                                            .not_private_because = plan.not_private_because});
+}
+
+accounting::PrivacyLedger reopen(const config::FinetuneConfig& config, const PrivacyPlan& plan,
+                                 const RunIdentity& identity, const LedgerOptions& options) {
+  const std::filesystem::path path = options.run_dir / "ledger.jsonl";
+  accounting::PrivacyLedger ledger = accounting::PrivacyLedger::open(path);
+  const accounting::LedgerHeader& header = ledger.header();
+  if (header.num_records != plan.num_records || header.sampling_rate != plan.sampling_rate ||
+      header.delta != plan.delta || header.noise_multiplier != plan.noise_multiplier ||
+      header.clip_norm != config.clip_norm || header.is_private != plan.is_private ||
+      header.neighbouring != plan.neighbouring || header.accountant != plan.accountant ||
+      header.mechanism != config.mechanism || header.target_epsilon != config.epsilon ||
+      header.planned_steps != config.steps) {
+    throw ConfigError(path.string() +
+                      " is of a run with other privacy settings; resume with the configuration that started it");
+  }
+  // Compared here too, because a run that was stopped before its first checkpoint has nothing else that remembers it.
+  if (header.config_sha256 != identity.config_sha256) {
+    throw ConfigError(path.string() +
+                      " is of another configuration; resume with the one in config.yaml of the run directory, "
+                      "unchanged");
+  }
+  if (header.base_model_sha256 != identity.base_unet_sha256 || header.autoencoder_sha256 != identity.encoder_sha256) {
+    throw ConfigError(path.string() + " is of a run from another model than " + config.model);
+  }
+  const std::string opening = read_file(options.run_dir / "latents.opening", 2 * kOpeningBytes);
+  if (header.latents_commitment != commitment_to(identity.latents_sha256, opening)) {
+    throw ConfigError(path.string() + " is of a run on other latents than " + config.latents +
+                      "; a resumed run must go on with the records that it began with");
+  }
+  return ledger;
+}
+
+}  // namespace
+
+std::optional<accounting::PrivacyLedger> open_run_ledger(const config::FinetuneConfig& config, const PrivacyPlan& plan,
+                                                         const RunIdentity& identity, const LedgerOptions& options,
+                                                         comm::Communicator& comm) {
+  std::optional<accounting::PrivacyLedger> ledger;
+  comm::run_on_root(comm, [&] {
+    ledger = options.resume ? reopen(config, plan, identity, options) : create(config, plan, identity, options);
+  });
+  return ledger;
+}
+
+}  // namespace dpldm::train

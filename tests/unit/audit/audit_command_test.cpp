@@ -1,0 +1,87 @@
+// `dpldm audit` as a user runs it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "support/process.h"
+#include "support/temporary_directory.h"
+#include "support/tiny_model.h"
+
+namespace dpldm::test {
+namespace {
+
+using Json = nlohmann::json;
+
+ProcessResult audit(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {DPLDM_BIN_DIR "/dpldm", "audit"});
+  return run_process(arguments);
+}
+
+TEST(AuditCommand, Level0_StatesWhatWasClaimedAndWhatWasFound) {
+  for (const char* mechanism : {"float", "lattice"}) {
+    const ProcessResult result = audit({"--mechanism", mechanism, "--noise-multiplier", "2", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const Json answer = Json::parse(result.out);
+    EXPECT_EQ(answer["passed"], true);
+    EXPECT_NEAR(answer["claimed_mu"].get<double>(), 0.5, 1e-12);
+    EXPECT_LE(answer["audited_epsilon"].get<double>(), answer["claimed_epsilon"].get<double>());
+    EXPECT_GT(answer["canaries"].get<int>(), 100);
+    EXPECT_EQ(answer["confidence"], 0.9999);
+  }
+}
+
+TEST(AuditCommand, AuditAboveTheClaim_FailsAndStillAnswers) {
+  const TemporaryDirectory directory;
+  const TinyModel tiny = make_tiny_model(directory.path(), 24, data::Visibility::kPublic);
+  const auto with_confidence = [&](const std::string& confidence, const std::string& run) {
+    return audit({"--level",
+                  "1",
+                  "--canaries",
+                  "100",
+                  "--guesses",
+                  "20",
+                  "--confidence",
+                  confidence,
+                  "--json",
+                  "--run-dir",
+                  (directory.path() / run).string(),
+                  "--set",
+                  "model.base=" + tiny.model.string(),
+                  "--set",
+                  "data.latents=" + tiny.latents.string(),
+                  "--set",
+                  "training.steps=2",
+                  "--set",
+                  "training.expected_batch_size=2",
+                  "--set",
+                  "privacy.epsilon=0.05",
+                  "--set",
+                  "privacy.delta=0.001",
+                  "--set",
+                  "runtime.threads=1"});
+  };
+  const ProcessResult right = with_confidence("0.95", "right");
+  EXPECT_EQ(right.exit_code, 0) << right.err;
+  EXPECT_EQ(Json::parse(right.out)["passed"], true);
+  // With next to no confidence asked for, any guesses refute any claim.
+  const ProcessResult wrong = with_confidence("1e-9", "wrong");
+  EXPECT_EQ(wrong.exit_code, 70);
+  EXPECT_THAT(wrong.err, testing::HasSubstr("the audit refutes the claim"));
+  const Json answer = Json::parse(wrong.out);
+  EXPECT_EQ(answer["passed"], false);
+  EXPECT_EQ(answer["guesses"], 20);
+  EXPECT_GT(answer["audited_epsilon"].get<double>(), answer["claimed_epsilon"].get<double>());
+}
+
+TEST(AuditCommand, WrongArguments_AreRefusedWithASentence) {
+  EXPECT_EQ(audit({"--level", "3"}).exit_code, 64);
+  EXPECT_THAT(audit({"--level", "3"}).err, testing::HasSubstr("0, 1 or 2"));
+  EXPECT_EQ(audit({"--level", "0", "--run-dir", "x"}).exit_code, 64);
+  EXPECT_EQ(audit({"--noise-multiplier", "0"}).exit_code, 64);
+  EXPECT_EQ(audit({"--mechanism", "exact"}).exit_code, 64);
+  EXPECT_EQ(audit({"--level", "1", "--guesses", "3", "--run-dir", "x"}).exit_code, 64);
+  EXPECT_EQ(audit({"--help"}).exit_code, 0);
+}
+
+}  // namespace
+}  // namespace dpldm::test
