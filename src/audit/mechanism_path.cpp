@@ -42,7 +42,7 @@ class RealPath : public MechanismPath {
       const auto records = std::span(mine).subspan(first, std::min(micro_batch, mine.size() - first));
       clipped_.begin_micro_batch(static_cast<std::int64_t>(records.size()), MadeUpRecords::kDraws);
       clipped_.report({"layer", model::LayerKind::kLinear, weight_, bias_}, records_.activations(records),
-                      records_.output_gradients(records));
+                      records_.output_gradients(records), {});
       clipped_.finish_micro_batch();
       if (lattice_) {
         lattice_->add_record(clipped_.sum());
