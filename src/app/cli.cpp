@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -59,6 +60,9 @@ class ProgramInvocation : public Invocation {
 
   // A stop that all ranks agreed on: nobody is inside a collective, so MPI ends in order.
   int stop(const Checkpointed& why) {
+    // As soon as one rank has ended with a code that is not 0, the launcher asks the others to end. They are about to,
+    // with the same code, which a death by that signal would hide.
+    std::signal(SIGTERM, SIG_IGN);
     if (!world_ || world_->rank() == 0) fmt::print(stderr, "{}: {}\n", name_, why.what());
     return static_cast<int>(why.code());
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <sstream>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -13,19 +15,27 @@
 namespace dpldm::comm {
 namespace {
 
-// Longer texts are compared but not quoted in the message.
+// Of a line that is quoted in a message.
 constexpr std::size_t kMaxQuotedBytes = 200;
 
-// Collective.
-std::string broadcast_text_from(Communicator& comm, std::string text, int root) {
-  auto num_bytes = static_cast<std::int64_t>(text.size());
-  comm.broadcast(host_buffer(std::span(&num_bytes, 1)), root);
-  text.resize(static_cast<std::size_t>(num_bytes));
-  comm.broadcast({text.data(), text.size(), DType::kUInt8, Place::kHost}, root);
-  return text;
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
 }
 
-std::string quoted(const std::string& text) { return text.size() <= kMaxQuotedBytes ? " ('" + text + "')" : ""; }
+// The first line in which two texts differ, from both, cut to what fits a message. A text that ends before has none.
+std::pair<std::string, std::string> first_difference(const std::string& a, const std::string& b) {
+  const std::vector<std::string> lines_a = lines_of(a);
+  const std::vector<std::string> lines_b = lines_of(b);
+  const auto line = [](const std::vector<std::string>& lines, std::size_t i) {
+    return i < lines.size() ? lines[i].substr(0, kMaxQuotedBytes) : std::string("nothing");
+  };
+  std::size_t i = 0;
+  while (i < std::min(lines_a.size(), lines_b.size()) && lines_a[i] == lines_b[i]) ++i;
+  return {line(lines_a, i), line(lines_b, i)};
+}
 
 }  // namespace
 
@@ -59,7 +69,14 @@ std::string to_text(DType dtype) {
   throw InternalError(fmt::format("unknown element type {}", static_cast<int>(dtype)));
 }
 
-std::string broadcast_text(Communicator& comm, const std::string& text) { return broadcast_text_from(comm, text, 0); }
+std::string broadcast_text(Communicator& comm, const std::string& text, int root) {
+  auto num_bytes = static_cast<std::int64_t>(text.size());
+  comm.broadcast(host_buffer(std::span(&num_bytes, 1)), root);
+  std::string result = text;
+  result.resize(static_cast<std::size_t>(num_bytes));
+  comm.broadcast({result.data(), result.size(), DType::kUInt8, Place::kHost}, root);
+  return result;
+}
 
 bool any_rank(Communicator& comm, bool value) {
   std::int32_t flag = value ? 1 : 0;
@@ -81,10 +98,11 @@ void require_equal_on_all_ranks(Communicator& comm, const std::string& what, con
   }
   if (different.empty()) return;
 
-  const std::string of_root = broadcast_text_from(comm, text, 0);
-  const std::string of_other = broadcast_text_from(comm, text, different.front());
-  throw ConfigError(fmt::format("{} must be the same on all ranks, but rank {}{} differs from rank 0{}", what,
-                                fmt::join(different, ", "), quoted(of_other), quoted(of_root)));
+  const std::string of_root = broadcast_text(comm, text, 0);
+  const std::string of_other = broadcast_text(comm, text, different.front());
+  const auto [here, there] = first_difference(of_root, of_other);
+  throw ConfigError(fmt::format("{} must be the same on all ranks, but rank {} has '{}' where rank 0 has '{}'", what,
+                                fmt::join(different, ", "), there, here));
 }
 
 void run_on_root(Communicator& comm, const std::function<void()>& work) {

@@ -91,18 +91,19 @@ class Communicator {
 
   // How long one call may take from now on. Start-up wants minutes, the steady state less.
   virtual void set_deadline(std::chrono::milliseconds deadline) = 0;
+  virtual std::chrono::milliseconds deadline() const = 0;
   // What the run is doing, for the message of a failure: "step 12".
   virtual void set_context(const std::string& context) = 0;
 };
 
-// Collective. `text` of rank 0, on every rank.
-std::string broadcast_text(Communicator& comm, const std::string& text);
+// Collective. `text` of rank `root`, on every rank.
+std::string broadcast_text(Communicator& comm, const std::string& text, int root = 0);
 
 // Collective. True on every rank when it is true on any.
 bool any_rank(Communicator& comm, bool value);
 
-// Collective. Throws ConfigError on every rank, naming `what` and the ranks that differ from rank 0, unless all ranks
-// gave the same text.
+// Collective. Throws ConfigError on every rank unless all ranks gave the same text. The message names `what`, the ranks
+// that differ from rank 0, and the first line that does.
 void require_equal_on_all_ranks(Communicator& comm, const std::string& what, const std::string& text);
 
 // Collective. Runs `work` on rank 0. When it throws there, every rank throws an error with the same message and exit

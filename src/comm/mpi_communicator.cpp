@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -40,6 +41,11 @@ std::string mpi_error_text(int code) {
   MPI_Error_string(code, text.data(), &length);
   return {text.data(), static_cast<std::size_t>(length)};
 }
+
+// How long the others have to say where they are.
+constexpr milliseconds kRollCallPatience{2000};
+// A poll that does not return by then never will.
+constexpr milliseconds kWatchdogGrace{10'000};
 
 void require_success(int code, const char* what) {
   if (code != MPI_SUCCESS) throw CommunicationError(fmt::format("{} failed: {}", what, mpi_error_text(code)));
@@ -80,13 +86,17 @@ MpiCommunicator::MpiCommunicator(MPI_Comm parent, std::size_t max_message_elemen
   MPI_Comm_size(node, &local_size_);
   MPI_Comm_free(&node);
   warn_if_launcher_disagrees(local_rank_);
+  roll_call_.emplace(comm_);
+  watchdog_.emplace();
 }
 
 MpiCommunicator::~MpiCommunicator() {
   int finalized = 0;
   MPI_Finalized(&finalized);
   // Freeing is collective, and after a failure the others may be gone.
-  if (finalized == 0 && !failed_) MPI_Comm_free(&comm_);
+  if (finalized != 0 || failed_) return;
+  roll_call_->free();
+  MPI_Comm_free(&comm_);
 }
 
 void MpiCommunicator::all_reduce_sum(Buffer buffer) { all_reduce(Operation::kAllReduceSum, MPI_SUM, buffer); }
@@ -168,6 +178,7 @@ void MpiCommunicator::begin(const Call& call, std::initializer_list<Place> place
     throw InternalError(fmt::format("{}: there are {} ranks", to_text(call), size_));
   }
   call_ = call;
+  ++num_calls_;
   give_up_at_ = Clock::now() + deadline_;
   if (size_ > 1) require_same_call_on_all_ranks();
 }
@@ -219,6 +230,7 @@ void MpiCommunicator::wait(int started, MPI_Request& request, bool patient) {
   const auto sleep_after = patient ? microseconds(500) : microseconds(50'000);
   auto pause = microseconds(20);
   const auto max_pause = patient ? microseconds(500) : microseconds(50);
+  const WatchedCall watched(*watchdog_, what_is_under_way(), deadline_ + kRollCallPatience + kWatchdogGrace);
   while (true) {
     int done = 0;
     const int result = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
@@ -227,10 +239,10 @@ void MpiCommunicator::wait(int started, MPI_Request& request, bool patient) {
     const auto now = Clock::now();
     if (now >= give_up_at_) {
       // The request stays open: to cancel a collective is not allowed. The job must end (communicator.h).
-      fail(fmt::format("not complete after {} ms{}", deadline_.count(),
-                       patient ? ", waiting for another rank to join" : ""));
+      fail(fmt::format("not complete after {} ms; {}", deadline_.count(), who_is_missing()));
     }
     if (now - start >= sleep_after) {
+      roll_call_->answer(position());
       std::this_thread::sleep_for(pause);
       pause = std::min(2 * pause, max_pause);
     } else if (now - start >= yield_after) {
@@ -241,8 +253,39 @@ void MpiCommunicator::wait(int started, MPI_Request& request, bool patient) {
 
 void MpiCommunicator::fail(const std::string& why) {
   failed_ = true;
-  throw CommunicationError(fmt::format("{}{} on rank {} of {}: {}", context_.empty() ? "" : context_ + ": ",
-                                       to_text(call_), rank_, size_, why));
+  throw CommunicationError(what_is_under_way() + ": " + why);
+}
+
+std::string MpiCommunicator::what_is_under_way() const {
+  return fmt::format("{}{} on rank {} of {}", context_.empty() ? "" : context_ + ": ", to_text(call_), rank_, size_);
+}
+
+Position MpiCommunicator::position() const {
+  return {num_calls_, static_cast<std::int64_t>(call_.operation), call_.dtype, call_.count, call_.root};
+}
+
+MpiCommunicator::Call MpiCommunicator::call_from(const Position& position) {
+  return {static_cast<Operation>(position[1]), position[2], position[3], position[4]};
+}
+
+std::string MpiCommunicator::who_is_missing() {
+  const std::map<int, Position> answers = roll_call_->ask(position(), kRollCallPatience);
+  std::vector<std::string> missing;
+  std::vector<std::string> elsewhere;
+  for (int rank = 0; rank < size_; ++rank) {
+    if (rank == rank_) continue;
+    const auto answer = answers.find(rank);
+    if (answer == answers.end()) {
+      missing.push_back(roll_call_->name_of(rank));
+    } else if (answer->second != position()) {
+      elsewhere.push_back(fmt::format("{} waits in {}", roll_call_->name_of(rank), to_text(call_from(answer->second))));
+    }
+  }
+  if (!missing.empty()) {
+    return fmt::format("missing: {} (dead, stopped, cut off, or busy with something else)", fmt::join(missing, ", "));
+  }
+  if (!elsewhere.empty()) return fmt::format("{}", fmt::join(elsewhere, "; "));
+  return "all ranks are in this call, but the data do not arrive";
 }
 
 std::string MpiCommunicator::to_text(const Call& call) {

@@ -3,18 +3,21 @@
 // Each call has two phases. First the ranks compare what they are about to do; this is where a rank waits for late
 // peers (sleeping, so that it takes no core from them), and where ranks that issue different collectives find out
 // instead of corrupting memory. Then the data moves, in pieces that fit MPI's `int` counts. Both phases are nonblocking
-// operations polled against the deadline: a blocking call would hang for ever when a node vanishes.
+// operations polled against the deadline: a blocking call would hang for ever when a node vanishes. When the deadline
+// passes, the ranks are asked where they are (roll_call.h), so that the message names those that are missing.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <limits>
+#include <optional>
 #include <string>
 
 #include <mpi.h>
 
 #include "comm/communicator.h"
+#include "comm/roll_call.h"
+#include "comm/watchdog.h"
 
 namespace dpldm::comm {
 
@@ -39,6 +42,7 @@ class MpiCommunicator : public Communicator {
   void barrier() override;
 
   void set_deadline(std::chrono::milliseconds deadline) override { deadline_ = deadline; }
+  std::chrono::milliseconds deadline() const override { return deadline_; }
   void set_context(const std::string& context) override { context_ = context; }
 
   // 1 GiB of float32: large enough to cost nothing, and the byte count of any type still fits what MPI libraries use
@@ -67,10 +71,16 @@ class MpiCommunicator : public Communicator {
   };
 
   static std::string to_text(const Call& call);
+  static Call call_from(const Position& position);
 
   void all_reduce(Operation operation, MPI_Op op, Buffer buffer);
   // Checks the buffer, compares the call with the other ranks', starts the clock.
   void begin(const Call& call, std::initializer_list<Place> places);
+  Position position() const;
+  // "step 3: all_reduce_sum of 10 float32 on rank 0 of 2".
+  std::string what_is_under_way() const;
+  // Asks around. For the message of a deadline that passed.
+  std::string who_is_missing();
   void require_same_call_on_all_ranks();
   // `start(offset, count)` starts the operation on a piece of `count` elements and returns its request.
   void for_each_piece(std::size_t count, std::size_t max_piece,
@@ -87,9 +97,13 @@ class MpiCommunicator : public Communicator {
   std::size_t max_message_elements_;
   std::chrono::milliseconds deadline_ = kDefaultDeadline;
   std::string context_;
+  std::int64_t num_calls_ = 0;
   Call call_{};  // the one under way
   Clock::time_point give_up_at_;
   bool failed_ = false;
+  // Made when the communicator is ready, and there from then on.
+  std::optional<RollCall> roll_call_;
+  std::optional<Watchdog> watchdog_;
 };
 
 }  // namespace dpldm::comm

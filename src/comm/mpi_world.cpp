@@ -1,5 +1,6 @@
 #include "comm/mpi_world.h"
 
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -16,10 +17,22 @@ namespace {
 
 // MPI_Abort talks to the launcher and may hang when the network is what failed.
 constexpr std::chrono::seconds kAbortGrace{5};
+// Starting waits for the slowest node; at the end everyone has come through a last collective.
+constexpr std::chrono::minutes kStartLimit{10};
+constexpr std::chrono::minutes kEndLimit{2};
 
 }  // namespace
 
+std::string mpi_library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  MPI_Get_library_version(text.data(), &length);
+  const std::string version(text.data());
+  return version.substr(0, version.find('\n'));
+}
+
 MpiWorld::MpiWorld(int* argc, char*** argv) : exceptions_at_start_(std::uncaught_exceptions()) {
+  const WatchedCall watched(watchdog_, "starting MPI", kStartLimit);
   int initialised = 0;
   MPI_Initialized(&initialised);
   int level = MPI_THREAD_SINGLE;
@@ -41,10 +54,12 @@ MpiWorld::MpiWorld(int* argc, char*** argv) : exceptions_at_start_(std::uncaught
 MpiWorld::~MpiWorld() {
   if (!finalises_) return;
   if (size_ > 1 && std::uncaught_exceptions() > exceptions_at_start_) abort(static_cast<int>(ExitCode::kInternal));
+  const WatchedCall watched(watchdog_, "ending MPI", kEndLimit);
   MPI_Finalize();
 }
 
 std::unique_ptr<Communicator> MpiWorld::make_communicator() {
+  const WatchedCall watched(watchdog_, "connecting the ranks through MPI", kStartLimit);
   return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD);
 }
 

@@ -4,10 +4,15 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "comm/communicator.h"
+#include "comm/watchdog.h"
 
 namespace dpldm::comm {
+
+// The name and version of the MPI library, on one line.
+std::string mpi_library_version();
 
 class MpiWorld {
  public:
@@ -29,6 +34,7 @@ class MpiWorld {
   [[noreturn]] void abort(int exit_code);
 
  private:
+  Watchdog watchdog_;
   bool finalises_ = false;
   int rank_ = 0;
   int size_ = 1;

@@ -27,7 +27,8 @@ using Clock = std::chrono::steady_clock;
 
 // After a failure NCCL's own abort is known to hang at times; then the process ends all the same.
 constexpr std::chrono::seconds kAbortGrace{10};
-constexpr milliseconds kDefaultDeadline = std::chrono::minutes(10);
+// How long the ranks that gave up wait for each other, to find out who is missing.
+constexpr milliseconds kMeetingDeadline{5'000};
 
 void require_cuda(cudaError_t result, const char* what) {
   if (result != cudaSuccess) throw CommunicationError(fmt::format("{} failed: {}", what, cudaGetErrorString(result)));
@@ -80,11 +81,11 @@ ncclUniqueId broadcast_unique_id(Communicator& host) {
 
 class NcclCommunicator : public Communicator {
  public:
-  explicit NcclCommunicator(std::unique_ptr<Communicator> host) : host_(std::move(host)) {
-    require_equal_on_all_ranks(*host_, "the NCCL version", std::to_string(nccl_version()));
-    const int device = choose_device(num_visible_devices(), host_->local_rank(), host_->local_size());
+  explicit NcclCommunicator(Communicator& host) : host_(host), deadline_(host.deadline()) {
+    require_equal_on_all_ranks(host_, "the NCCL version", std::to_string(nccl_version()));
+    const int device = choose_device(num_visible_devices(), host_.local_rank(), host_.local_size());
     require_cuda(cudaSetDevice(device), "selecting the device");
-    const ncclUniqueId id = broadcast_unique_id(*host_);
+    const ncclUniqueId id = broadcast_unique_id(host_);
 
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
@@ -116,35 +117,35 @@ class NcclCommunicator : public Communicator {
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
 
-  int rank() const override { return host_->rank(); }
-  int size() const override { return host_->size(); }
-  int local_rank() const override { return host_->local_rank(); }
-  int local_size() const override { return host_->local_size(); }
+  int rank() const override { return host_.rank(); }
+  int size() const override { return host_.size(); }
+  int local_rank() const override { return host_.local_rank(); }
+  int local_size() const override { return host_.local_size(); }
 
   void all_reduce_sum(Buffer buffer) override {
-    if (buffer.place == Place::kHost) return host_->all_reduce_sum(buffer);
+    if (buffer.place == Place::kHost) return host_.all_reduce_sum(buffer);
     all_reduce("all_reduce_sum", buffer, ncclSum);
   }
   void all_reduce_max(Buffer buffer) override {
-    if (buffer.place == Place::kHost) return host_->all_reduce_max(buffer);
+    if (buffer.place == Place::kHost) return host_.all_reduce_max(buffer);
     all_reduce("all_reduce_max", buffer, ncclMax);
   }
   void all_reduce_min(Buffer buffer) override {
-    if (buffer.place == Place::kHost) return host_->all_reduce_min(buffer);
+    if (buffer.place == Place::kHost) return host_.all_reduce_min(buffer);
     all_reduce("all_reduce_min", buffer, ncclMin);
   }
   void reduce_sum(Buffer buffer, int root) override {
-    if (buffer.place == Place::kHost) return host_->reduce_sum(buffer, root);
+    if (buffer.place == Place::kHost) return host_.reduce_sum(buffer, root);
     begin("reduce_sum", buffer);
     finish(ncclReduce(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), ncclSum, root, comm_, stream_));
   }
   void broadcast(Buffer buffer, int root) override {
-    if (buffer.place == Place::kHost) return host_->broadcast(buffer, root);
+    if (buffer.place == Place::kHost) return host_.broadcast(buffer, root);
     begin("broadcast", buffer);
     finish(ncclBroadcast(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), root, comm_, stream_));
   }
   void all_gather(Buffer mine, Buffer all) override {
-    if (mine.place == Place::kHost && all.place == Place::kHost) return host_->all_gather(mine, all);
+    if (mine.place == Place::kHost && all.place == Place::kHost) return host_.all_gather(mine, all);
     if (mine.place != all.place || all.count != mine.count * static_cast<std::size_t>(size()) ||
         all.dtype != mine.dtype) {
       throw InternalError(
@@ -153,15 +154,16 @@ class NcclCommunicator : public Communicator {
     begin("all_gather", mine);
     finish(ncclAllGather(mine.data, all.data, mine.count, nccl_type(mine.dtype), comm_, stream_));
   }
-  void barrier() override { host_->barrier(); }
+  void barrier() override { host_.barrier(); }
 
+  milliseconds deadline() const override { return deadline_; }
   void set_deadline(milliseconds deadline) override {
     deadline_ = deadline;
-    host_->set_deadline(deadline);
+    host_.set_deadline(deadline);
   }
   void set_context(const std::string& context) override {
     context_ = context;
-    host_->set_context(context);
+    host_.set_context(context);
   }
 
  private:
@@ -209,12 +211,23 @@ class NcclCommunicator : public Communicator {
     const auto start = Clock::now();
     while (!is_done()) {
       const auto now = Clock::now();
-      if (now >= give_up_at_) fail(fmt::format("not complete after {} ms", deadline_.count()));
+      if (now >= give_up_at_) fail(fmt::format("not complete after {} ms; {}", deadline_.count(), who_is_missing()));
       if (now - start > milliseconds(50)) {
         std::this_thread::sleep_for(microseconds(50));
       } else {
         std::this_thread::yield();
       }
+    }
+  }
+
+  // Ranks that wait for the same device collective give up at about the same time, and then meet here.
+  std::string who_is_missing() {
+    try {
+      host_.set_deadline(kMeetingDeadline);
+      host_.barrier();
+      return "all ranks are in this call, but the device does not finish it";
+    } catch (const CommunicationError& error) {
+      return error.what();
     }
   }
 
@@ -251,11 +264,11 @@ class NcclCommunicator : public Communicator {
     throw CommunicationError(message);
   }
 
-  std::unique_ptr<Communicator> host_;
+  Communicator& host_;
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t produced_ = nullptr;
-  milliseconds deadline_ = kDefaultDeadline;
+  milliseconds deadline_;
   std::string context_;
   std::string call_;
   Clock::time_point give_up_at_;
@@ -264,12 +277,16 @@ class NcclCommunicator : public Communicator {
 
 }  // namespace
 
-std::string why_no_device_communicator() {
-  return num_visible_devices() > 0 ? "" : "this rank sees no GPU that its driver can use";
+std::string why_no_device_communicator(int local_size) {
+  const int devices = num_visible_devices();
+  if (devices == 0) return "this rank sees no GPU that its driver can use";
+  // One visible device is what a launcher bound to this rank; several are shared out by local rank.
+  if (devices == 1 || devices >= local_size) return "";
+  return fmt::format("there are {} ranks on this node, but only {} GPUs", local_size, devices);
 }
 
-std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communicator> host) {
-  return std::make_unique<NcclCommunicator>(std::move(host));
+std::unique_ptr<Communicator> make_device_communicator(Communicator& host) {
+  return std::make_unique<NcclCommunicator>(host);
 }
 
 }  // namespace dpldm::comm

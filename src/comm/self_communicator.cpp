@@ -31,10 +31,14 @@ class SelfCommunicator : public Communicator {
     if (mine.count > 0) std::memmove(all.data, mine.data, mine.count * size_of(mine.dtype));
   }
 
-  void set_deadline(std::chrono::milliseconds) override {}
+  // Nobody is waited for.
+  void set_deadline(std::chrono::milliseconds deadline) override { deadline_ = deadline; }
+  std::chrono::milliseconds deadline() const override { return deadline_; }
   void set_context(const std::string&) override {}
 
  private:
+  std::chrono::milliseconds deadline_{0};
+
   static void require_rank(int root) {
     if (root != 0) throw InternalError("rank " + std::to_string(root) + " is not in a world of one rank");
   }

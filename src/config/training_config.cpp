@@ -3,7 +3,13 @@
 namespace dpldm::config {
 namespace {
 
+constexpr const char* kLocalCopyMeaning =
+    "Directory on each node's own disk: the file is copied there, once per node, and read from there. Empty reads it "
+    "where it is.";
+
 void add_runtime(Schema& schema, RuntimeConfig& runtime) {
+  schema.add("runtime.backend", runtime.backend, {"auto", "mpi", "nccl"},
+             "What ranks exchange device memory through. Auto takes NCCL where every rank has a GPU of its own.");
   schema.add("runtime.precision", runtime.precision, {"fp32", "bf16"},
              "What the network computes in. Weights, per-record norms, sums, noise and the optimiser are fp32 always.");
   schema.add("runtime.threads", runtime.threads, {0, 1024},
@@ -15,6 +21,9 @@ void add_runtime(Schema& schema, RuntimeConfig& runtime) {
   schema.add(
       "runtime.deadline_seconds", runtime.deadline_seconds, kPositive,
       "How long a rank waits for the others in any later collective, in seconds; then the job ends with code 71.");
+  schema.add("runtime.check_every_steps", runtime.check_every_steps, {0, 1e9},
+             "Steps between comparisons of the parameters over ranks, which also come before each checkpoint; 0 leaves "
+             "only those.");
 }
 
 void add_checkpoint(Schema& schema, CheckpointConfig& checkpoint) {
@@ -67,6 +76,7 @@ Schema AutoencoderTrainingConfig::schema() {
 Schema PretrainConfig::schema() {
   Schema schema("pretrain");
   schema.add("data.latents", latents, "Public latents (.h5 of dpldm-data encode). A private file is refused.");
+  schema.add("data.local_copy", local_copy, kLocalCopyMeaning);
   schema.add("model.autoencoder", autoencoder, "The autoencoder that made the latents; it becomes part of the model.");
   schema.add_tree(
       "network", network,
@@ -94,6 +104,7 @@ Schema PretrainConfig::schema() {
 Schema FinetuneConfig::schema() {
   Schema schema("finetune");
   schema.add("data.latents", latents, "Private latents (.h5 of dpldm-data encode).");
+  schema.add("data.local_copy", local_copy, kLocalCopyMeaning);
   schema.add("data.sharding", sharding, {"static", "balanced"},
              "Which rank works on a selected record: the one whose shard it is in, or equal parts of the selection.");
   schema.add("model.base", model, "The public model (of `dpldm pretrain` or in diffusers' layout) that is fine-tuned.");

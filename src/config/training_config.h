@@ -13,11 +13,13 @@ namespace dpldm::config {
 
 // How the work is carried out. None of this changes the result beyond rounding.
 struct RuntimeConfig {
+  std::string backend = "auto";
   std::string precision = "fp32";
   std::int64_t threads = 0;
   std::int64_t micro_batch_size = 128;
   double start_deadline_seconds = 300;
   double deadline_seconds = 120;
+  std::int64_t check_every_steps = 50;
 };
 
 struct CheckpointConfig {
@@ -65,6 +67,7 @@ struct ScheduleSettings {
 
 struct PretrainConfig {
   std::string latents;
+  std::string local_copy;
   std::string autoencoder;
   nlohmann::json network;
   ScheduleSettings schedule;
@@ -81,6 +84,7 @@ struct PretrainConfig {
 
 struct FinetuneConfig {
   std::string latents;
+  std::string local_copy;
   std::string model;
   std::int64_t steps = 100;
   std::int64_t expected_batch_size = 1024;

@@ -227,6 +227,14 @@ std::size_t size_of(ElementType type) {
   return 0;
 }
 
+std::string library_version() {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
 std::string to_text(ElementType type) {
   switch (type) {
     case ElementType::kUInt8:

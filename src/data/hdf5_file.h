@@ -37,6 +37,9 @@ class Handle {
   Close close_ = nullptr;
 };
 
+// "1.10.8".
+std::string library_version();
+
 enum class ElementType { kUInt8, kInt32, kInt64, kFloat16, kFloat32, kOther };
 std::size_t size_of(ElementType type);
 std::string to_text(ElementType type);

@@ -10,10 +10,12 @@
 #include <ATen/ATen.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "data/common_attributes.h"
 #include "data/hdf5_file.h"
 #include "data/temporary_file.h"
@@ -87,6 +89,44 @@ void write_info(hdf5::File& file, const LatentFileInfo& info) {
   file.write_attribute("num_tokens", info.num_tokens);
 }
 
+// What a write to a file changes.
+struct FileState {
+  std::int64_t num_bytes = 0;
+  timespec modified{};
+
+  bool operator==(const FileState& other) const {
+    return num_bytes == other.num_bytes && modified.tv_sec == other.modified.tv_sec &&
+           modified.tv_nsec == other.modified.tv_nsec;
+  }
+};
+
+// A descriptor of its own, beside HDF5's: it follows the file that was opened, not the name.
+class WatchedFile {
+ public:
+  explicit WatchedFile(const std::filesystem::path& path)
+      : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (descriptor_ < 0) throw IoError("cannot open " + path.string() + ": " + std::strerror(errno));
+    at_start_ = state();
+  }
+  ~WatchedFile() { ::close(descriptor_); }
+  WatchedFile(const WatchedFile&) = delete;
+  WatchedFile& operator=(const WatchedFile&) = delete;
+
+  FileState state() const {
+    struct stat status {};
+    if (::fstat(descriptor_, &status) != 0) {
+      throw IoError("cannot look at " + path_.string() + ": " + std::strerror(errno));
+    }
+    return {status.st_size, status.st_mtim};
+  }
+  const FileState& at_start() const { return at_start_; }
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  FileState at_start_;
+};
+
 at::ScalarType scalar_type_of(hdf5::ElementType type) {
   return type == hdf5::ElementType::kFloat16 ? at::kHalf : at::kFloat;
 }
@@ -99,7 +139,10 @@ void require_finite(const std::string& what, const at::Tensor& values) {
 
 struct LatentFile::Impl {
   explicit Impl(const std::filesystem::path& path)
-      : file(hdf5::File::open_read_only(path)), info(read_info(file)), moments(file.open_dataset("moments")) {
+      : watched(path),
+        file(hdf5::File::open_read_only(path)),
+        info(read_info(file)),
+        moments(file.open_dataset("moments")) {
     const bool half = moments.type() == hdf5::ElementType::kFloat16;
     moments.require(half ? hdf5::ElementType::kFloat16 : hdf5::ElementType::kFloat32, moments_shape(info));
     labels = open_labels(file, info.num_records, info.class_names);
@@ -126,6 +169,7 @@ struct LatentFile::Impl {
     }
   }
 
+  WatchedFile watched;
   hdf5::File file;
   LatentFileInfo info;
   hdf5::Dataset moments;
@@ -136,6 +180,7 @@ struct LatentFile::Impl {
 LatentFile::LatentFile(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {}
 LatentFile::~LatentFile() = default;
 LatentFile::LatentFile(LatentFile&&) noexcept = default;
+LatentFile& LatentFile::operator=(LatentFile&&) noexcept = default;
 
 const LatentFileInfo& LatentFile::info() const { return impl_->info; }
 
@@ -178,6 +223,12 @@ void LatentFile::verify_content() const {
   require_digest(impl_->file.path(), impl_->info.content_sha256, digest.finish());
 }
 
+void LatentFile::require_unchanged() const {
+  if (impl_->watched.state() == impl_->watched.at_start()) return;
+  throw IoError(impl_->file.path().string() +
+                " was written to while it was being read; what was trained on is no longer what the ledger describes");
+}
+
 MomentsWriter::MomentsWriter(const MomentsPlace& place, const LatentFileInfo& info) : place_(place), info_(info) {
   descriptor_ = ::open(place.path.c_str(), O_WRONLY | O_CLOEXEC);
   if (descriptor_ < 0) {
@@ -215,6 +266,12 @@ void MomentsWriter::write(std::int64_t first, const at::Tensor& moments) const {
   }
 }
 
+void MomentsWriter::sync() const {
+  if (::fdatasync(descriptor_) != 0) {
+    throw IoError("cannot write " + place_.path.string() + ": " + std::strerror(errno));
+  }
+}
+
 void MomentsWriter::close() {
   const bool synced = ::fsync(descriptor_) == 0;
   const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
@@ -222,47 +279,86 @@ void MomentsWriter::close() {
 }
 
 struct LatentFileWriter::Impl {
-  Impl(const std::filesystem::path& path, const LatentFileInfo& given, bool has_labels, bool half)
-      : info(given), temporary(path), place(create(has_labels, half)), moments(place, info) {}
+  Impl(const std::filesystem::path& path, const LatentFileInfo& given, bool has_labels, bool half,
+       const std::string& work_key)
+      : info(given), place{{}, 0, half} {
+    if (work_key.empty()) {
+      temporary.emplace(path);
+      create(temporary->path(), has_labels);
+    } else {
+      temporary.emplace(path, work_key);
+      goes_on = find_earlier();
+      if (!goes_on) {
+        // Under its name only when it is whole.
+        TemporaryFile fresh(temporary->path());
+        create(fresh.path(), has_labels);
+        fresh.commit();
+      }
+    }
+    place.path = temporary->path();
+    moments.emplace(place, info);
+  }
+
+  // The file of an earlier writer with the same key, which was interrupted.
+  bool find_earlier() {
+    if (!std::filesystem::exists(temporary->path())) return false;
+    try {
+      const hdf5::File file = hdf5::File::open_read_only(temporary->path());
+      const hdf5::Dataset found = file.open_dataset("moments");
+      found.require(type(), moments_shape(info));
+      place.offset = found.file_offset();
+      // `commit` writes it last.
+      if (file.has_attribute("content_sha256")) throw IoError("it was finished, but not renamed");
+      return true;
+    } catch (const IoError& damage) {
+      spdlog::warn("{} is begun again: {}", temporary->path().string(), damage.what());
+      return false;
+    }
+  }
+
+  hdf5::ElementType type() const {
+    return place.half_precision ? hdf5::ElementType::kFloat16 : hdf5::ElementType::kFloat32;
+  }
 
   // Writes everything but content and checksum, and closes the file: what follows bypasses HDF5.
-  MomentsPlace create(bool has_labels, bool half) const {
-    hdf5::File file = hdf5::File::create(temporary.path());
+  void create(const std::filesystem::path& path, bool has_labels) {
+    hdf5::File file = hdf5::File::create(path);
     write_info(file, info);
-    const auto type = half ? hdf5::ElementType::kFloat16 : hdf5::ElementType::kFloat32;
-    const std::uint64_t offset = file.create_dataset("moments", type, moments_shape(info)).file_offset();
+    place.offset = file.create_dataset("moments", type(), moments_shape(info)).file_offset();
     if (has_labels) file.create_dataset("labels", hdf5::ElementType::kInt32, {info.num_records});
     if (info.num_tokens > 0) {
       file.create_dataset("tokens", hdf5::ElementType::kInt32, {info.num_records, info.num_tokens});
     }
     file.close();
-    return {temporary.path(), offset, half};
   }
 
   LatentFileInfo info;
-  TemporaryFile temporary;
+  std::optional<TemporaryFile> temporary;
+  bool goes_on = false;
   MomentsPlace place;
-  MomentsWriter moments;
+  std::optional<MomentsWriter> moments;
   at::Tensor labels;  // int32, until commit
   at::Tensor tokens;  // int32, until commit
 };
 
 LatentFileWriter::LatentFileWriter(const std::filesystem::path& path, const LatentFileInfo& info, bool has_labels,
-                                   bool half_precision) {
+                                   bool half_precision, const std::string& work_key) {
   check_info(info);
   check_class_names(info.class_names);
   if (has_labels == info.class_names.empty()) {
     throw ConfigError("latents have labels exactly when they have class names");
   }
-  impl_ = std::make_unique<Impl>(path, info, has_labels, half_precision);
+  impl_ = std::make_unique<Impl>(path, info, has_labels, half_precision, work_key);
 }
 
 LatentFileWriter::~LatentFileWriter() = default;
 
 MomentsPlace LatentFileWriter::moments_place() const { return impl_->place; }
 
+bool LatentFileWriter::goes_on() const { return impl_->goes_on; }
+
 void LatentFileWriter::write_moments(std::int64_t first, const at::Tensor& moments) {
-  impl_->moments.write(first, moments);
+  impl_->moments->write(first, moments);
 }
 
 void LatentFileWriter::write_labels(const at::Tensor& labels) {
@@ -281,8 +377,8 @@ void LatentFileWriter::commit() {
   Impl& w = *impl_;
   if (w.labels.defined() == w.info.class_names.empty()) throw ConfigError("the labels were not written");
   if (w.tokens.defined() != (w.info.num_tokens > 0)) throw ConfigError("the tokens were not written");
-  w.moments.close();
-  hdf5::File file = hdf5::File::open_for_writing(w.temporary.path());
+  w.moments->close();
+  hdf5::File file = hdf5::File::open_for_writing(w.temporary->path());
   Sha256 digest;
   // Read back rather than kept: other ranks wrote most of it.
   add_rows(digest, file.open_dataset("moments"));
@@ -293,7 +389,7 @@ void LatentFileWriter::commit() {
   }
   file.write_attribute("content_sha256", digest.finish());
   file.close();
-  w.temporary.commit();
+  w.temporary->commit();
 }
 
 }  // namespace dpldm::data

@@ -41,6 +41,7 @@ class LatentFile {
   explicit LatentFile(const std::filesystem::path& path);
   ~LatentFile();
   LatentFile(LatentFile&&) noexcept;
+  LatentFile& operator=(LatentFile&&) noexcept;
 
   const LatentFileInfo& info() const;
   // float32 [n, V, 2c, h, w] in the order of `record_ids`. Throws IoError for an id outside the file or values that are
@@ -55,6 +56,9 @@ class LatentFile {
   bool half_precision() const;
   // Reads everything once: values finite, labels in range, checksum as recorded. Throws IoError otherwise.
   void verify_content() const;
+  // Throws IoError when the file that was opened has been written to since. A file of the same name that took its place
+  // by a rename is another file: this one stays readable, and is still what it was. Does not use HDF5: any thread.
+  void require_unchanged() const;
 
  private:
   struct Impl;
@@ -82,6 +86,8 @@ class MomentsWriter {
   // moments float32 [n, V, 2c, h, w], written as records first .. first + n - 1. Thread-safe. Throws IoError for values
   // that are not finite in the file's precision.
   void write(std::int64_t first, const at::Tensor& moments) const;
+  // What was written is on the disk when this returns. Thread-safe.
+  void sync() const;
   // Syncs. Before the LatentFileWriter commits, every rank must have returned from this.
   void close();
 
@@ -96,11 +102,17 @@ class MomentsWriter {
 class LatentFileWriter {
  public:
   // `info.content_sha256` is ignored. Labels and class names come together or not at all. Throws IoError, ConfigError.
-  LatentFileWriter(const std::filesystem::path& path, const LatentFileInfo& info, bool has_labels, bool half_precision);
+  //
+  // With a `work_key` (a digest of everything that decides the content) the unfinished file is kept when the process
+  // fails, and the next writer with the same path and key goes on with it.
+  LatentFileWriter(const std::filesystem::path& path, const LatentFileInfo& info, bool has_labels, bool half_precision,
+                   const std::string& work_key = "");
   ~LatentFileWriter();
 
   // For the MomentsWriters of other ranks.
   MomentsPlace moments_place() const;
+  // Whether the file of an earlier writer was found.
+  bool goes_on() const;
   // moments float32 [n, V, 2c, h, w], written as records first .. first + n - 1.
   void write_moments(std::int64_t first, const at::Tensor& moments);
   // int64 [N].

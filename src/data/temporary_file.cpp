@@ -27,6 +27,17 @@ extern "C" void remove_live_files_and_die(int signal) {
   ::raise(signal);
 }
 
+void require_writable_place(const std::filesystem::path& destination) {
+  const std::filesystem::path parent = destination.has_parent_path() ? destination.parent_path() : ".";
+  std::error_code error;
+  if (!std::filesystem::is_directory(parent, error)) {
+    throw IoError("cannot write " + destination.string() + ": " + parent.string() + " is not an existing folder");
+  }
+  if (std::filesystem::is_directory(destination, error)) {
+    throw IoError("cannot write " + destination.string() + ": it is a folder");
+  }
+}
+
 }  // namespace
 
 void remove_temporary_files_on_signals() {
@@ -44,21 +55,20 @@ void remove_temporary_files_on_signals() {
 
 TemporaryFile::TemporaryFile(const std::filesystem::path& destination)
     : destination_(destination), path_(temporary_name_for(destination)) {
-  const std::filesystem::path parent = destination.has_parent_path() ? destination.parent_path() : ".";
-  std::error_code error;
-  if (!std::filesystem::is_directory(parent, error)) {
-    throw IoError("cannot write " + destination.string() + ": " + parent.string() + " is not an existing folder");
-  }
-  if (std::filesystem::is_directory(destination, error)) {
-    throw IoError("cannot write " + destination.string() + ": it is a folder");
-  }
+  require_writable_place(destination);
   for (int slot = 0; slot < kNumSlots && slot_ < 0; ++slot) {
     const char* expected = nullptr;
     if (live_paths[static_cast<std::size_t>(slot)].compare_exchange_strong(expected, path_.c_str())) slot_ = slot;
   }
 }
 
+TemporaryFile::TemporaryFile(const std::filesystem::path& destination, const std::string& key)
+    : destination_(destination), path_(destination.string() + ".unfinished-" + key), kept_(true) {
+  require_writable_place(destination);
+}
+
 TemporaryFile::~TemporaryFile() {
+  if (kept_) return;
   std::error_code ignored;  // after a commit there is nothing to remove; before one, nothing more can be done
   std::filesystem::remove(path_, ignored);
   if (slot_ >= 0) live_paths[static_cast<std::size_t>(slot_)].store(nullptr);

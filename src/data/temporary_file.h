@@ -6,6 +6,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 namespace dpldm::data {
 
@@ -17,7 +18,10 @@ class TemporaryFile {
   // Reserves a name beside `destination`; creates nothing. Throws IoError when the folder of `destination` does not
   // exist or is not one.
   explicit TemporaryFile(const std::filesystem::path& destination);
-  // Removes the file unless it was committed.
+  // One that outlives a failure and a signal: its name follows from `destination` and `key`, so that a later process
+  // that does the same work finds it again.
+  TemporaryFile(const std::filesystem::path& destination, const std::string& key);
+  // Removes the file unless it was committed, or is one that is kept.
   ~TemporaryFile();
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
@@ -29,6 +33,7 @@ class TemporaryFile {
  private:
   std::filesystem::path destination_;
   std::filesystem::path path_;
+  bool kept_ = false;
   int slot_ = -1;
 };
 

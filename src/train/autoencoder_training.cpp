@@ -10,6 +10,7 @@
 #include "model/autoencoder_kl.h"
 #include "model/model_directory.h"
 #include "train/public_training.h"
+#include "train/rank_agreement.h"
 #include "train/run_state.h"
 #include "train/threads.h"
 
@@ -78,6 +79,14 @@ class AutoencoderTask : public PublicTask {
   model::AutoencoderKL& network_;
 };
 
+// The hash of what decides the result. The rest may change when the run goes on elsewhere.
+std::string identity_of(config::AutoencoderTrainingConfig config) {
+  config.runtime = {};
+  config.checkpoint = {};
+  config.images.clear();  // their content is compared instead
+  return sha256_of(config.schema().dump());
+}
+
 // Folds an affine map into the two 1x1 convolutions around the latent, so that the latents of these images have mean 0
 // and deviation 1 in every channel. The autoencoder's function is unchanged, and scaling_factor becomes 1: a
 // per-channel scale in a form that every reader of the format understands.
@@ -112,7 +121,10 @@ void standardise_latents(model::AutoencoderKL& network, const data::ImageFile& i
 }  // namespace
 
 void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const RunOptions& options,
-                              comm::Communicator& comm) {
+                              comm::Communicator& host) {
+  host.set_deadline(start_deadline(config.runtime));
+  const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
+  comm::Communicator& comm = devices ? *devices : host;
   if (config.images.empty()) throw ConfigError("autoencoder.data.images is not set; name a file of public images");
   const data::ImageFile images(config.images);
   const data::ImageFileInfo& info = images.info();
@@ -129,8 +141,7 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
   std::int64_t parameters = 0;
   for (const auto& p : network.parameters()) parameters += p.numel();
   const std::string effective = config.schema().dump();
-  comm::require_equal_on_all_ranks(comm, "the configuration", effective);
-  comm::require_equal_on_all_ranks(comm, "the image file", info.content_sha256);
+  require_same_run_on_all_ranks(comm, {.config = effective, .data_sha256 = info.content_sha256});
   if (comm.is_root()) {
     spdlog::info(
         "autoencoder: {} parameters, {} public images of {}x{}x{}, {} steps of {}, {} rank(s) x {} thread(s), {}",
@@ -142,8 +153,15 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
   AutoencoderTask task(config, images, network);
   train_publicly(task,
-                 {config.steps, config.batch_size, config.seed, config.optimizer, config.runtime, config.checkpoint,
-                  sha256_of(effective), options.run_dir, options.resume},
+                 {config.steps,
+                  config.batch_size,
+                  config.seed,
+                  config.optimizer,
+                  config.runtime,
+                  config.checkpoint,
+                  {identity_of(config), {{"image file", info.content_sha256}}},
+                  options.run_dir,
+                  options.resume},
                  comm);
   network.eval();
   standardise_latents(network, images, config.runtime);

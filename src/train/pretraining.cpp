@@ -1,5 +1,7 @@
 #include "train/pretraining.h"
 
+#include <optional>
+
 #include <fmt/format.h>
 #include <torch/torch.h>
 
@@ -7,10 +9,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "data/latent_file.h"
+#include "data/moments_prefetch.h"
 #include "diffusion/noise_schedule.h"
 #include "diffusion/training_objective.h"
 #include "model/model_directory.h"
+#include "train/local_copy.h"
 #include "train/public_training.h"
+#include "train/rank_agreement.h"
 #include "train/run_state.h"
 #include "train/threads.h"
 
@@ -27,17 +32,32 @@ diffusion::ScheduleConfig schedule_config(const config::ScheduleSettings& settin
           .prediction = diffusion::prediction_from(settings.prediction_type)};
 }
 
+// The hash of what decides the result. The rest may change when the run goes on elsewhere.
+std::string identity_of(config::PretrainConfig config) {
+  config.runtime = {};
+  config.checkpoint = {};
+  config.latents.clear();  // their content is compared instead
+  config.local_copy.clear();
+  config.autoencoder.clear();
+  return sha256_of(config.schema().dump());
+}
+
 class PretrainTask : public PublicTask {
  public:
   PretrainTask(const config::PretrainConfig& config, const data::LatentFile& latents,
                const diffusion::NoiseSchedule& schedule, model::UNet& network)
       : config_(config), latents_(latents), schedule_(schedule), network_(network) {
+    // Before the reader starts, which then has the file to itself.
     if (!latents.info().class_names.empty()) labels_ = latents.read_labels();
+    reader_.emplace(latents);
   }
 
   std::string name() const override { return "pretrain"; }
   torch::nn::Module& network() override { return network_; }
   std::int64_t num_records() const override { return latents_.info().num_records; }
+
+  void announce(std::span<const std::int64_t> records) override { reader_->request(records); }
+  double seconds_waited_for_data() const override { return reader_->waited().count(); }
 
   at::Tensor summed_loss(const BatchShare& share) override {
     const auto count = static_cast<std::int64_t>(share.records.size());
@@ -54,7 +74,7 @@ class PretrainTask : public PublicTask {
         mine(torch::randint(0, info.num_variants, {config_.batch_size}, generator, torch::kLong));
     const at::Tensor dropped = mine(torch::rand({config_.batch_size}, generator)) < config_.label_dropout;
 
-    const at::Tensor moments = latents_.read_moments(share.records).index({torch::arange(count), variant});
+    const at::Tensor moments = reader_->take(share.records).index({torch::arange(count), variant});
     const auto halves = moments.chunk(2, 1);
     const at::Tensor z = (halves[0] + (0.5 * halves[1]).exp() * posterior) * info.scaling_factor;
 
@@ -76,11 +96,15 @@ class PretrainTask : public PublicTask {
   const diffusion::NoiseSchedule& schedule_;
   model::UNet& network_;
   at::Tensor labels_;
+  std::optional<data::MomentsPrefetch> reader_;
 };
 
 }  // namespace
 
-void run_pretraining(config::PretrainConfig& config, const RunOptions& options, comm::Communicator& comm) {
+void run_pretraining(config::PretrainConfig& config, const RunOptions& options, comm::Communicator& host) {
+  host.set_deadline(start_deadline(config.runtime));
+  const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
+  comm::Communicator& comm = devices ? *devices : host;
   if (config.latents.empty()) throw ConfigError("pretrain.data.latents is not set; name a file of public latents");
   if (config.autoencoder.empty())
     throw ConfigError("pretrain.model.autoencoder is not set; name the autoencoder that made the latents");
@@ -108,8 +132,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   for (const auto& p : network.parameters()) parameters += p.numel();
   const diffusion::NoiseSchedule schedule(schedule_config(config.schedule));
   const std::string effective = config.schema().dump();
-  comm::require_equal_on_all_ranks(comm, "the configuration", effective);
-  comm::require_equal_on_all_ranks(comm, "the latent file", info.content_sha256);
+  require_same_run_on_all_ranks(comm, {.config = effective, .data_sha256 = info.content_sha256});
   if (comm.is_root()) {
     spdlog::info(
         "pretrain: {} parameters, {} public latents of {}x{}x{}, {} classes, {} steps of {}, {} rank(s) x {} "
@@ -120,10 +143,18 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   if (options.dry_run) return;
 
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
-  PretrainTask task(config, latents, schedule, network);
+  const data::LatentFile readable(readable_copy(config.latents, info.content_sha256, config.local_copy, comm));
+  PretrainTask task(config, readable, schedule, network);
   train_publicly(task,
-                 {config.steps, config.batch_size, config.seed, config.optimizer, config.runtime, config.checkpoint,
-                  sha256_of(effective), options.run_dir, options.resume},
+                 {config.steps,
+                  config.batch_size,
+                  config.seed,
+                  config.optimizer,
+                  config.runtime,
+                  config.checkpoint,
+                  {identity_of(config), {{"latent file", info.content_sha256}}},
+                  options.run_dir,
+                  options.resume},
                  comm);
   if (comm.is_root()) {
     const std::filesystem::path model = options.run_dir / "model";

@@ -10,9 +10,14 @@ namespace dpldm::train {
 
 PrivateBatches::PrivateBatches(const data::LatentFile& latents, const diffusion::NoiseSchedule& schedule,
                                model::UNet& network, const config::FinetuneConfig& config, const dp::SecretKey& draws)
-    : latents_(latents), schedule_(schedule), network_(network), config_(config), draws_(draws) {
-  if (network.config().num_classes > 0) labels_ = latents.read_labels();
-}
+    : latents_(latents),
+      schedule_(schedule),
+      network_(network),
+      config_(config),
+      draws_(draws),
+      // Read before the reader starts, which then has the file to itself.
+      labels_(network.config().num_classes > 0 ? latents.read_labels() : at::Tensor()),
+      reader_(latents) {}
 
 at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::int64_t> records) {
   const data::LatentFileInfo& info = latents_.info();
@@ -43,7 +48,7 @@ at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::i
     if (labels_.defined()) labels.data_ptr<std::int64_t>()[row] = labels_.const_data_ptr<std::int64_t>()[record];
   }
 
-  const auto halves = latents_.read_moments(records).index({source, variant}).chunk(2, 1);
+  const auto halves = reader_.take(records).index({source, variant}).chunk(2, 1);
   const at::Tensor z = (halves[0] + (0.5 * halves[1]).exp() * posterior) * info.scaling_factor;
   model::Conditioning conditioning;
   if (labels_.defined()) conditioning.class_labels = labels;

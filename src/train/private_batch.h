@@ -1,6 +1,7 @@
 // From selected private records to the sum of their losses.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <span>
 
@@ -8,6 +9,7 @@
 
 #include "config/training_config.h"
 #include "data/latent_file.h"
+#include "data/moments_prefetch.h"
 #include "diffusion/noise_schedule.h"
 #include "dp/keys.h"
 #include "model/unet.h"
@@ -22,7 +24,12 @@ class PrivateBatches {
 
   // The sum over `records` of the mean over each one's K draws of its loss; scalar, differentiable. The network sees K
   // adjacent rows per record. Draws are a function of (key, step, record, draw).
+  // Each call must have been announced, in the order of calls.
   at::Tensor summed_loss(std::int64_t step, std::span<const std::int64_t> records);
+  // The loss of these records will be asked for: their moments are read ahead.
+  void announce(std::span<const std::int64_t> records) { reader_.request(records); }
+  // How long losses have waited for data, in all.
+  std::chrono::duration<double> waited_for_data() const { return reader_.waited(); }
 
  private:
   const data::LatentFile& latents_;
@@ -31,6 +38,7 @@ class PrivateBatches {
   const config::FinetuneConfig& config_;
   const dp::SecretKey& draws_;
   at::Tensor labels_;  // int64 [N]; undefined without classes
+  data::MomentsPrefetch reader_;
 };
 
 }  // namespace dpldm::train

@@ -1,7 +1,9 @@
 #include "train/private_training.h"
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -25,12 +27,14 @@
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
 #include "train/class_embeddings.h"
+#include "train/local_copy.h"
 #include "train/optimizer.h"
 #include "train/privacy_ledger.h"
 #include "train/privacy_numerics.h"
 #include "train/privacy_plan.h"
 #include "train/privacy_statement.h"
 #include "train/private_batch.h"
+#include "train/rank_agreement.h"
 #include "train/run_state.h"
 #include "train/step_cost.h"
 #include "train/threads.h"
@@ -187,10 +191,16 @@ void print_cost(const config::FinetuneConfig& config, const Setup& setup, model:
              config.runtime.micro_batch_size);
 }
 
-// Collective. Reads the whole file once, on rank 0. A record that is not finite, or damaged, must be found here and not
-// when it is selected: then the moment at which a run dies would tell of one record.
-void verify_latents(const data::LatentFile& latents, comm::Communicator& comm) {
-  comm::run_on_root(comm, [&] { latents.verify_content(); });
+// The hash of what decides the result. The rest may change when the run goes on elsewhere.
+std::string identity_of(config::FinetuneConfig config) {
+  config.runtime = {};
+  config.checkpoint = {};
+  config.latents.clear();  // their content is compared instead, as the model's
+  config.local_copy.clear();
+  config.model.clear();
+  config.sharding = config::FinetuneConfig().sharding;
+  config.release_mode = config::FinetuneConfig().release_mode;
+  return sha256_of(config.schema().dump());
 }
 
 class PrivateTraining {
@@ -206,14 +216,16 @@ class PrivateTraining {
         clipped_(tensors(trained), config.clip_norm, dp::rule_from(config.engine_rule)),
         optimizer_(config.optimizer, config.steps, parameters_),
         keys_(dp::RunKeys::create(comm, config.test_seed)),
-        config_sha256_(sha256_of(config.schema().dump())),
+        config_sha256_(identity_of(config)),
         ledger_(open_run_ledger(config, setup.plan, identity(), ledger_options(), comm)),
         // The sum is in units of C, so the mechanism's C is 1; on a grid, in its steps.
         mechanism_(comm, keys_.take_noise(), setup.plan.noise_multiplier,
                    is_lattice() ? static_cast<double>(dp::LatticeSum::kGridSteps) : 1.0,
                    dp::release_mode_from(config.release_mode)),
         batches_(setup.latents, setup.schedule, *setup.network, config, keys_.draws()),
-        state_(options.run_dir, config.checkpoint, config_sha256_, comm),
+        // The latents are the ledger's to compare: a bare hash of private data has no place in a checkpoint.
+        state_(options.run_dir, config.checkpoint, config.runtime,
+               {config_sha256_, {{"base model", setup.base_sha256}}}, comm),
         companion_(companion) {
     trained_.attach(&clipped_);
     if (is_lattice()) lattice_.emplace(static_cast<std::size_t>(clipped_.size()), setup.plan.num_records);
@@ -222,6 +234,8 @@ class PrivateTraining {
   void run() {
     const std::int64_t start = options_.resume ? restore() : 0;
     Progress progress("finetune", config_.steps, "step", comm_.is_root(), start);
+    const auto began = std::chrono::steady_clock::now();
+    if (start < config_.steps) upcoming_ = micro_batches(start);
     for (std::int64_t step = start; step < config_.steps; ++step) {
       comm_.set_context(fmt::format("finetune step {}", step));
       if (!within_budget()) {
@@ -232,26 +246,26 @@ class PrivateTraining {
                         config_.epsilon, (options_.run_dir / "model").string()));
       }
       one_step(step);
+      setup_.latents.require_unchanged();
       report(step, progress);
       state_.end_of_step(step + 1, config_.steps, parameters_, optimizer_);
     }
+    report_reading(std::chrono::steady_clock::now() - began);
     finish(config_.steps);
   }
 
  private:
   // One logical step, as in Algorithm 1: select, clip, sum, charge, noise, update.
   void one_step(std::int64_t step) {
-    const std::vector<std::int64_t> selected =
-        dp::selected_records(keys_.selection(), step, setup_.plan.num_records, setup_.plan.sampling_rate);
-    const std::vector<std::int64_t> mine = dp::share_of_rank(selected, setup_.plan.num_records, comm_.rank(),
-                                                             comm_.size(), dp::sharding_from(config_.sharding));
+    const std::vector<std::vector<std::int64_t>> selected = std::move(upcoming_);
+    // The next step's, so that reading goes on while this one computes. Selecting ahead releases nothing.
+    if (step + 1 < config_.steps) upcoming_ = micro_batches(step + 1);
 
     clipped_.begin_step();
     if (lattice_) lattice_->begin_step();
-    for (std::size_t first = 0; first < mine.size(); first += micro_batch()) {
-      const std::size_t count = std::min(micro_batch(), mine.size() - first);
-      clipped_.begin_micro_batch(static_cast<std::int64_t>(count), config_.noise_multiplicity);
-      batches_.summed_loss(step, std::span(mine).subspan(first, count)).backward();
+    for (const std::vector<std::int64_t>& records : selected) {
+      clipped_.begin_micro_batch(static_cast<std::int64_t>(records.size()), config_.noise_multiplicity);
+      batches_.summed_loss(step, records).backward();
       clipped_.finish_micro_batch();
       if (lattice_) {
         lattice_->add_record(clipped_.sum());
@@ -313,6 +327,21 @@ class PrivateTraining {
     return extra;
   }
 
+  // The records of a step that this rank works on, in micro-batches. Has their moments read.
+  std::vector<std::vector<std::int64_t>> micro_batches(std::int64_t step) {
+    const std::vector<std::int64_t> mine = dp::share_of_rank(
+        dp::selected_records(keys_.selection(), step, setup_.plan.num_records, setup_.plan.sampling_rate),
+        setup_.plan.num_records, comm_.rank(), comm_.size(), dp::sharding_from(config_.sharding));
+    const auto size = micro_batch();
+    std::vector<std::vector<std::int64_t>> batches;
+    for (std::size_t first = 0; first < mine.size(); first += size) {
+      const std::span<const std::int64_t> part = std::span(mine).subspan(first, std::min(size, mine.size() - first));
+      batches.emplace_back(part.begin(), part.end());
+      batches_.announce(part);
+    }
+    return batches;
+  }
+
   // Collective: rank 0 knows the ledger and decides for all.
   bool within_budget() {
     std::int32_t allowed = 1;
@@ -355,6 +384,12 @@ class PrivateTraining {
     }
     state_.record(line);
     progress.update(step + 1, detail);
+  }
+
+  // One number for the whole run, and on the terminal only: a step's own times would tell how many records it had.
+  void report_reading(std::chrono::duration<double> total) const {
+    if (!comm_.is_root() || total.count() <= 0) return;
+    spdlog::info("finetune: {:.1f} % of the time was spent waiting for data", 100 * batches_.waited_for_data() / total);
   }
 
   // Writes the model and the statement. Collective.
@@ -404,6 +439,7 @@ class PrivateTraining {
   dp::GaussianMechanism mechanism_;
   PrivateBatches batches_;
   RunState state_;
+  std::vector<std::vector<std::int64_t>> upcoming_;  // the micro-batches of the next step
   std::optional<dp::LatticeSum> lattice_;
   StepCompanion* companion_;
   std::int64_t attempt_ = 0;
@@ -412,10 +448,13 @@ class PrivateTraining {
 
 }  // namespace
 
-void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm,
+void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& host,
                           StepCompanion* companion) {
   require_full_precision_products();
   if (config.mechanism == "lattice" && config.runtime.threads == 0) config.runtime.threads = 1;
+  host.set_deadline(start_deadline(config.runtime));
+  const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
+  comm::Communicator& comm = devices ? *devices : host;
   Setup setup = make_setup(config);
   const int threads = set_threads(config.runtime, comm);
   model::TrainableOptions selection;
@@ -426,10 +465,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   selection.freeze_dead_cross_attention = config.freeze_dead_cross_attention;
   model::TrainableSet trained(*setup.network, selection);
   const std::string effective = config.schema().dump();
-  comm::require_equal_on_all_ranks(comm, "the configuration", effective);
-  comm::require_equal_on_all_ranks(comm, "the program version", build_facts());
-  comm::require_equal_on_all_ranks(comm, "the latent file", setup.latents.info().content_sha256);
-  comm::require_equal_on_all_ranks(comm, "the model", setup.base_sha256);
+  require_same_run_on_all_ranks(comm, {effective, setup.latents.info().content_sha256, setup.base_sha256});
   if (comm.is_root()) {
     print_table(config, setup, trained, comm, threads);
     for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);
@@ -439,7 +475,8 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
     return;
   }
 
-  verify_latents(setup.latents, comm);
+  setup.latents =
+      data::LatentFile(readable_copy(config.latents, setup.latents.info().content_sha256, config.local_copy, comm));
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
   PrivateTraining(config, options, comm, setup, trained, companion).run();
 }

@@ -29,6 +29,20 @@ std::pair<std::int64_t, std::int64_t> equal_part(std::int64_t count, int part, i
   return {count * part / parts, count * (part + 1) / parts};
 }
 
+// This rank's micro-batches of a step. Announces them to the task.
+std::vector<BatchShare> shares_of_step(PublicTask& task, const PublicRun& run, std::int64_t step,
+                                       const comm::Communicator& comm) {
+  const std::vector<std::int64_t> batch = batch_records(run.seed, step, run.batch_size, task.num_records());
+  const auto [first, end] = equal_part(run.batch_size, comm.rank(), comm.size());
+  std::vector<BatchShare> shares;
+  for (std::int64_t at = first; at < end; at += run.runtime.micro_batch_size) {
+    const std::int64_t until = std::min(end, at + run.runtime.micro_batch_size);
+    shares.push_back({step, at, {batch.begin() + at, batch.begin() + until}});
+    task.announce(shares.back().records);
+  }
+  return shares;
+}
+
 }  // namespace
 
 at::Generator step_generator(std::int64_t seed, std::int64_t step, std::int64_t purpose) {
@@ -59,7 +73,7 @@ void train_publicly(PublicTask& task, const PublicRun& run, comm::Communicator& 
   for (const auto& entry : task.network().named_parameters()) named.emplace_back(entry.key(), entry.value());
   FlatParameters parameters(std::move(named));
   Optimizer optimizer(run.optimizer, run.steps, parameters);
-  RunState state(run.run_dir, run.checkpoint, run.config_hash, comm);
+  RunState state(run.run_dir, run.checkpoint, run.runtime, run.identity, comm);
   const std::int64_t start = run.resume ? state.restore(parameters, optimizer) : 0;
 
   // One more entry carries the loss, so that a step needs one collective.
@@ -70,15 +84,16 @@ void train_publicly(PublicTask& task, const PublicRun& run, comm::Communicator& 
 
   Progress progress(task.name(), run.steps, "step", comm.is_root(), start);
   double shown_loss = 0;
+  std::vector<BatchShare> upcoming = shares_of_step(task, run, start, comm);
   for (std::int64_t step = start; step < run.steps; ++step) {
     comm.set_context(fmt::format("{} step {}", task.name(), step));
-    const std::vector<std::int64_t> batch = batch_records(run.seed, step, run.batch_size, task.num_records());
-    const auto [first, end] = equal_part(run.batch_size, comm.rank(), comm.size());
+    const std::vector<BatchShare> shares = std::move(upcoming);
+    // Announced a step ahead, so that reading goes on while this step computes.
+    upcoming = step + 1 < run.steps ? shares_of_step(task, run, step + 1, comm) : std::vector<BatchShare>{};
     buffer.zero_();
     double loss_sum = 0;
-    for (std::int64_t at = first; at < end; at += run.runtime.micro_batch_size) {
-      const std::int64_t until = std::min(end, at + run.runtime.micro_batch_size);
-      const at::Tensor loss = task.summed_loss({step, at, {batch.begin() + at, batch.begin() + until}});
+    for (const BatchShare& share : shares) {
+      const at::Tensor loss = task.summed_loss(share);
       loss.backward();
       loss_sum += loss.item<double>();
     }
@@ -94,8 +109,10 @@ void train_publicly(PublicTask& task, const PublicRun& run, comm::Communicator& 
     optimizer.step(gradient, step);
 
     shown_loss = shown_loss == 0 ? loss : 0.98 * shown_loss + 0.02 * loss;
-    state.record(
-        {{"step", step + 1}, {"loss", loss}, {"learning_rate", learning_rate_at(run.optimizer, step, run.steps)}});
+    state.record({{"step", step + 1},
+                  {"loss", loss},
+                  {"learning_rate", learning_rate_at(run.optimizer, step, run.steps)},
+                  {"seconds_waited_for_data", task.seconds_waited_for_data()}});
     progress.update(step + 1, fmt::format("loss {:.4f}", shown_loss));
     state.end_of_step(step + 1, run.steps, parameters, optimizer);
   }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 
 #include <torch/torch.h>
@@ -14,6 +15,7 @@
 #include "comm/communicator.h"
 #include "config/training_config.h"
 #include "train/flat_parameters.h"
+#include "train/run_state.h"
 
 namespace dpldm::train {
 
@@ -33,6 +35,10 @@ class PublicTask {
   virtual std::int64_t num_records() const = 0;
   // The sum (not the mean) of the losses of these records, differentiable.
   virtual at::Tensor summed_loss(const BatchShare& share) = 0;
+  // These records' losses will be asked for, in this order of calls: a chance to read ahead.
+  virtual void announce(std::span<const std::int64_t>) {}
+  // How long losses have waited for data, in all, in seconds.
+  virtual double seconds_waited_for_data() const { return 0; }
 };
 
 struct PublicRun {
@@ -42,7 +48,7 @@ struct PublicRun {
   const config::OptimizerConfig& optimizer;
   const config::RuntimeConfig& runtime;
   const config::CheckpointConfig& checkpoint;
-  std::string config_hash;
+  RunIdentity identity;
   std::filesystem::path run_dir;
   bool resume;
 };

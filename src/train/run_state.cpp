@@ -1,6 +1,8 @@
 #include "train/run_state.h"
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <map>
 
@@ -10,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "train/checkpoint.h"
+#include "train/rank_agreement.h"
 #include "train/stop_request.h"
 
 namespace dpldm::train {
@@ -27,7 +30,8 @@ std::map<std::string, at::Tensor> by_name(std::vector<std::pair<std::string, at:
 struct RunState::Impl {
   std::filesystem::path run_dir;
   config::CheckpointConfig config;
-  std::string config_hash;
+  config::RuntimeConfig runtime;
+  RunIdentity identity;
   comm::Communicator& comm;
   CheckpointStore store;
   StopRequest stop;
@@ -38,11 +42,12 @@ struct RunState::Impl {
 };
 
 RunState::RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint,
-                   std::string config_hash, comm::Communicator& comm)
+                   const config::RuntimeConfig& runtime, RunIdentity identity, comm::Communicator& comm)
     : impl_(std::unique_ptr<Impl>(
           new Impl{.run_dir = run_dir,
                    .config = checkpoint,
-                   .config_hash = std::move(config_hash),
+                   .runtime = runtime,
+                   .identity = std::move(identity),
                    .comm = comm,
                    .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
                    .stop = StopRequest(StopRequest::Seconds(60 * checkpoint.max_minutes)),
@@ -62,10 +67,19 @@ std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer)
     if (impl_->comm.is_root()) spdlog::info("there is no checkpoint yet; starting at step 0");
     return 0;
   }
-  if (checkpoint->info.config_hash != impl_->config_hash) {
+  if (checkpoint->info.config_hash != impl_->identity.config_hash) {
     throw ConfigError(
         checkpoint->directory.string() +
-        " is of another configuration; resume with the one in config.yaml of the run directory, unchanged");
+        " is of another configuration; resume with the one in config.yaml of the run directory (runtime, checkpoint, "
+        "paths and sharding may change)");
+  }
+  const nlohmann::json inputs = checkpoint->info.extra.value("inputs", nlohmann::json::object());
+  for (const auto& [name, digest] : impl_->identity.inputs.items()) {
+    if (inputs.value(name, "") != digest) {
+      throw ConfigError(fmt::format("{} was trained with another {} (SHA-256 {} instead of {})",
+                                    checkpoint->directory.string(), name, inputs.value(name, "none"),
+                                    digest.get<std::string>()));
+    }
   }
   const at::NoGradGuard no_grad;
   parameters.values().copy_(parameters.flatten(checkpoint->tensors(kWeights)));
@@ -80,7 +94,10 @@ std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer)
 void RunState::record(const nlohmann::json& line) {
   if (!impl_->comm.is_root()) return;
   impl_->metrics << line.dump() << '\n' << std::flush;
-  if (!impl_->metrics) throw IoError("cannot write " + (impl_->run_dir / "metrics.jsonl").string());
+  if (!impl_->metrics) {
+    throw IoError("cannot write " + (impl_->run_dir / "metrics.jsonl").string() + ": " +
+                  std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
+  }
 }
 
 void RunState::set_extra(const nlohmann::json& extra) { impl_->extra = extra; }
@@ -89,10 +106,16 @@ const nlohmann::json& RunState::restored_extra() const { return impl_->restored_
 
 void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
                            const Optimizer& optimizer) {
+  impl_->comm.set_deadline(steady_deadline(impl_->runtime));
   const StopDecision decision = impl_->stop.agree(impl_->comm);
   const bool finished = steps_done == steps_total;
   const bool due = impl_->config.every_steps > 0 && steps_done % impl_->config.every_steps == 0;
-  if (due || finished || decision != StopDecision::kGoOn) save(steps_done, parameters, optimizer);
+  const std::int64_t check_every = impl_->runtime.check_every_steps;
+  if (due || finished || decision != StopDecision::kGoOn) {
+    save(steps_done, parameters, optimizer);
+  } else if (check_every > 0 && steps_done % check_every == 0) {
+    require_same_parameters(impl_->comm, parameters.values(), fmt::format("after step {}", steps_done));
+  }
   if (decision == StopDecision::kCheckpointAndStop && !finished) {
     throw Checkpointed(fmt::format("stopped by {} after step {} of {}; a checkpoint is in {}, go on with --resume",
                                    impl_->stop.reason(), steps_done, steps_total,
@@ -102,55 +125,38 @@ void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, co
 
 void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer) {
   const auto begin = std::chrono::steady_clock::now();
-  std::string failure;
-  if (impl_->comm.is_root()) {
+  // What is written is rank 0's; it must be everyone's.
+  require_same_parameters(impl_->comm, parameters.values(), fmt::format("after step {}", steps_done));
+  comm::run_on_root(impl_->comm, [&] {
+    nlohmann::json extra = impl_->extra;
+    extra["inputs"] = impl_->identity.inputs;
     const std::vector<CheckpointFile> files{tensor_file(kWeights, by_name(parameters.unflatten(parameters.values()))),
                                             tensor_file(kOptimizer, optimizer.state())};
-    try {
-      impl_->store.save({.step = steps_done,
-                         .config_hash = impl_->config_hash,
-                         .num_ranks = impl_->comm.size(),
-                         .ledger_head = impl_->extra.value("ledger_head", ""),
-                         .extra = impl_->extra},
-                        files);
-    } catch (const Error& error) {
-      failure = error.what();
-    }
-  }
-  // All ranks fail together: one that went on would wait for the others for ever.
-  failure = comm::broadcast_text(impl_->comm, failure);
-  if (!failure.empty()) throw IoError(failure);
+    impl_->store.save({.step = steps_done,
+                       .config_hash = impl_->identity.config_hash,
+                       .num_ranks = impl_->comm.size(),
+                       .ledger_head = extra.value("ledger_head", ""),
+                       .extra = extra},
+                      files);
+  });
   impl_->stop.set_checkpoint_time(std::chrono::steady_clock::now() - begin);
 }
 
 void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config,
                      comm::Communicator& comm) {
-  std::string failure;
-  bool misuse = false;
-  if (comm.is_root()) {
-    std::error_code error;
+  comm::run_on_root(comm, [&] {
     const bool holds_run = std::filesystem::exists(run_dir / "config.yaml");
     if (holds_run && !resume) {
-      failure = run_dir.string() + " holds a run already; give --resume to go on with it, or another --run-dir";
-      misuse = true;
-    } else if (!holds_run && resume) {
-      failure = run_dir.string() + " holds no run to resume";
-      misuse = true;
-    } else if (!resume) {
-      std::filesystem::create_directories(run_dir, error);
-      if (error) failure = "cannot create " + run_dir.string() + ": " + error.message();
-      try {
-        if (!error) write_file_atomically(run_dir / "config.yaml", effective_config);
-      } catch (const IoError& refusal) {
-        failure = refusal.what();
-      }
+      throw ConfigError(run_dir.string() +
+                        " holds a run already; give --resume to go on with it, or another --run-dir");
     }
-  }
-  misuse = comm::any_rank(comm, misuse);
-  failure = comm::broadcast_text(comm, failure);
-  if (failure.empty()) return;
-  if (misuse) throw ConfigError(failure);
-  throw IoError(failure);
+    if (!holds_run && resume) throw ConfigError(run_dir.string() + " holds no run to resume");
+    if (resume) return;
+    std::error_code error;
+    std::filesystem::create_directories(run_dir, error);
+    if (error) throw IoError("cannot create " + run_dir.string() + ": " + error.message());
+    write_file_atomically(run_dir / "config.yaml", effective_config);
+  });
 }
 
 }  // namespace dpldm::train

@@ -18,16 +18,22 @@
 
 namespace dpldm::train {
 
+// What a run must still be when it is resumed.
+struct RunIdentity {
+  std::string config_hash;                           // of what decides the result; how the work is done may change
+  nlohmann::json inputs = nlohmann::json::object();  // what the run reads: name -> SHA-256
+};
+
 class RunState {
  public:
   // Collective. From here on SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint and a stop.
-  RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint, std::string config_hash,
-           comm::Communicator& comm);
+  RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint,
+           const config::RuntimeConfig& runtime, RunIdentity identity, comm::Communicator& comm);
   ~RunState();
 
   // Collective. Loads the newest whole checkpoint into `parameters` and `optimizer` and returns the number of steps
   // behind it, 0 where there is none. Throws IoError when it does not fit, ConfigError when it is of another
-  // configuration.
+  // configuration or of other inputs.
   std::int64_t restore(FlatParameters& parameters, Optimizer& optimizer);
 
   // One line of metrics.jsonl, on rank 0. Public numbers only.
@@ -37,11 +43,13 @@ class RunState {
   void set_extra(const nlohmann::json& extra);
   const nlohmann::json& restored_extra() const;
 
-  // Collective, after each step. Writes a checkpoint when one is due or a stop was asked for; throws Checkpointed after
-  // the latter.
+  // Collective, after each step. Compares the parameters over ranks every runtime.check_every_steps; writes a
+  // checkpoint when one is due or a stop was asked for, and throws Checkpointed after the latter. The first call begins
+  // the steady state, in which runtime.deadline_seconds holds.
   void end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
                    const Optimizer& optimizer);
-  // Collective. Writes a checkpoint now.
+  // Collective. Writes a checkpoint now. Throws CommunicationError, and writes none, when the parameters are not the
+  // same on all ranks.
   void save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer);
 
  private:

@@ -151,6 +151,16 @@ TEST(Helpers, DifferentTexts_ThrowOnEveryRankAndNameIt) {
   }
 }
 
+TEST(Helpers, LongTexts_AreComparedAndTheFirstLineThatDiffersIsNamed) {
+  const auto comm = test::make_world_communicator();
+  if (comm->size() == 1) GTEST_SKIP() << "one rank cannot disagree";
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += "key_" + std::to_string(i) + ": 1\n";
+  if (comm->rank() == 1) text.replace(text.find("key_57: 1"), 9, "key_57: 2");
+  const std::string message = message_of([&] { require_equal_on_all_ranks(*comm, "the configuration", text); });
+  EXPECT_THAT(message, HasSubstr("rank 1 has 'key_57: 2' where rank 0 has 'key_57: 1'"));
+}
+
 TEST(World, LocalRanks_CoverTheNode) {
   const auto comm = test::make_world_communicator();
   // Tests run on one machine.
@@ -218,9 +228,30 @@ TEST(Deadline, MissingRank_EndsTheWaitOnTheOthers) {
   EXPECT_THAT(message, HasSubstr("all_reduce_sum"));
   EXPECT_THAT(message, HasSubstr("not complete after 300 ms"));
   if (!one_rank && !absent) {
-    EXPECT_THAT(message, HasSubstr("waiting for another rank"));
+    const std::string last = "missing: rank " + std::to_string(comm.size() - 1) + " on ";
+    EXPECT_THAT(message, HasSubstr(last));
+    // The others wait in the same call and say so.
+    EXPECT_THAT(message, testing::Not(HasSubstr(", rank ")));
   }
   EXPECT_THAT(next, HasSubstr("after a failed collective"));
+}
+
+TEST(Deadline, RankInAnotherCollective_IsNamedWithIt) {
+  const auto comm = test::make_world_communicator();
+  if (comm->size() < 3) GTEST_SKIP() << "needs a rank to wait with, and one that is missing";
+  comm->set_deadline(std::chrono::milliseconds(300));
+  // Rank 1 is one collective behind; rank 2 is nowhere.
+  std::string message;
+  if (comm->rank() == 0) message = message_of([&] { comm->barrier(); });
+  if (comm->rank() == 1) {
+    comm->set_deadline(std::chrono::milliseconds(1500));
+    std::int32_t value = 0;
+    message = message_of([&] { comm->broadcast(host_buffer(std::span(&value, 1)), 1); });
+  }
+  if (comm->rank() == 0) {
+    EXPECT_THAT(message, HasSubstr("missing: rank 2 on "));
+    EXPECT_THAT(message, testing::Not(HasSubstr("rank 1")));
+  }
 }
 
 TEST(Deadline, LateRank_IsWaitedFor) {

@@ -1,5 +1,7 @@
 #include "support/faulty_communicator.h"
 
+#include <csignal>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 
@@ -9,12 +11,23 @@ namespace dpldm::test {
 
 FaultyCommunicator::FaultyCommunicator(std::unique_ptr<comm::Communicator> inner, Fault fault, std::int64_t at_call,
                                        std::chrono::milliseconds delay)
-    : inner_(std::move(inner)), fault_(fault), at_call_(at_call), delay_(delay) {}
+    : FaultyCommunicator(
+          std::move(inner), fault, [at_call](const Moment& moment) { return moment.call == at_call; }, delay) {}
+
+FaultyCommunicator::FaultyCommunicator(std::unique_ptr<comm::Communicator> inner, Fault fault, When when,
+                                       std::chrono::milliseconds delay, int signal)
+    : inner_(std::move(inner)), fault_(fault), when_(std::move(when)), delay_(delay), signal_(signal) {}
 
 void FaultyCommunicator::before(const char* operation) {
   const std::string where = (context_.empty() ? "" : context_ + ": ") + operation;
   if (failed_) throw CommunicationError(where + " after a failed collective");
-  if (num_calls_++ != at_call_) return;
+  const Moment moment{num_calls_++, context_, operation};
+  if (happened_ || !when_(moment)) return;
+  happened_ = true;
+  go_wrong(where);
+}
+
+void FaultyCommunicator::go_wrong(const std::string& where) {
   switch (fault_) {
     case Fault::kNone:
       return;
@@ -28,6 +41,11 @@ void FaultyCommunicator::before(const char* operation) {
       failed_ = true;
       std::this_thread::sleep_for(deadline_);
       throw CommunicationError(where + ": not complete after " + std::to_string(deadline_.count()) + " ms (injected)");
+    case Fault::kThrow:
+      throw std::runtime_error(where + ": injected exception");
+    case Fault::kRaise:
+      std::raise(signal_);
+      return;
   }
 }
 

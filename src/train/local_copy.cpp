@@ -1,0 +1,84 @@
+#include "train/local_copy.h"
+
+#include <chrono>
+#include <cstdint>
+#include <system_error>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "data/latent_file.h"
+#include "train/rank_agreement.h"
+
+namespace dpldm::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What a slow disk reads or writes in a millisecond.
+constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
+
+// Reads the whole file once. A record that is not finite, or damaged, must be found before the first step and not when
+// it is selected: then the moment at which a run dies would tell of one record.
+void verify(const fs::path& path, const std::string& content_sha256) {
+  const data::LatentFile file(path);
+  if (file.info().content_sha256 != content_sha256) throw IoError(path.string() + " has another content than expected");
+  file.verify_content();
+}
+
+bool is_whole_copy(const fs::path& copy, const std::string& content_sha256) {
+  if (!fs::exists(copy)) return false;
+  try {
+    verify(copy, content_sha256);
+    return true;
+  } catch (const IoError& damage) {
+    spdlog::warn("the local copy {} is made again: {}", copy.string(), damage.what());
+    return false;
+  }
+}
+
+void make_copy(const fs::path& file, const fs::path& copy, const std::string& content_sha256) {
+  std::error_code error;
+  fs::create_directories(copy.parent_path(), error);
+  if (error) throw IoError("cannot make " + copy.parent_path().string() + ": " + error.message());
+  const fs::path temporary = temporary_name_for(copy);
+  fs::copy_file(file, temporary, fs::copy_options::overwrite_existing, error);
+  if (error) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw IoError("cannot copy " + file.string() + " to " + copy.parent_path().string() + ": " + error.message());
+  }
+  commit_file(temporary, copy);
+  verify(copy, content_sha256);
+  spdlog::info("{} copied to {}", file.string(), copy.string());
+}
+
+}  // namespace
+
+fs::path readable_copy(const fs::path& file, const std::string& content_sha256, const fs::path& directory,
+                       comm::Communicator& comm) {
+  const fs::path copy = directory.empty() ? file : directory / (content_sha256.substr(0, 32) + ".h5");
+  const bool works = directory.empty() ? comm.is_root() : comm.local_rank() == 0;
+  const auto deadline = comm.deadline();
+  std::error_code unknown;
+  const auto num_bytes = fs::file_size(file, unknown);
+  const auto extra = std::chrono::milliseconds(unknown ? 0 : static_cast<std::int64_t>(num_bytes / kSlowBytesPerMs));
+  comm.set_deadline(deadline + 3 * extra);  // to read, to write, to read again
+  std::string failure;
+  if (works) {
+    try {
+      if (directory.empty()) {
+        verify(file, content_sha256);
+      } else if (!is_whole_copy(copy, content_sha256)) {
+        make_copy(file, copy, content_sha256);
+      }
+    } catch (const IoError& error) {
+      failure = error.what();
+    }
+  }
+  throw_on_all_ranks(comm, failure);
+  comm.set_deadline(deadline);
+  return copy;
+}
+
+}  // namespace dpldm::train

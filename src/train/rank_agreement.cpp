@@ -1,0 +1,83 @@
+#include "train/rank_agreement.h"
+
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/version.h>
+
+#include "base/build_facts.h"
+#include "base/digest.h"
+#include "base/error.h"
+#include "comm/device_communicator.h"
+#include "comm/mpi_world.h"
+#include "data/hdf5_file.h"
+
+namespace dpldm::train {
+namespace {
+
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds(std::llround(1000 * seconds));
+}
+
+}  // namespace
+
+std::chrono::milliseconds start_deadline(const config::RuntimeConfig& runtime) {
+  return milliseconds_of(runtime.start_deadline_seconds);
+}
+
+std::chrono::milliseconds steady_deadline(const config::RuntimeConfig& runtime) {
+  return milliseconds_of(runtime.deadline_seconds);
+}
+
+void require_same_run_on_all_ranks(comm::Communicator& comm, const RunFacts& facts) {
+  comm::require_equal_on_all_ranks(comm, "the program", build_facts());
+  comm::require_equal_on_all_ranks(comm, "LibTorch", TORCH_VERSION);
+  comm::require_equal_on_all_ranks(comm, "the MPI library", comm::mpi_library_version());
+  comm::require_equal_on_all_ranks(comm, "the HDF5 library", data::hdf5::library_version());
+  comm::require_equal_on_all_ranks(comm, "the configuration", facts.config);
+  comm::require_equal_on_all_ranks(comm, "the SHA-256 of the data", facts.data_sha256);
+  comm::require_equal_on_all_ranks(comm, "the SHA-256 of the model", facts.model_sha256);
+}
+
+void require_same_parameters(comm::Communicator& comm, const at::Tensor& parameters, const std::string& when) {
+  if (comm.size() == 1) return;
+  Sha256 digest;
+  digest.add(parameters.const_data_ptr(), parameters.nbytes());
+  std::string mine = digest.finish();
+  std::string all(mine.size() * static_cast<std::size_t>(comm.size()), '\0');
+  comm.all_gather({mine.data(), mine.size(), comm::DType::kUInt8, comm::Place::kHost},
+                  {all.data(), all.size(), comm::DType::kUInt8, comm::Place::kHost});
+  std::vector<int> different;
+  for (int rank = 1; rank < comm.size(); ++rank) {
+    if (all.compare(mine.size() * static_cast<std::size_t>(rank), mine.size(), all, 0, mine.size()) != 0) {
+      different.push_back(rank);
+    }
+  }
+  if (different.empty()) return;
+  throw CommunicationError(
+      fmt::format("the parameters {} are not the same on all ranks: rank {} differs from rank 0; memory or transport "
+                  "is faulty, or the nodes compute differently",
+                  when, fmt::join(different, ", ")));
+}
+
+void throw_on_all_ranks(comm::Communicator& comm, const std::string& failure) {
+  std::int32_t first = failure.empty() ? comm.size() : comm.rank();
+  comm.all_reduce_min(comm::host_buffer(std::span(&first, 1)));
+  if (first == comm.size()) return;
+  throw IoError(comm::broadcast_text(comm, failure, first));
+}
+
+std::unique_ptr<comm::Communicator> connect_devices(const config::RuntimeConfig& runtime, comm::Communicator& host) {
+  if (runtime.backend == "mpi") return nullptr;
+  if (runtime.backend == "auto") {
+    if (host.size() == 1) return nullptr;
+    const bool alone = comm::why_no_device_communicator(host.local_size()).empty();
+    if (comm::any_rank(host, !alone)) return nullptr;
+  }
+  return comm::make_device_communicator(host);
+}
+
+}  // namespace dpldm::train

@@ -1,0 +1,44 @@
+// What the ranks of a run make sure of together: that they are about to run the same thing, and that they still hold
+// the same parameters.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "comm/communicator.h"
+#include "config/training_config.h"
+
+namespace dpldm::train {
+
+// `runtime.start_deadline_seconds` and `runtime.deadline_seconds`.
+std::chrono::milliseconds start_deadline(const config::RuntimeConfig& runtime);
+std::chrono::milliseconds steady_deadline(const config::RuntimeConfig& runtime);
+
+// What must be the same on all ranks before step 0.
+struct RunFacts {
+  std::string config;          // the effective configuration, as text
+  std::string data_sha256;     // of the records' content
+  std::string model_sha256{};  // of the weights that training starts from, where there are any
+};
+
+// Collective. Compares facts, program and libraries. Throws ConfigError on every rank, naming what differs, where, and
+// both values.
+void require_same_run_on_all_ranks(comm::Communicator& comm, const RunFacts& facts);
+
+// Collective. Throws CommunicationError on every rank, naming those that differ from rank 0, unless all hold the same
+// bits. `when` is for the message: "after step 12".
+void require_same_parameters(comm::Communicator& comm, const at::Tensor& parameters, const std::string& when);
+
+// Collective. `failure` is what went wrong on this rank, empty when nothing did. When any rank failed, every rank
+// throws IoError with the message of the lowest such rank, so that none goes on alone.
+void throw_on_all_ranks(comm::Communicator& comm, const std::string& failure);
+
+// Collective. What the run's ranks talk through: `runtime.backend`. Empty where that is `host` itself (mpi, or auto
+// where not every rank has a device of its own). Throws ConfigError for nccl where it cannot be.
+std::unique_ptr<comm::Communicator> connect_devices(const config::RuntimeConfig& runtime, comm::Communicator& host);
+
+}  // namespace dpldm::train

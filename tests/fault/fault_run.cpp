@@ -1,0 +1,160 @@
+// `dpldm finetune` with one thing going wrong at a chosen moment, for fault_test.py.
+//
+//   fault_run toy DIR                       a model and latents that are small enough, in DIR
+//   fault_run finetune [FAULT] ARGUMENTS    as `dpldm finetune ARGUMENTS`
+//
+// FAULT, in this order, each optional:
+//   --fault KIND RANK CONTEXT OPERATION   on RANK, in the first OPERATION ("broadcast") of CONTEXT ("finetune step 3"):
+//                                         fail, never, throw, or the number of a signal that the rank sends itself
+//   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
+//   --slow MS                             each step begins MS milliseconds later
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "app/cli.h"
+#include "app/training_options.h"
+#include "config/training_config.h"
+#include "support/faulty_communicator.h"
+#include "support/forwarding_communicator.h"
+#include "support/tiny_model.h"
+#include "train/private_training.h"
+
+namespace {
+
+using dpldm::test::FaultyCommunicator;
+
+struct Plan {
+  std::string kind;
+  int rank = 0;
+  std::string context;
+  std::string operation;
+  std::chrono::milliseconds slow{0};
+};
+
+int the_sync_to_die_at = 0;
+
+// The moment of the fault, so that the driver can tell how long everything else took.
+void announce() {
+  const auto now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch());
+  fmt::print(stderr, "fault at {:.6f}\n", now.count());
+}
+
+// The invocation without what belongs to this program.
+class Remaining : public dpldm::app::Invocation {
+ public:
+  Remaining(dpldm::app::Invocation& whole, int num_own) : whole_(whole) {
+    argv_.push_back(whole.argv()[0]);
+    for (int i = 1 + num_own; i < whole.argc(); ++i) argv_.push_back(whole.argv()[i]);
+    argv_.push_back(nullptr);
+  }
+  int argc() const override { return static_cast<int>(argv_.size()) - 1; }
+  char** argv() override { return argv_.data(); }
+  dpldm::comm::Communicator& communicator() override { return whole_.communicator(); }
+
+ private:
+  dpldm::app::Invocation& whole_;
+  std::vector<char*> argv_;
+};
+
+// Every step begins a little later, so that a driver has the time to do something to the run.
+class Slowed : public dpldm::test::ForwardingCommunicator {
+ public:
+  Slowed(dpldm::comm::Communicator& lent, std::chrono::milliseconds slow) : ForwardingCommunicator(lent), slow_(slow) {}
+  void set_context(const std::string& context) override {
+    lent().set_context(context);
+    std::this_thread::sleep_for(slow_);
+  }
+
+ private:
+  std::chrono::milliseconds slow_;
+};
+
+FaultyCommunicator with_fault(dpldm::comm::Communicator& world, const Plan& plan) {
+  using Fault = FaultyCommunicator::Fault;
+  const bool mine = !plan.kind.empty() && world.rank() == plan.rank;
+  Fault fault = Fault::kNone;
+  int signal = 0;
+  if (mine && plan.kind == "fail") {
+    fault = Fault::kFail;
+  } else if (mine && plan.kind == "never") {
+    fault = Fault::kNeverCompletes;
+  } else if (mine && plan.kind == "throw") {
+    fault = Fault::kThrow;
+  } else if (mine) {
+    fault = Fault::kRaise;
+    signal = std::stoi(plan.kind);
+  }
+  const auto when = [mine, plan](const FaultyCommunicator::Moment& moment) {
+    const bool now = mine && moment.context == plan.context && moment.operation == plan.operation;
+    if (now) announce();
+    return now;
+  };
+  return FaultyCommunicator(std::make_unique<Slowed>(world, plan.slow), fault, when, {}, signal);
+}
+
+void run_finetune(dpldm::app::Invocation& invocation) {
+  Plan plan;
+  int at = 1;
+  const auto next_is = [&](const char* name) {
+    return at < invocation.argc() && invocation.argv()[at] == std::string_view(name);
+  };
+  if (next_is("--fault")) {
+    plan.kind = invocation.argv()[at + 1];
+    plan.rank = std::stoi(invocation.argv()[at + 2]);
+    plan.context = invocation.argv()[at + 3];
+    plan.operation = invocation.argv()[at + 4];
+    at += 5;
+  }
+  if (next_is("--kill-at-sync")) {
+    the_sync_to_die_at = std::stoi(invocation.argv()[at + 1]);
+    at += 2;
+  }
+  if (next_is("--slow")) {
+    plan.slow = std::chrono::milliseconds(std::stoi(invocation.argv()[at + 1]));
+    at += 2;
+  }
+  Remaining rest(invocation, at - 1);
+  dpldm::config::FinetuneConfig config;
+  auto schema = config.schema();
+  const auto options = dpldm::app::read_training_options(rest, "", schema);
+  if (!options) return;
+  FaultyCommunicator comm = with_fault(invocation.communicator(), plan);
+  dpldm::train::run_private_training(config, *options, comm);
+}
+
+void make_toy(dpldm::app::Invocation& invocation) {
+  dpldm::test::make_tiny_model(invocation.argv()[1], 24, dpldm::data::Visibility::kPrivate);
+}
+
+}  // namespace
+
+// The linker puts these before the system's (--wrap in CMakeLists.txt).
+extern "C" int __real_fsync(int descriptor);   // NOLINT
+extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
+  static int num_syncs = 0;
+  if (the_sync_to_die_at > 0) {
+    std::string path(4096, '\0');
+    const ssize_t length = ::readlink(fmt::format("/proc/self/fd/{}", descriptor).c_str(), path.data(), path.size());
+    path.resize(length > 0 ? static_cast<std::size_t>(length) : 0);
+    if (path.find("checkpoints/step-00000004") != std::string::npos && ++num_syncs == the_sync_to_die_at) {
+      announce();
+      std::raise(SIGKILL);
+    }
+  }
+  return __real_fsync(descriptor);
+}
+
+int main(int argc, char** argv) {
+  const std::vector<dpldm::app::Command> commands{{"finetune", "finetune with a fault", run_finetune},
+                                                  {"toy", "make a model and latents", make_toy}};
+  return dpldm::app::run_program("fault_run", "finetune with a fault", commands, argc, argv);
+}

@@ -1,0 +1,537 @@
+#!/usr/bin/env python3
+"""What happens when something breaks: one thing at a time, on a run of a few steps, with a time limit on everything.
+
+    fault_test.py --build BUILD --ranks N CASE      one case; ends with 0, 1 (failed) or 77 (skipped, with the reason)
+    fault_test.py --build BUILD --table             every case on 2 and 3 ranks, as the table of docs/failures.md
+
+Each case breaks a run, looks at the exit code, the time it took and what is left on disk, goes on with --resume, and compares what the
+ledger says was spent before and after: it may never become less.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 8
+CHECKPOINT_EVERY = 2
+DEADLINE = 2.0  # seconds that a rank waits for the others
+# Beyond what a case allows: the machine that runs the tests may be busy.
+SLACK = 40.0
+
+
+class Failed(Exception):
+    pass
+
+
+class Skipped(Exception):
+    pass
+
+
+def require(condition, message):
+    if not condition:
+        raise Failed(message)
+
+
+class Ended:
+    """How a run ended."""
+
+    def __init__(self, code, text, since_fault, whole):
+        self.code = code
+        self.text = text
+        self.since_fault = since_fault  # seconds from the fault, or None where there was none
+        self.whole = whole
+
+
+class Case:
+    def __init__(self, build, ranks, folder):
+        self.build = build
+        self.ranks = ranks
+        self.folder = folder
+        self.run_dir = folder / "run"
+        self.latents = folder / "latents.h5"
+        self.first = None  # how the broken run ended
+        self.prefix = []  # before mpirun
+        fault_run = self.build / "tests/fault_run"
+        subprocess.run([fault_run, "toy", folder], check=True, env=self.environment(), timeout=60)
+
+    def environment(self):
+        return dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                    OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_btl_vader_single_copy_mechanism="none")
+
+    def arguments(self, resume, more=()):
+        settings = {
+            "data.latents": self.latents, "model.base": self.folder / "tiny", "training.steps": STEPS,
+            "training.expected_batch_size": 8, "privacy.epsilon": 1000, "privacy.delta": 1e-3, "privacy.noise_multiplier": 1,
+            "privacy.accountant": "rdp", "runtime.threads": 1, "runtime.micro_batch_size": 4, "runtime.start_deadline_seconds": 30,
+            "runtime.deadline_seconds": DEADLINE, "checkpoint.every_steps": CHECKPOINT_EVERY, "checkpoint.keep_last": 3,
+        }
+        result = ["--run-dir", str(self.run_dir)]
+        for key, value in settings.items():
+            result += ["--set", f"{key}={value}"]
+        return result + list(more) + (["--resume"] if resume else [])
+
+    def command(self, fault=(), resume=False, more=()):
+        return [*self.prefix, str(ROOT / "launch/train_mpirun.sh"), "--ranks", str(self.ranks), "--program",
+                str(self.build / "tests/fault_run"), "finetune", *fault, *self.arguments(resume, more)]
+
+    def start(self, *args, **kwargs):
+        # A session of its own: what is left of it can be found, and ended, whatever happens.
+        return subprocess.Popen(self.command(*args, **kwargs), env=self.environment(), stdin=subprocess.DEVNULL,
+                                stdout=subprocess.DEVNULL, stderr=open(self.folder / "err", "wb"), start_new_session=True)
+
+    def finish(self, process, began, fault_at=None, limit=SLACK):
+        try:
+            code = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            self.end_ranks()
+            raise Failed(f"the run did not end within {limit} s; it said:\n{self.said()}") from None
+        ended = time.time()
+        announced = re.search(r"fault at ([0-9.]+)", self.said())
+        if announced:
+            fault_at = float(announced.group(1))
+        self.no_rank_is_left()
+        return Ended(code, self.said(), ended - fault_at if fault_at else None, ended - began)
+
+    def run(self, *args, limit=SLACK, **kwargs):
+        began = time.time()
+        return self.finish(self.start(*args, **kwargs), began, limit=limit)
+
+    def said(self):
+        return (self.folder / "err").read_text(errors="replace")
+
+    def rank_processes(self):
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[0].endswith(b"/fault_run") and str(self.run_dir).encode() in words:
+                found.append(int(entry.name))
+        return found
+
+    def end_ranks(self):
+        for pid in self.rank_processes():
+            os.kill(pid, signal.SIGKILL)
+
+    def no_rank_is_left(self):
+        until = time.time() + 10
+        while self.rank_processes():
+            if time.time() > until:
+                self.end_ranks()
+                raise Failed("a rank outlived its job")
+            time.sleep(0.05)
+
+    def wait_for_steps(self, count):
+        """Until the run has done that many steps."""
+        until = time.time() + SLACK
+        while time.time() < until:
+            metrics = self.run_dir / "metrics.jsonl"
+            if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
+                return
+            time.sleep(0.02)
+        raise Failed(f"the run did not come to step {count}; it said:\n{self.said()}")
+
+    def ledger(self):
+        """Epsilon and number of steps that were charged."""
+        out = subprocess.run([self.build / "bin/dpldm", "privacy", "ledger", self.run_dir, "--json"], capture_output=True, text=True,
+                             env=self.environment(), timeout=60)
+        require(out.returncode == 0, f"the ledger does not verify: {out.stderr}")
+        answer = json.loads(out.stdout)
+        return answer["epsilon"], answer["steps"]
+
+    def checkpoints(self):
+        folder = self.run_dir / "checkpoints"
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    def expect(self, ended, codes, within, says=()):
+        codes = codes if isinstance(codes, tuple) else (codes,)
+        require(ended.code in codes, f"ended with {ended.code} instead of {codes}; it said:\n{ended.text}")
+        if ended.since_fault is not None:
+            require(ended.since_fault < within + SLACK, f"took {ended.since_fault:.1f} s")
+        for text in says:
+            require(re.search(text, ended.text), f"does not say '{text}', but:\n{ended.text}")
+        self.first = self.first or ended
+
+    def resumes(self, code=0):
+        """Goes on, and sees that nothing that was spent is forgotten."""
+        before, charged = self.ledger()
+        ended = self.run(resume=True)
+        require(ended.code == code, f"the resumed run ended with {ended.code} instead of {code}; it said:\n{ended.text}")
+        after, charged_in_all = self.ledger()
+        require(after >= before, f"epsilon fell from {before} to {after}")
+        if code == 0:
+            require(charged_in_all >= STEPS, f"only {charged_in_all} steps were charged")
+            require(charged_in_all >= charged, "charged steps are gone")
+            require((self.run_dir / "model/dp_metadata.json").exists(), "there is no model")
+            leftover = [name for name in self.checkpoints() if not re.fullmatch(r"step-\d{8}", name)]
+            require(not leftover, f"left on disk: {leftover}")
+        return ended
+
+
+def fault(kind, rank, step, operation):
+    """For fault_run. The sum of the gradients is the step's all_reduce_sum; the noise follows as a broadcast."""
+    return ["--fault", str(kind), str(rank), f"finetune step {step}", operation]
+
+
+def last(case):
+    return case.ranks - 1
+
+
+# The cases. The first line of the text is what broke; the function's value says what is left on disk.
+
+
+def case_rank_killed(case):
+    """a rank is killed (SIGKILL)"""
+    # The launcher notices, and its code is what a shell gives to a death by signal 9.
+    case.expect(case.run(fault(int(signal.SIGKILL), last(case), 5, "all_reduce_sum")), 137, 1)
+    require(case.checkpoints()[-1] == "step-00000004", case.checkpoints())
+    case.resumes()
+    return "checkpoint of step 4"
+
+
+def case_root_killed(case):
+    """rank 0 is killed between the charge and the noise"""
+    case.expect(case.run(fault(int(signal.SIGKILL), 0, 5, "all_reduce_sum")), 137, 1)
+    require(case.ledger()[1] == 6, "the step that was charged is not in the ledger")
+    case.resumes()
+    require(case.ledger()[1] == 10, "steps 4 and 5 were charged twice, as they must be")
+    return "checkpoint of step 4; the lost steps stay charged"
+
+
+def case_rank_stopped(case):
+    """a rank is stopped (SIGSTOP)"""
+    missing = rf"finetune step 5: all_reduce_sum of \d+ float32 .*missing: rank {last(case)} on "
+    case.expect(case.run(fault(int(signal.SIGSTOP), last(case), 5, "all_reduce_sum")), 71, DEADLINE + 3, [missing])
+    case.resumes()
+    return "checkpoint of step 4"
+
+
+def case_root_stopped(case):
+    """rank 0 is stopped (SIGSTOP)"""
+    case.expect(case.run(fault(int(signal.SIGSTOP), 0, 5, "broadcast")), 71, DEADLINE + 3, [r"step 5: .*missing: rank 0 on "])
+    case.resumes()
+    return "checkpoint of step 4"
+
+
+def case_rank_throws(case):
+    """a rank throws an exception"""
+    case.expect(case.run(fault("throw", last(case), 5, "all_reduce_sum")), 70, 1, ["injected exception"])
+    case.resumes()
+    return "checkpoint of step 4"
+
+
+def case_collective_fails(case):
+    """a collective fails"""
+    case.expect(case.run(fault("fail", last(case), 3, "all_reduce_sum")), 71, 1, ["finetune step 3: all_reduce_sum: injected failure"])
+    case.resumes()
+    return "checkpoint of step 2"
+
+
+def case_collective_never_completes(case):
+    """a collective never completes"""
+    case.expect(case.run(fault("never", last(case), 3, "broadcast")), 71, DEADLINE + 3, ["finetune step 3: broadcast"])
+    case.resumes()
+    return "checkpoint of step 2"
+
+
+def in_small_file_system(case, num_bytes):
+    """Has everything of this case run in a mount namespace where the run directory is a file system of that size."""
+    case.run_dir.mkdir()
+    keeper = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c",
+                               f"mount -t tmpfs -o size={num_bytes} tmpfs '{case.run_dir}' && echo ready && exec sleep 300"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if keeper.stdout.readline().strip() != "ready":
+        raise Skipped("mount namespaces are not allowed here")
+    case.prefix = ["nsenter", "--mount", "--target", str(keeper.pid)]
+    # What this process sees of it.
+    case.run_dir = Path(f"/proc/{keeper.pid}/root{case.run_dir}")
+    return keeper
+
+
+def case_disk_full(case):
+    """the disk is full"""
+    outside = case.run_dir
+    keeper = in_small_file_system(case, 8 << 20)
+    try:
+        inside, case.run_dir = case.run_dir, outside
+        process = case.start(fault=["--slow", "300"])
+        case.run_dir = inside
+        case.wait_for_steps(3)
+        # The rest of the disk, but for less than one checkpoint.
+        with open(inside / "filler", "wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(4096))
+            except OSError:
+                pass
+        case.run_dir = outside
+        case.expect(case.finish(process, time.time(), fault_at=time.time()), 74, 2, ["No space left on device"])
+        case.run_dir = inside
+        require("step-00000002" in case.checkpoints(), case.checkpoints())
+        os.remove(inside / "filler")
+        resume_inside(case, outside, inside)
+        return "checkpoint of step 2"
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+def resume_inside(case, outside, inside):
+    """As Case.resumes, where the run sees its directory under another name than this process."""
+    before, _ = case.ledger()
+    case.run_dir = outside
+    ended = case.run(resume=True)
+    case.run_dir = inside
+    require(ended.code == 0, f"the resumed run ended with {ended.code}; it said:\n{ended.text}")
+    after, charged = case.ledger()
+    require(after >= before and charged >= STEPS, f"epsilon {before} became {after}")
+
+
+def case_directory_read_only(case):
+    """the run directory is read-only"""
+    outside = case.run_dir
+    keeper = in_small_file_system(case, 16 << 20)
+    try:
+        inside, case.run_dir = case.run_dir, outside
+        require(case.run(fault(int(signal.SIGUSR1), 0, 3, "all_reduce_sum")).code == 75, case.said())
+        remount = ["nsenter", "--mount", "--target", str(keeper.pid), "mount", "-o", "remount,bind,ro", str(outside)]
+        subprocess.run(remount, check=True)
+        case.expect(case.run(resume=True), 74, 2, ["Read-only file system"])
+        subprocess.run([word.replace(",ro", ",rw") for word in remount], check=True)
+        case.run_dir = inside
+        require(case.checkpoints() == ["step-00000002", "step-00000004"], case.checkpoints())
+        resume_inside(case, outside, inside)
+        return "what was there"
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+def stopped_after_four_steps(case):
+    """A run with checkpoints of steps 2 and 4, stopped in order."""
+    ended = case.run(fault(int(signal.SIGUSR1), 0, 3, "all_reduce_sum"))
+    require(ended.code == 75, ended.text)
+    require(case.checkpoints() == ["step-00000002", "step-00000004"], case.checkpoints())
+
+
+def resumes_from_the_one_before(case, damage):
+    began = time.time()
+    ended = case.resumes()
+    require("step-00000004 is damaged and is passed over" in ended.text, ended.text)
+    require(damage in ended.text, ended.text)
+    require("going on from" in ended.text and "step-00000002" in ended.text, ended.text)
+    case.first = Ended(0, ended.text, None, time.time() - began)
+    require(case.ledger()[1] == STEPS + 2, "steps 2 and 3 were charged twice, as they must be")
+    return "the one before is used"
+
+
+def case_checkpoint_truncated(case):
+    """the newest checkpoint is truncated"""
+    stopped_after_four_steps(case)
+    path = case.run_dir / "checkpoints/step-00000004/weights.safetensors"
+    os.truncate(path, path.stat().st_size - 1)
+    return resumes_from_the_one_before(case, "bytes instead of")
+
+
+def case_checkpoint_bit_flipped(case):
+    """one bit of the newest checkpoint is flipped"""
+    stopped_after_four_steps(case)
+    path = case.run_dir / "checkpoints/step-00000004/optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+    return resumes_from_the_one_before(case, "another SHA-256")
+
+
+def case_manifest_missing(case):
+    """the newest checkpoint's manifest is missing"""
+    stopped_after_four_steps(case)
+    (case.run_dir / "checkpoints/step-00000004/manifest.json").unlink()
+    return resumes_from_the_one_before(case, "manifest.json")
+
+
+def case_all_checkpoints_damaged(case):
+    """all checkpoints are damaged"""
+    stopped_after_four_steps(case)
+    for path in (case.run_dir / "checkpoints").glob("*/weights.safetensors"):
+        os.truncate(path, 10)
+    before = case.ledger()
+    case.expect(case.run(resume=True), 74, 5, ["all 2 checkpoints .* are damaged"])
+    require(case.ledger() == before, "something was charged")
+    return "the run refuses to start over"
+
+
+def case_latents_truncated(case):
+    """the latent file was truncated before the start"""
+    os.truncate(case.latents, case.latents.stat().st_size // 2)
+    case.expect(case.run(), 74, 5, [re.escape(str(case.latents))])
+    require(not case.run_dir.exists(), "something was written")
+    return "nothing is written"
+
+
+def case_latents_truncated_under_way(case):
+    """the latent file is truncated under way"""
+    whole = case.latents.read_bytes()
+    process = case.start(fault=["--slow", "300"])
+    case.wait_for_steps(3)
+    at = time.time()
+    os.truncate(case.latents, 4096)
+    case.expect(case.finish(process, at, fault_at=at), 74, 2, [re.escape(str(case.latents))])
+    case.latents.write_bytes(whole)
+    case.resumes()
+    return "checkpoint of step 2"
+
+
+def case_latents_overwritten_under_way(case):
+    """the latent file is overwritten under way"""
+    process = case.start(fault=["--slow", "300"])
+    case.wait_for_steps(3)
+    at = time.time()
+    with open(case.latents, "r+b") as file:
+        file.seek(-64, os.SEEK_END)
+        tail = file.read(64)
+        file.seek(-64, os.SEEK_END)
+        file.write(bytes(64))
+    case.expect(case.finish(process, at, fault_at=at), 74, 2, ["was written to while it was being read"])
+    with open(case.latents, "r+b") as file:
+        file.seek(-64, os.SEEK_END)
+        file.write(tail)
+    case.resumes()
+    return "checkpoint of step 2"
+
+
+def case_latents_replaced_under_way(case):
+    """the latent file is replaced (by a rename) under way"""
+    process = case.start(fault=["--slow", "300"])
+    case.wait_for_steps(3)
+    at = time.time()
+    shutil.copy(case.latents, case.folder / "other.h5")
+    os.truncate(case.folder / "other.h5", 4096)
+    os.replace(case.folder / "other.h5", case.latents)
+    # The file that was opened is still there, under no name.
+    case.expect(case.finish(process, at, fault_at=at), 0, 60)
+    require(case.ledger()[1] == STEPS, "not all steps were charged")
+    return "the run ends as if nothing had happened"
+
+
+def asked_to_stop(case, signals):
+    process = case.start(fault=["--slow", "300"])
+    case.wait_for_steps(3)
+    at = time.time()
+    for number in signals:
+        process.send_signal(number)
+    ended = case.finish(process, at, fault_at=at)
+    case.expect(ended, 75, 3, ["a checkpoint is in"])
+    steps = len((case.run_dir / "metrics.jsonl").read_text().splitlines())
+    require(case.checkpoints()[-1] == f"step-{steps:08d}", f"{case.checkpoints()} after {steps} steps")
+    case.resumes()
+    require(case.ledger()[1] == STEPS, "a step was charged twice though nothing was lost")
+    return "checkpoint of the step that was under way"
+
+
+def case_sigusr1(case):
+    """SIGUSR1 to the launch script"""
+    return asked_to_stop(case, [signal.SIGUSR1])
+
+
+def case_sigterm(case):
+    """SIGTERM to the launch script"""
+    return asked_to_stop(case, [signal.SIGTERM])
+
+
+def case_two_signals(case):
+    """SIGUSR1 twice to the launch script"""
+    return asked_to_stop(case, [signal.SIGUSR1, signal.SIGUSR1])
+
+
+def case_killed_during_checkpoint(case):
+    """kill -9 during the checkpoint of step 4"""
+    # The first file, the second, the manifest, and the directory just before it gets its name.
+    for sync in (1, 4, 7, 9):
+        shutil.rmtree(case.run_dir, ignore_errors=True)
+        case.expect(case.run(fault=["--kill-at-sync", str(sync)]), 137, 1)
+        whole = [name for name in case.checkpoints() if re.fullmatch(r"step-\d{8}", name)]
+        require(whole == ["step-00000002"], f"killed at sync {sync}: {case.checkpoints()}")
+        if sync in (1, 9):
+            case.resumes()
+    return "checkpoint of step 2, and leftovers that the next save removes"
+
+
+def case_ranks_differ(case):
+    """the ranks were given different configurations"""
+    started = case.build / "tests/fault_run"
+    one = [str(started), "finetune", *case.arguments(False)]
+    other = [*one, "--set", "optimizer.learning_rate=0.5"]
+    command = ["mpirun", "-np", str(case.ranks - 1), *one, ":", "-np", "1", *other]
+    began = time.time()
+    process = subprocess.Popen(command, env=case.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=open(case.folder / "err", "wb"), start_new_session=True)
+    case.expect(case.finish(process, began), 64, 5,
+                [rf"the configuration must be the same on all ranks, but rank {last(case)} has '  learning_rate: 0.5' where"])
+    require(not case.run_dir.exists(), "something was written")
+    return "nothing is written"
+
+
+CASES = {name[5:]: function for name, function in list(globals().items()) if name.startswith("case_")}
+
+
+def carry_out(build, ranks, name):
+    """The case and what its function says."""
+    with tempfile.TemporaryDirectory(prefix="dpldm-fault-") as folder:
+        case = Case(build, ranks, Path(folder))
+        try:
+            return case, CASES[name](case)
+        finally:
+            case.end_ranks()
+
+
+def print_table(build):
+    print("| what breaks | code | seconds until the job has ended, 2 ranks / 3 ranks | left on disk |")
+    print("| --- | --- | --- | --- |")
+    for name, function in CASES.items():
+        ended = []
+        for ranks in (2, 3):
+            case, left = carry_out(build, ranks, name)
+            ended.append(case.first)
+        times = [f"{e.since_fault:.1f}" if e.since_fault is not None else f"{e.whole:.1f} (whole run)" for e in ended]
+        print(f"| {function.__doc__} | {ended[0].code} | {' / '.join(times)} | {left} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, required=True)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("case", nargs="?", choices=sorted(CASES))
+    options = parser.parse_args()
+    if options.table:
+        print_table(options.build.resolve())
+        return 0
+    try:
+        case, left = carry_out(options.build.resolve(), options.ranks, options.case)
+    except Skipped as reason:
+        print(f"skipped: {reason}")
+        return 77
+    except Failed as failure:
+        print(f"FAILED: {failure}", file=sys.stderr)
+        return 1
+    ended = case.first
+    print(f"ended with {ended.code}, {ended.since_fault if ended.since_fault is not None else ended.whole:.2f} s; {left}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+// NcclCommunicator's own logic (start-up, polling, deadlines, errors) against a fake NCCL, so that it is tested where
+// there is no GPU. The file under test is compiled into this program with the fake's headers.
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "comm/device_communicator.h"
+#include "fake_nccl.h"
+#include "support/mpi_test.h"
+
+namespace dpldm::comm {
+namespace {
+
+using testing::HasSubstr;
+
+class Nccl : public testing::Test {
+ protected:
+  Nccl() { test::reset_fake_nccl(); }
+
+  // "Device" memory, which in the fake is the host's.
+  template <typename T>
+  static Buffer on_device(std::vector<T>& values) {
+    return {values.data(), values.size(), dtype_of<T>(), Place::kDevice};
+  }
+
+  template <typename Call>
+  static std::string message_of(Call call) {
+    try {
+      call();
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  }
+
+  std::unique_ptr<Communicator> host_ = test::make_world_communicator();
+};
+
+TEST_F(Nccl, StartUp_ConnectsEveryRankWithTheIdOfRankZeroAndChecksTheLinks) {
+  {
+    const auto comm = make_device_communicator(*host_);
+    EXPECT_EQ(comm->size(), host_->size());
+    EXPECT_EQ(test::nccl_record().unique_id, "made on rank 0");
+    EXPECT_FALSE(test::nccl_record().asked_for_blocking);
+    EXPECT_EQ(test::nccl_record().device, host_->local_rank());
+    EXPECT_EQ(test::nccl_record().collectives, 1) << "one small collective before the first step";
+  }
+  EXPECT_TRUE(test::nccl_record().finalized);
+  EXPECT_TRUE(test::nccl_record().destroyed);
+  EXPECT_FALSE(test::nccl_record().aborted);
+}
+
+TEST_F(Nccl, OneVisibleDevice_IsTheRanksOwn) {
+  test::nccl_plan().num_devices = 1;
+  const auto comm = make_device_communicator(*host_);
+  EXPECT_EQ(test::nccl_record().device, 0);
+  EXPECT_EQ(why_no_device_communicator(host_->local_size()), "");
+}
+
+TEST_F(Nccl, NoDriver_IsAReasonAndARefusal) {
+  test::nccl_plan().num_devices = 0;
+  EXPECT_THAT(why_no_device_communicator(1), HasSubstr("no GPU"));
+  EXPECT_THROW(make_device_communicator(*host_), ConfigError);
+}
+
+TEST_F(Nccl, FewerDevicesThanRanks_AreAReason) {
+  test::nccl_plan().num_devices = 2;
+  EXPECT_THAT(why_no_device_communicator(3), HasSubstr("3 ranks on this node, but only 2 GPUs"));
+}
+
+TEST_F(Nccl, DifferentVersions_AreRefusedOnEveryRank) {
+  if (host_->size() == 1) GTEST_SKIP() << "one rank cannot disagree";
+  if (host_->rank() == 1) test::nccl_plan().version = 22000;
+  EXPECT_THAT(message_of([&] { make_device_communicator(*host_); }),
+              HasSubstr("the NCCL version must be the same on all ranks, but rank 1 has '22000'"));
+}
+
+TEST_F(Nccl, Collectives_OnDeviceMemoryAreTheClosedForms) {
+  const auto comm = make_device_communicator(*host_);
+  const int n = comm->size();
+  const int r = comm->rank();
+  std::vector<float> sum(5, static_cast<float>(r + 1));
+  comm->all_reduce_sum(on_device(sum));
+  EXPECT_EQ(sum, std::vector<float>(5, static_cast<float>(n * (n + 1) / 2)));
+  std::vector<double> largest(2, r);
+  comm->all_reduce_max(on_device(largest));
+  EXPECT_EQ(largest, std::vector<double>(2, n - 1));
+  std::vector<std::int64_t> smallest(2, r);
+  comm->all_reduce_min(on_device(smallest));
+  EXPECT_EQ(smallest, std::vector<std::int64_t>(2, 0));
+  std::vector<std::int32_t> reduced(3, 1);
+  comm->reduce_sum(on_device(reduced), n - 1);
+  if (r == n - 1) {
+    EXPECT_EQ(reduced, std::vector<std::int32_t>(3, n));
+  }
+  std::vector<std::uint8_t> text(3, static_cast<std::uint8_t>(r));
+  comm->broadcast(on_device(text), n - 1);
+  EXPECT_EQ(text, std::vector<std::uint8_t>(3, static_cast<std::uint8_t>(n - 1)));
+  std::vector<std::int32_t> mine(2, r);
+  std::vector<std::int32_t> all(2 * static_cast<std::size_t>(n));
+  comm->all_gather(on_device(mine), on_device(all));
+  for (int rank = 0; rank < n; ++rank) EXPECT_EQ(all[2 * static_cast<std::size_t>(rank)], rank);
+}
+
+TEST_F(Nccl, HostMemory_GoesThroughTheHost) {
+  const auto comm = make_device_communicator(*host_);
+  std::vector<float> values(3, 1);
+  comm->all_reduce_sum({values.data(), 3, DType::kFloat32, Place::kHost});
+  EXPECT_EQ(values[0], static_cast<float>(comm->size()));
+  EXPECT_EQ(test::nccl_record().collectives, 1) << "the check of the links alone";
+}
+
+TEST_F(Nccl, CreationThatNeverCompletes_EndsWithTheDeadlineAndAnAbort) {
+  host_->set_deadline(std::chrono::milliseconds(300));
+  test::nccl_plan().creation_hangs = true;
+  const std::string message = message_of([&] { make_device_communicator(*host_); });
+  EXPECT_THAT(message, HasSubstr("connecting the devices"));
+  EXPECT_THAT(message, HasSubstr("not complete after 300 ms"));
+  EXPECT_TRUE(test::nccl_record().aborted);
+}
+
+TEST_F(Nccl, CreationThatFails_SaysWhy) {
+  test::nccl_plan().creation_fails = true;
+  const std::string message = message_of([&] { make_device_communicator(*host_); });
+  EXPECT_THAT(message, HasSubstr("a fake remote error"));
+  EXPECT_TRUE(test::nccl_record().aborted);
+}
+
+TEST_F(Nccl, CollectiveThatNeverCompletes_NamesOperationAndStepAndWhoIsThere) {
+  const auto comm = make_device_communicator(*host_);
+  comm->set_deadline(std::chrono::milliseconds(300));
+  comm->set_context("step 9");
+  test::nccl_plan().collective_hangs = true;
+  std::vector<float> values(4);
+  const std::string message = message_of([&] { comm->all_reduce_sum(on_device(values)); });
+  EXPECT_THAT(message, HasSubstr("step 9: all_reduce_sum of 4 float32"));
+  EXPECT_THAT(message, HasSubstr("not complete after 300 ms"));
+  EXPECT_THAT(message, HasSubstr("all ranks are in this call"));
+  EXPECT_TRUE(test::nccl_record().aborted);
+  EXPECT_THAT(message_of([&] { comm->all_reduce_sum(on_device(values)); }), HasSubstr("after a failed collective"));
+}
+
+TEST_F(Nccl, AsynchronousErrorOfACollective_IsSeenAndEndsTheCommunicator) {
+  const auto comm = make_device_communicator(*host_);
+  comm->set_context("step 9");
+  test::nccl_plan().collective_fails = true;
+  std::vector<float> values(4);
+  EXPECT_THAT(message_of([&] { comm->broadcast(on_device(values), 0); }), HasSubstr("a fake remote error"));
+  EXPECT_TRUE(test::nccl_record().aborted);
+  EXPECT_FALSE(test::nccl_record().destroyed);
+}
+
+TEST_F(Nccl, DeviceError_IsSeen) {
+  const auto comm = make_device_communicator(*host_);
+  test::nccl_plan().device_fails = true;
+  std::vector<float> values(4);
+  EXPECT_THAT(message_of([&] { comm->all_reduce_sum(on_device(values)); }), HasSubstr("a fake device error"));
+}
+
+}  // namespace
+}  // namespace dpldm::comm
