@@ -51,7 +51,7 @@ std::string write_new_opening(const std::filesystem::path& path) {
 }
 
 accounting::PrivacyLedger create(const config::FinetuneConfig& config, const PrivacyPlan& plan,
-                                 const RunIdentity& identity, const LedgerOptions& options) {
+                                 const LedgerIdentity& identity, const LedgerOptions& options) {
   const std::filesystem::path path = options.run_dir / "ledger.jsonl";
   if (std::filesystem::exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
   const std::string opening = write_new_opening(options.run_dir / "latents.opening");
@@ -82,7 +82,7 @@ accounting::PrivacyLedger create(const config::FinetuneConfig& config, const Pri
 }
 
 accounting::PrivacyLedger reopen(const config::FinetuneConfig& config, const PrivacyPlan& plan,
-                                 const RunIdentity& identity, const LedgerOptions& options) {
+                                 const LedgerIdentity& identity, const LedgerOptions& options) {
   const std::filesystem::path path = options.run_dir / "ledger.jsonl";
   accounting::PrivacyLedger ledger = accounting::PrivacyLedger::open(path);
   const accounting::LedgerHeader& header = ledger.header();
@@ -115,7 +115,7 @@ accounting::PrivacyLedger reopen(const config::FinetuneConfig& config, const Pri
 }  // namespace
 
 std::optional<accounting::PrivacyLedger> open_run_ledger(const config::FinetuneConfig& config, const PrivacyPlan& plan,
-                                                         const RunIdentity& identity, const LedgerOptions& options,
+                                                         const LedgerIdentity& identity, const LedgerOptions& options,
                                                          comm::Communicator& comm) {
   std::optional<accounting::PrivacyLedger> ledger;
   comm::run_on_root(comm, [&] {

@@ -13,7 +13,7 @@
 namespace dpldm::train {
 
 // What a run is of, beside its plan. A resumed run must be of the same.
-struct RunIdentity {
+struct LedgerIdentity {
   std::string config_sha256;
   std::string base_unet_sha256;
   std::string encoder_sha256;
@@ -33,7 +33,7 @@ struct LedgerOptions {
 // The random opening of the commitment to the latents lies beside it in latents.opening (readable by its owner alone,
 // never to be published): with it, and only with it, the ledger shows which data the run was of.
 std::optional<accounting::PrivacyLedger> open_run_ledger(const config::FinetuneConfig& config, const PrivacyPlan& plan,
-                                                         const RunIdentity& identity, const LedgerOptions& options,
+                                                         const LedgerIdentity& identity, const LedgerOptions& options,
                                                          comm::Communicator& comm);
 
 }  // namespace dpldm::train

@@ -314,7 +314,7 @@ class PrivateTraining {
     return entry;
   }
 
-  RunIdentity identity() const {
+  LedgerIdentity identity() const {
     return {config_sha256_, setup_.base_sha256, setup_.latents.info().encoder_sha256,
             setup_.latents.info().content_sha256};
   }
