@@ -22,7 +22,7 @@ why_no_cluster() {
 }
 
 write_configuration() {
-  mkdir -p "$cluster"/{state,munge,spool-n1,spool-n2,tmp-n1,tmp-n2}
+  mkdir -p "$cluster"/{state,munge}
   chmod 755 "$cluster" "$cluster/munge"
   head -c 1024 /dev/urandom >"$cluster/munge/key"
   chmod 400 "$cluster/munge/key"
@@ -78,9 +78,11 @@ network_up() {
   done
 }
 
-# node_up N. Not `ip netns exec`, which mounts another /sys, without which slurmd does not start. Two nodes on one /tmp would share PMIx's
+# node_up N: boots it, with nothing left of an earlier life. Not `ip netns exec`, which mounts another /sys, without which slurmd does not start. Two nodes on one /tmp would share PMIx's
 # files.
 node_up() {
+  rm -rf "${cluster:?}/tmp-n$1" "$cluster/spool-n$1"
+  mkdir -p "$cluster/tmp-n$1" "$cluster/spool-n$1"
   local script="mount --bind '$cluster/tmp-n$1' /tmp && mount --bind '$cluster/hosts' /etc/hosts && hostname n$1 && exec slurmd -N n$1 -D"
   nsenter --net="/run/netns/$prefix-n$1" unshare --mount --uts bash -c "$script" >>"$cluster/n$1.out" 2>&1 &
 }
