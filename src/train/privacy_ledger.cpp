@@ -54,6 +54,14 @@ accounting::PrivacyLedger create(const config::FinetuneConfig& config, const Pri
                                  const LedgerIdentity& identity, const LedgerOptions& options) {
   const std::filesystem::path path = options.run_dir / "ledger.jsonl";
   if (std::filesystem::exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
+  // Steps were spent here whose ledger is gone; a new one beside them would not count them.
+  for (const char* leftover : {"checkpoints", "model"}) {
+    if (std::filesystem::exists(options.run_dir / leftover)) {
+      throw IoError(
+          fmt::format("{} holds the {} of a run whose ledger is missing; a new run needs a directory of its own",
+                      options.run_dir.string(), leftover));
+    }
+  }
   const std::string opening = write_new_opening(options.run_dir / "latents.opening");
   const bool lattice = config.mechanism == "lattice";
   return accounting::PrivacyLedger::create(path,
