@@ -1,3 +1,5 @@
+#include <memory>
+
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -20,8 +22,9 @@ TEST(ChooseDevice, NoDevice_IsRefused) { EXPECT_THROW(choose_device(0, 0, 1), Co
 
 // Holds with and without CUDA in the build.
 TEST(DeviceCommunicator, WithoutADevice_IsRefusedAsConfiguration) {
-  if (why_no_device_communicator().empty()) GTEST_SKIP() << "this machine has a GPU";
-  EXPECT_THROW(make_device_communicator(make_self_communicator()), ConfigError);
+  if (why_no_device_communicator(1).empty()) GTEST_SKIP() << "this machine has a GPU";
+  const std::unique_ptr<Communicator> host = make_self_communicator();
+  EXPECT_THROW(make_device_communicator(*host), ConfigError);
 }
 
 }  // namespace
