@@ -23,6 +23,7 @@
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
 #include "train/class_embeddings.h"
+#include "train/engine_setup.h"
 #include "train/optimizer.h"
 #include "train/privacy_plan.h"
 #include "train/privacy_statement.h"
@@ -104,7 +105,7 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
   row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
   row("steps T", fmt::format("{}", config.steps));
   row("draws per record K", fmt::format("{}", config.noise_multiplicity));
-  row("clip norm C", fmt::format("{}", config.clip_norm));
+  row("clip norm C", fmt::format("{}, {}", config.clip_norm, config.clipping));
   row("noise multiplier sigma", fmt::format("{:.6g}", plan.noise_multiplier));
   row("trained parameters",
       fmt::format("{} of {} ({:.1f} %), set '{}'", trained.num_elements(), total,
@@ -214,7 +215,7 @@ class PrivateTraining {
         setup_(setup),
         trained_(trained),
         parameters_(named_tensors(trained)),
-        clipped_(tensors(trained), config.clip_norm, dp::rule_from(config.engine_rule)),
+        clipped_(tensors(trained), clipping_of(config, trained), dp::rule_from(config.engine_rule)),
         optimizer_(config.optimizer, config.steps, parameters_),
         keys_(dp::RunKeys::create(comm, config.test_seed)),
         ledger_(open_ledger(config, options, setup.plan, keys_.commitment(), comm)),
@@ -223,6 +224,7 @@ class PrivateTraining {
                    dp::release_mode_from(config.release_mode)),
         batches_(setup.latents, setup.schedule, *setup.network, config, keys_.draws()),
         state_(options.run_dir, config.checkpoint, sha256_of(config.schema().dump()), comm) {
+    clipped_.use_rules(choose_rules(config, setup.latents.info(), *setup.network, trained, comm));
     trained_.attach(&clipped_);
   }
 
@@ -253,10 +255,13 @@ class PrivateTraining {
     const std::vector<std::int64_t> mine = my_share(selected);
 
     clipped_.begin_step();
-    for (std::size_t first = 0; first < mine.size(); first += micro_batch()) {
-      const std::size_t count = std::min(micro_batch(), mine.size() - first);
-      clipped_.begin_micro_batch(static_cast<std::int64_t>(count), config_.noise_multiplicity);
-      batches_.summed_loss(step, std::span(mine).subspan(first, count)).backward();
+    const std::int64_t slots = micro_batch_slots();
+    for (std::size_t first = 0; first < mine.size(); first += static_cast<std::size_t>(slots)) {
+      const auto records =
+          std::span(mine).subspan(first, std::min(static_cast<std::size_t>(slots), mine.size() - first));
+      const auto count = static_cast<std::int64_t>(records.size());
+      clipped_.begin_micro_batch(count, config_.noise_multiplicity, slots - count);
+      batches_.summed_loss(step, records, slots).backward();
       clipped_.finish_micro_batch();
     }
 
@@ -269,7 +274,12 @@ class PrivateTraining {
     optimizer_.step(gradient, step);
   }
 
-  std::size_t micro_batch() const { return static_cast<std::size_t>(config_.runtime.micro_batch_size); }
+  // Records in every micro-batch, padding included. The last one of a step is half empty on average, so small expected
+  // batches are cut into four at least. A function of public settings alone.
+  std::int64_t micro_batch_slots() const {
+    const std::int64_t share = config_.expected_batch_size / (4 * comm_.size());
+    return std::clamp<std::int64_t>(share, 1, config_.runtime.micro_batch_size);
+  }
 
   std::vector<std::int64_t> my_share(const std::vector<std::int64_t>& selected) const {
     if (config_.sharding == "balanced") {
