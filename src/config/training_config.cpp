@@ -136,6 +136,11 @@ Schema FinetuneConfig::schema() {
   schema.add("privacy.delta", delta, {0, 1, true}, "Null means min(1e-5, 1/(N ln N)).");
   schema.add("privacy.clip_norm", clip_norm, {1e-9, 1e9},
              "C: bound of one record's gradient, L2 over all trained parameters, of the mean squared error.");
+  schema.add(
+      "privacy.clipping", clipping, {"flat", "automatic", "per-group"},
+      "One factor min(1, C / norm) for the whole gradient; or C / (norm + gamma), which needs no C; or a factor for "
+      "each attention module (and layer outside of them), each with an equal part of C.");
+  schema.add("privacy.automatic_gamma", automatic_gamma, {1e-9, 1e9}, "Gamma of automatic clipping.");
   schema.add("privacy.noise_multiplier", noise_multiplier, kNotNegative,
              "Null calibrates it from epsilon. 0 makes a run that is NOT PRIVATE.");
   schema.add("privacy.accountant", accountant, {"pld", "rdp", "prv"}, "What epsilon is computed with.");

@@ -95,6 +95,8 @@ struct FinetuneConfig {
   double epsilon = 10;
   std::optional<double> delta;
   double clip_norm = 1;
+  std::string clipping = "flat";
+  double automatic_gamma = 0.01;
   std::optional<double> noise_multiplier;
   std::string accountant = "pld";
   std::string neighbouring = "add-remove";

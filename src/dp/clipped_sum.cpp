@@ -1,21 +1,57 @@
 #include "dp/clipped_sum.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include <fmt/format.h>
 #include <torch/torch.h>
 
 #include "base/error.h"
 
 namespace dpldm::dp {
+namespace {
 
-ClippedSum::ClippedSum(std::vector<at::Tensor> parameters, double clip_norm, Rule rule)
-    : parameters_(std::move(parameters)), clip_norm_(clip_norm), rule_(rule) {
-  if (!(clip_norm > 0) || !std::isfinite(clip_norm)) {
-    throw ConfigError("clip_norm is " + std::to_string(clip_norm) + "; it must be positive and finite");
+void require_positive(const char* what, double value) {
+  if (!(value > 0) || !std::isfinite(value)) {
+    throw ConfigError(fmt::format("{} is {}; it must be positive and finite", what, value));
   }
-  for (const at::Tensor& parameter : parameters_) {
+}
+
+}  // namespace
+
+Clipping::Kind clipping_kind_from(const std::string& text) {
+  if (text == "flat") return Clipping::Kind::kFlat;
+  if (text == "automatic") return Clipping::Kind::kAutomatic;
+  if (text == "per-group") return Clipping::Kind::kPerGroup;
+  throw ConfigError("privacy.clipping is '" + text + "'; it must be flat, automatic or per-group");
+}
+
+std::vector<std::int64_t> groups_by_module(const std::vector<std::string>& parameter_names) {
+  static const std::string kModule = "attentions.";
+  std::map<std::string, std::int64_t> numbers;
+  std::vector<std::int64_t> groups;
+  for (const std::string& name : parameter_names) {
+    const std::size_t at = name.find(kModule);
+    const std::size_t end = at == std::string::npos ? name.rfind('.') : name.find('.', at + kModule.size());
+    const auto next = static_cast<std::int64_t>(numbers.size());
+    groups.push_back(numbers.try_emplace(name.substr(0, end), next).first->second);
+  }
+  return groups;
+}
+
+ClippedSum::ClippedSum(std::vector<at::Tensor> parameters, Clipping clipping, Rule rule)
+    : parameters_(std::move(parameters)), clipping_(std::move(clipping)), rule_(rule) {
+  require_positive("clip_norm", clipping_.clip_norm);
+  require_positive("gamma", clipping_.gamma);
+  if (clipping_.kind != Clipping::Kind::kPerGroup) clipping_.group.assign(parameters_.size(), 0);
+  if (clipping_.group.size() != parameters_.size()) throw ConfigError("every trained parameter needs a clipping group");
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const at::Tensor& parameter = parameters_[i];
+    const std::int64_t group = clipping_.group[i];
+    if (group < 0) throw ConfigError("clipping groups are counted from 0");
+    num_groups_ = std::max(num_groups_, group + 1);
     const auto [where, is_new] =
-        slots_.try_emplace(parameter.unsafeGetTensorImpl(), Slot{size_, parameter.numel(), false});
+        slots_.try_emplace(parameter.unsafeGetTensorImpl(), Slot{size_, parameter.numel(), group, false});
     if (!is_new) throw ConfigError("a trained parameter appears twice; shared parameters have no per-record rule");
     size_ += parameter.numel();
   }
@@ -38,11 +74,12 @@ at::Tensor ClippedSum::slice(const at::Tensor& parameter) {
 
 void ClippedSum::begin_step() { sum_.zero_(); }
 
-void ClippedSum::begin_micro_batch(std::int64_t num_records, std::int64_t multiplicity) {
+void ClippedSum::begin_micro_batch(std::int64_t num_records, std::int64_t multiplicity, std::int64_t num_padding) {
   num_records_ = num_records;
+  num_padding_ = num_padding;
   multiplicity_ = multiplicity;
   reported_.clear();
-  squared_ = at::zeros({num_records}, sum_.options().dtype(at::kDouble));
+  squared_ = at::zeros({num_groups_, num_records + num_padding}, at::kDouble);
   slack_ = at::zeros_like(squared_);
   for (auto& [parameter, where] : slots_) where.seen = false;
 }
@@ -50,11 +87,12 @@ void ClippedSum::begin_micro_batch(std::int64_t num_records, std::int64_t multip
 void ClippedSum::report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
                         const model::NormStatistics& statistics) {
   const at::NoGradGuard no_grad;
-  if (output_gradient.size(0) != num_records_ * multiplicity_) {
-    throw InternalError("layer " + site.name + " reported " + std::to_string(output_gradient.size(0)) +
-                        " rows; the micro-batch has " + std::to_string(num_records_) + " records of " +
-                        std::to_string(multiplicity_) + " draws");
+  if (output_gradient.size(0) != (num_records_ + num_padding_) * multiplicity_) {
+    throw InternalError(
+        fmt::format("layer {} reported {} rows; the micro-batch has {} records and {} of padding, of {} draws each",
+                    site.name, output_gradient.size(0), num_records_, num_padding_, multiplicity_));
   }
+  std::int64_t group = -1;
   for (const at::Tensor& parameter : {site.weight, site.bias}) {
     if (!parameter.defined()) continue;
     Slot& where = slot(parameter);
@@ -62,9 +100,35 @@ void ClippedSum::report(const model::TapSite& site, const at::Tensor& activation
     if (where.seen)
       throw ConfigError("layer " + site.name + " is used twice in one pass; shared parameters have no per-record rule");
     where.seen = true;
+    if (group >= 0 && group != where.group)
+      throw ConfigError("weight and bias of layer " + site.name + " are in different clipping groups");
+    group = where.group;
   }
-  reported_.push_back({site, make_layer_gradient(site, activation, output_gradient, statistics, multiplicity_, rule_)});
-  reported_.back().gradient->add_norms(squared_, slack_);  // now, while the tensors are in the caches
+  const auto planned = plan_.find(site.name);
+  const Rule rule = planned == plan_.end() ? rule_ : planned->second;
+  reported_.push_back(
+      {site, group, make_layer_gradient(site, activation, output_gradient, statistics, multiplicity_, rule)});
+  // Now, while the tensors are in the caches.
+  at::Tensor squared = squared_.select(0, group);
+  at::Tensor slack = slack_.select(0, group);
+  reported_.back().gradient->add_norms(squared, slack);
+}
+
+at::Tensor ClippedSum::factors() const {
+  // The factor uses the largest norm that rounding allows. 2^-20 covers the factor's own arithmetic and the products
+  // f_r * g.
+  const double margin = sum_.scalar_type() == at::kDouble ? 0.0 : std::ldexp(1.0, -20);
+  const at::Tensor bound = (squared_ + slack_).clamp_min(0).sqrt();
+  const double parts = std::sqrt(static_cast<double>(num_groups_));
+  at::Tensor factors = clipping_.kind == Clipping::Kind::kAutomatic
+                           ? (bound + clipping_.gamma).reciprocal()
+                           : at::minimum(at::full_like(bound, 1.0 / clipping_.clip_norm), (bound * parts).reciprocal());
+  factors = factors * (1.0 - margin);
+  // A record whose gradient is not finite contributes zero, in all its groups, and the step goes on: skipping would
+  // tell that the record was there.
+  factors = at::where(at::isfinite(bound).all(0, /*keepdim=*/true), factors, at::zeros_like(factors));
+  factors.narrow(1, num_records_, num_padding_).zero_();
+  return factors.to(sum_.scalar_type());
 }
 
 void ClippedSum::finish_micro_batch() {
@@ -74,21 +138,12 @@ void ClippedSum::finish_micro_batch() {
     if (!where.seen)
       throw InternalError("a trained parameter took no part in the backward pass; its gradient is unknown");
   }
-  last_norms_ = squared_.clamp_min(0).sqrt().to(sum_.scalar_type());
-
-  // The factor uses the largest norm that rounding allows. 2^-20 covers the factor's own arithmetic and the products
-  // f_r * g.
-  const double margin = sum_.scalar_type() == at::kDouble ? 0.0 : std::ldexp(1.0, -20);
-  const at::Tensor bound = (squared_ + slack_).clamp_min(0).sqrt();
-  at::Tensor factors = at::minimum(at::full_like(bound, 1.0 / clip_norm_), bound.reciprocal()) * (1.0 - margin);
-  // A record whose gradient is not finite contributes zero, and the step goes on: skipping would tell that the record
-  // was there.
-  factors = at::where(at::isfinite(bound), factors, at::zeros_like(factors)).to(sum_.scalar_type());
-
+  last_norms_ = squared_.sum(0).clamp_min(0).sqrt().to(sum_.scalar_type()).narrow(0, 0, num_records_);
+  const at::Tensor per_group = factors();
   for (const Reported& layer : reported_) {
     at::Tensor weight_sum = slice(layer.site.weight);
     at::Tensor bias_sum = slice(layer.site.bias);
-    layer.gradient->add_weighted_sum(factors, weight_sum, bias_sum);
+    layer.gradient->add_weighted_sum(per_group.select(0, layer.group), weight_sum, bias_sum);
   }
   reported_.clear();
 }

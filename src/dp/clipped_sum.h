@@ -5,14 +5,15 @@
 // (layers report through the tap), then finish_micro_batch. The sum is the only thing that leaves this class in a
 // private run; norms stay inside, because they are private.
 //
-// The sum is in units of C: each record contributes a vector of norm at most 1. So the learning rate does not depend on
-// C, and the mechanism's noise is the noise multiplier itself.
+// The sum is in units of C: each record contributes a vector of norm at most 1, whatever the kind of clipping. So the
+// learning rate does not depend on C, and the mechanism's noise is the noise multiplier itself.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -22,22 +23,53 @@
 
 namespace dpldm::dp {
 
+// What a record's gradient g is multiplied by, in units of C:
+//
+//   flat        min(1 / C, 1 / |g|)                             Abadi et al. 2016
+//   automatic   1 / (|g| + gamma)                               Bu et al. 2023 (AUTO-S); there is no C to choose
+//   per group   min(1 / C, 1 / (|g_k| sqrt(m))) on group k      of m: C_k = C / sqrt(m), so that the total is C
+//
+// All bound the whole contribution by 1. Per group, g_k is the part of g in the parameters of group k.
+struct Clipping {
+  enum class Kind { kFlat, kAutomatic, kPerGroup };
+  Kind kind = Kind::kFlat;
+  double clip_norm = 1;             // C > 0, in units of the L2 norm of one record's gradient; flat and per group
+  double gamma = 0.01;              // > 0; automatic
+  std::vector<std::int64_t> group;  // of each trained parameter, from 0; per group
+};
+
+// "flat", "automatic", "per-group". Throws ConfigError for another word.
+Clipping::Kind clipping_kind_from(const std::string& text);
+
+// Group of each parameter, by the module that it is in: "down_blocks.0.attentions.1" for everything inside it, the
+// layer itself for what is in no attention module.
+std::vector<std::int64_t> groups_by_module(const std::vector<std::string>& parameter_names);
+
+// The rule of each layer, by its name in the network; Rule::kAutomatic's own choice for layers that are not in it.
+using RulePlan = std::map<std::string, Rule>;
+
 class ClippedSum : public model::GradientTap {
  public:
-  // `parameters` are the trained ones, in the order of the flat sum. `clip_norm` > 0, in units of the L2 norm of one
-  // record's gradient. Throws ConfigError for a clip norm that is not positive and finite, and for a parameter that
-  // appears twice.
-  ClippedSum(std::vector<at::Tensor> parameters, double clip_norm, Rule rule = Rule::kAutomatic);
+  // `parameters` are the trained ones, in the order of the flat sum. Throws ConfigError for a clip norm or gamma that
+  // is not positive and finite, for groups that do not match the parameters, and for a parameter that appears twice.
+  ClippedSum(std::vector<at::Tensor> parameters, Clipping clipping, Rule rule = Rule::kAutomatic);
+  // Flat.
+  ClippedSum(std::vector<at::Tensor> parameters, double clip_norm, Rule rule = Rule::kAutomatic)
+      : ClippedSum(std::move(parameters), Clipping{.clip_norm = clip_norm, .group = {}}, rule) {}
 
   // Number of trained parameter elements.
   std::int64_t size() const { return size_; }
 
+  void use_rules(RulePlan plan) { plan_ = std::move(plan); }
+
   void begin_step();
 
-  // The next backward pass holds `num_records` records of `multiplicity` adjacent rows each. The record's loss must be
-  // the mean over its draws, and the backward pass must start from the plain sum of the records' losses. `num_records`
-  // may be 0: then no pass is made, and finish adds nothing.
-  void begin_micro_batch(std::int64_t num_records, std::int64_t multiplicity);
+  // The next backward pass holds `num_records` records of `multiplicity` adjacent rows each, and after them
+  // `num_padding` rows-per-record of no record at all, which contribute nothing: with them every micro-batch has one
+  // shape, so that no record can change how the others are rounded (docs/decisions/0005). The record's loss must be the
+  // mean over its draws, and the backward pass must start from the plain sum of the records' losses. `num_records` may
+  // be 0: then no pass is made, and finish adds nothing.
+  void begin_micro_batch(std::int64_t num_records, std::int64_t multiplicity, std::int64_t num_padding = 0);
   void report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
               const model::NormStatistics& statistics) override;
   // Throws InternalError when a trained parameter was not reported: a gradient that is silently missing would be
@@ -56,27 +88,33 @@ class ClippedSum : public model::GradientTap {
   struct Slot {
     std::int64_t offset;
     std::int64_t count;
+    std::int64_t group;
     bool seen;
+  };
+  struct Reported {
+    model::TapSite site;
+    std::int64_t group;
+    std::unique_ptr<LayerGradient> gradient;
   };
   // The part of the sum that belongs to `parameter`, in its shape; undefined for an undefined tensor.
   at::Tensor slice(const at::Tensor& parameter);
   Slot& slot(const at::Tensor& parameter);
-
-  struct Reported {
-    model::TapSite site;
-    std::unique_ptr<LayerGradient> gradient;
-  };
+  // The clip factors [groups, rows] of what was reported.
+  at::Tensor factors() const;
 
   std::vector<at::Tensor> parameters_;
   std::map<const void*, Slot> slots_;
   std::int64_t size_ = 0;
-  double clip_norm_;
+  Clipping clipping_;
+  std::int64_t num_groups_ = 1;
   Rule rule_;
+  RulePlan plan_;
   at::Tensor sum_;
   std::int64_t num_records_ = 0;
+  std::int64_t num_padding_ = 0;
   std::int64_t multiplicity_ = 1;
   std::vector<Reported> reported_;
-  at::Tensor squared_;  // [R] fp64: of the layers reported so far
+  at::Tensor squared_;  // [groups, records and padding] fp64: of the layers reported so far
   at::Tensor slack_;
   at::Tensor last_norms_;
 };

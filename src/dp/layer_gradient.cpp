@@ -125,6 +125,7 @@ class LinearGradient : public LayerGradient {
       }
     });
     kept_ = KeptGradient(weight, bias);
+    if (rule_ == Rule::kKept || !with_weight_) forget_inputs();
   }
 
   void add_norms(at::Tensor& squared, at::Tensor& slack) override {
@@ -162,6 +163,12 @@ class LinearGradient : public LayerGradient {
   }
 
  private:
+  // Once the gradient is formed, it is all that is needed.
+  void forget_inputs() {
+    activation_.reset();
+    output_gradient_.reset();
+  }
+
   at::Tensor activation_;
   at::Tensor output_gradient_;
   bool with_weight_;
@@ -253,6 +260,93 @@ std::unique_ptr<LayerGradient> linear_gradient(const model::TapSite& site, const
       gradient.reshape({records, -1, gradient.size(-1)}), site.weight.defined(), site.bias.defined(), rule);
 }
 
+// A k x k convolution. Unfolded, it is a Linear on patches, one for each group of channels: patches
+// [R, d/g k k, positions] of the group against its output gradient. Patches take k k times the input's memory, so they
+// exist for a few records at a time; only a kept gradient stays.
+class ConvGradient : public LayerGradient {
+ public:
+  ConvGradient(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
+               std::int64_t multiplicity, Rule rule)
+      : site_(site), activation_(activation), output_gradient_(output_gradient), multiplicity_(multiplicity) {
+    const std::int64_t positions = output_gradient.size(2) * output_gradient.size(3);
+    const std::int64_t patch = site.weight.numel() / site.weight.size(0);
+    rule_ = rule == Rule::kAutomatic
+                ? automatic_rule(multiplicity * positions, patch, site.weight.size(0) / site.groups)
+                : rule;
+    const std::int64_t row_bytes = site.groups * patch * positions * activation.element_size();
+    chunk_ = std::max<std::int64_t>(1, kChunkBytes / (row_bytes * multiplicity));
+    if (rule_ == Rule::kKept) {
+      chunk_ = num_records();
+      kept_ = of_records(0, chunk_);
+    }
+  }
+
+  void add_norms(at::Tensor& squared, at::Tensor& slack) override {
+    for (std::int64_t first = 0; first < num_records(); first += chunk_) {
+      const std::int64_t count = std::min(chunk_, num_records() - first);
+      at::Tensor squared_part = squared.narrow(0, first, count);
+      at::Tensor slack_part = slack.narrow(0, first, count);
+      for (LinearGradient& group : kept_.empty() ? scratch(first, count) : kept_) {
+        group.add_norms(squared_part, slack_part);
+      }
+    }
+  }
+
+  void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& bias_sum) override {
+    const std::int64_t p = site_.weight.size(0) / site_.groups;
+    for (std::int64_t first = 0; first < num_records(); first += chunk_) {
+      const std::int64_t count = std::min(chunk_, num_records() - first);
+      std::vector<LinearGradient>& groups = kept_.empty() ? scratch(first, count) : kept_;
+      for (std::size_t k = 0; k < groups.size(); ++k) {
+        const auto row = static_cast<std::int64_t>(k) * p;
+        at::Tensor weight_part = weight_sum.narrow(0, row, p).view({p, -1});
+        at::Tensor bias_part = bias_sum.defined() ? bias_sum.narrow(0, row, p) : at::Tensor();
+        groups[k].add_weighted_sum(factors.narrow(0, first, count), weight_part, bias_part);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
+
+  std::int64_t num_records() const { return output_gradient_.size(0) / multiplicity_; }
+
+  std::vector<LinearGradient>& scratch(std::int64_t first, std::int64_t count) {
+    scratch_.clear();  // before the next patches are made
+    scratch_ = of_records(first, count);
+    return scratch_;
+  }
+
+  // One for each group of channels.
+  std::vector<LinearGradient> of_records(std::int64_t first, std::int64_t count) const {
+    const std::int64_t kernel = site_.weight.size(2);
+    const std::int64_t row = first * multiplicity_;
+    const std::int64_t rows = count * multiplicity_;
+    // The order of values inside a patch is that of the weight: channel, then kernel position.
+    const at::Tensor patches = at::im2col(activation_.narrow(0, row, rows), {kernel, kernel}, {1, 1},
+                                          {site_.padding, site_.padding}, {site_.stride, site_.stride});
+    const at::Tensor gradient = output_gradient_.narrow(0, row, rows).flatten(2);
+    std::vector<LinearGradient> groups;
+    const std::int64_t d = patches.size(1) / site_.groups;
+    const std::int64_t p = gradient.size(1) / site_.groups;
+    for (std::int64_t k = 0; k < site_.groups; ++k) {
+      groups.emplace_back(patches.narrow(1, k * d, d).transpose(1, 2).reshape({count, -1, d}),
+                          gradient.narrow(1, k * p, p).transpose(1, 2).reshape({count, -1, p}), true,
+                          site_.bias.defined(), rule_);
+    }
+    return groups;
+  }
+
+  model::TapSite site_;
+  at::Tensor activation_;
+  at::Tensor output_gradient_;
+  std::int64_t multiplicity_;
+  Rule rule_;
+  std::int64_t chunk_ = 1;
+  std::vector<LinearGradient> kept_;  // of all records, under kKept
+  std::vector<LinearGradient> scratch_;
+};
+
 std::unique_ptr<LayerGradient> conv_gradient(const model::TapSite& site, const at::Tensor& activation,
                                              const at::Tensor& gradient, std::int64_t multiplicity, Rule rule) {
   const std::int64_t kernel = site.weight.defined() ? site.weight.size(2) : 1;
@@ -264,12 +358,7 @@ std::unique_ptr<LayerGradient> conv_gradient(const model::TapSite& site, const a
     const at::Tensor g = by_record(widened(gradient), multiplicity);
     return std::make_unique<KeptGradient>(at::Tensor(), g.sum({1, 3, 4}));
   }
-  if (site.groups != 1)
-    throw ConfigError("layer " + site.name + " is a grouped convolution, for which there is no per-record rule");
-  // Unfolded, a convolution is a Linear on patches [R K, d k k, positions]; the patch order is that of the weight.
-  const at::Tensor patches =
-      at::im2col(activation, {kernel, kernel}, {1, 1}, {site.padding, site.padding}, {site.stride, site.stride});
-  return linear_gradient(site, patches.transpose(1, 2), gradient.flatten(2).transpose(1, 2), multiplicity, rule);
+  return std::make_unique<ConvGradient>(site, activation.to(gradient.scalar_type()), gradient, multiplicity, rule);
 }
 
 }  // namespace

@@ -19,10 +19,11 @@ PrivateBatches::PrivateBatches(const data::LatentFile& latents, const diffusion:
       labels_(network.config().num_classes > 0 ? latents.read_labels() : at::Tensor()),
       reader_(latents) {}
 
-at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::int64_t> records) {
+at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::int64_t> records, std::int64_t slots) {
   const data::LatentFileInfo& info = latents_.info();
   const std::int64_t draws = config_.noise_multiplicity;
   const std::int64_t rows = static_cast<std::int64_t>(records.size()) * draws;
+  const std::int64_t padding = slots * draws - rows;
   const std::int64_t low = config_.timestep_low;
   const std::int64_t high = config_.timestep_high > 0 ? config_.timestep_high : schedule_.config().num_train_timesteps;
   const std::vector<std::int64_t> shape{rows, info.channels, info.height, info.width};
@@ -49,9 +50,16 @@ at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::i
   }
 
   const auto halves = reader_.take(records).index({source, variant}).chunk(2, 1);
-  const at::Tensor z = (halves[0] + (0.5 * halves[1]).exp() * posterior) * info.scaling_factor;
+  const auto padded = [padding](const at::Tensor& of_records) {
+    std::vector<std::int64_t> sizes = of_records.sizes().vec();
+    sizes[0] = padding;
+    return padding == 0 ? of_records : at::cat({of_records, at::zeros(sizes, of_records.options())});
+  };
+  const at::Tensor z = padded((halves[0] + (0.5 * halves[1]).exp() * posterior) * info.scaling_factor);
+  noise = padded(noise);
+  t = padded(t);
   model::Conditioning conditioning;
-  if (labels_.defined()) conditioning.class_labels = labels;
+  if (labels_.defined()) conditioning.class_labels = padded(labels);
   const at::Tensor x = schedule_.add_noise(z, noise, t).to(compute_type(config_.runtime));
   const at::Tensor prediction = network_.forward(x, t, conditioning);
   return diffusion::per_record_mean_squared_error(prediction, schedule_.target(z, noise, t)).sum() /

@@ -23,9 +23,10 @@ class PrivateBatches {
                  const config::FinetuneConfig& config, const dp::SecretKey& draws);
 
   // The sum over `records` of the mean over each one's K draws of its loss; scalar, differentiable. The network sees K
-  // adjacent rows per record. Draws are a function of (key, step, record, draw).
-  // Each call must have been announced, in the order of calls.
-  at::Tensor summed_loss(std::int64_t step, std::span<const std::int64_t> records);
+  // adjacent rows per record. Draws are a function of (key, step, record, draw). Up to `slots` records, rows of zeros
+  // follow, so that the shapes tell nothing of the number of records; their loss is in the sum, and their gradients are
+  // dropped by ClippedSum. Each call must have been announced, in the order of calls.
+  at::Tensor summed_loss(std::int64_t step, std::span<const std::int64_t> records, std::int64_t slots);
   // The loss of these records will be asked for: their moments are read ahead.
   void announce(std::span<const std::int64_t> records) { reader_.request(records); }
   // How long losses have waited for data, in all.

@@ -27,6 +27,7 @@
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
 #include "train/class_embeddings.h"
+#include "train/engine_setup.h"
 #include "train/local_copy.h"
 #include "train/optimizer.h"
 #include "train/privacy_ledger.h"
@@ -113,7 +114,7 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
   row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
   row("steps T", fmt::format("{}", config.steps));
   row("draws per record K", fmt::format("{}", config.noise_multiplicity));
-  row("clip norm C", fmt::format("{}", config.clip_norm));
+  row("clip norm C", fmt::format("{}, {}", config.clip_norm, config.clipping));
   row("noise multiplier sigma", fmt::format("{:.6g}", plan.noise_multiplier));
   row("trained parameters",
       fmt::format("{} of {} ({:.1f} %), set '{}'", trained.num_elements(), total,
@@ -157,7 +158,7 @@ std::string in_words(double seconds) {
 // Collective. Time and memory of a step, measured on made-up latents, so that nothing private is read.
 void print_cost(const config::FinetuneConfig& config, const Setup& setup, model::TrainableSet& trained,
                 comm::Communicator& comm) {
-  dp::ClippedSum clipped(tensors(trained), config.clip_norm, dp::rule_from(config.engine_rule));
+  dp::ClippedSum clipped(tensors(trained), clipping_of(config, trained), dp::rule_from(config.engine_rule));
   trained.attach(&clipped);
   clipped.begin_step();
   const std::int64_t draws = config.noise_multiplicity;
@@ -213,7 +214,7 @@ class PrivateTraining {
         setup_(setup),
         trained_(trained),
         parameters_(named_tensors(trained)),
-        clipped_(tensors(trained), config.clip_norm, dp::rule_from(config.engine_rule)),
+        clipped_(tensors(trained), clipping_of(config, trained), dp::rule_from(config.engine_rule)),
         optimizer_(config.optimizer, config.steps, parameters_),
         keys_(dp::RunKeys::create(comm, config.test_seed)),
         config_sha256_(identity_of(config)),
@@ -227,6 +228,7 @@ class PrivateTraining {
         state_(options.run_dir, config.checkpoint, config.runtime,
                {config_sha256_, {{"base model", setup.base_sha256}}}, comm),
         companion_(companion) {
+    clipped_.use_rules(choose_rules(config, setup.latents.info(), *setup.network, trained, comm));
     trained_.attach(&clipped_);
     if (is_lattice()) lattice_.emplace(static_cast<std::size_t>(clipped_.size()), setup.plan.num_records);
   }
@@ -263,9 +265,11 @@ class PrivateTraining {
 
     clipped_.begin_step();
     if (lattice_) lattice_->begin_step();
+    const auto slots = static_cast<std::int64_t>(micro_batch());
     for (const std::vector<std::int64_t>& records : selected) {
-      clipped_.begin_micro_batch(static_cast<std::int64_t>(records.size()), config_.noise_multiplicity);
-      batches_.summed_loss(step, records).backward();
+      const auto count = static_cast<std::int64_t>(records.size());
+      clipped_.begin_micro_batch(count, config_.noise_multiplicity, slots - count);
+      batches_.summed_loss(step, records, slots).backward();
       clipped_.finish_micro_batch();
       if (lattice_) {
         lattice_->add_record(clipped_.sum());
@@ -289,9 +293,13 @@ class PrivateTraining {
   }
 
   bool is_lattice() const { return config_.mechanism == "lattice"; }
-  // On a grid each record is rounded by itself, and its gradient must not depend on its neighbours in a product.
+  // Records in every micro-batch, padding included. The last one of a step is half empty on average, so small expected
+  // batches are cut into four at least. A function of public settings alone. On a grid each record is rounded by
+  // itself, and its gradient must not depend on its neighbours in a product.
   std::size_t micro_batch() const {
-    return is_lattice() ? 1 : static_cast<std::size_t>(config_.runtime.micro_batch_size);
+    if (is_lattice()) return 1;
+    const std::int64_t share = config_.expected_batch_size / (4 * comm_.size());
+    return static_cast<std::size_t>(std::clamp<std::int64_t>(share, 1, config_.runtime.micro_batch_size));
   }
 
   // An audit's canaries: they take part like records, each with a vector of norm C.

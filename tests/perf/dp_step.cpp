@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -119,10 +120,15 @@ double now(bool cpu_clock) {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
+// Of this program alone: getrusage would count what the process was before it became this program.
 double peak_megabytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
+  std::ifstream status("/proc/self/status");
+  std::string key;
+  double kilobytes = 0;
+  while (status >> key) {
+    if (key == "VmHWM:" && status >> kilobytes) break;
+  }
+  return kilobytes / 1024;
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ using model::Linear;
 
 // A network with every layer kind that has a rule, with reshapes as in a spatial transformer.
 struct SmallNet : torch::nn::Module {
-  explicit SmallNet(std::int64_t conv_kernel = 1) : kernel(conv_kernel) {
+  explicit SmallNet(std::int64_t conv_kernel = 1, std::int64_t conv_stride = 1, std::int64_t conv_groups = 1)
+      : kernel(conv_kernel), stride(conv_stride), groups(conv_groups) {
     register_module("conv", conv);
     register_module("norm", norm);
     register_module("linear", linear);
@@ -51,7 +52,9 @@ struct SmallNet : torch::nn::Module {
   }
 
   std::int64_t kernel;
-  std::shared_ptr<Conv2d> conv = std::make_shared<Conv2d>(4, 6, kernel, 1, kernel / 2);
+  std::int64_t stride;
+  std::int64_t groups;
+  std::shared_ptr<Conv2d> conv = std::make_shared<Conv2d>(4, 6, kernel, stride, kernel / 2, groups);
   std::shared_ptr<GroupNorm> norm = std::make_shared<GroupNorm>(3, 6, 1e-5);
   std::shared_ptr<Linear> linear = std::make_shared<Linear>(6, 8);
   std::shared_ptr<Linear> no_bias = std::make_shared<Linear>(8, 5, false);
@@ -68,6 +71,8 @@ struct Case {
   Rule rule = Rule::kAutomatic;
   at::ScalarType dtype = at::kDouble;
   double clip_norm = 0.05;
+  std::int64_t stride = 1;
+  std::int64_t groups = 1;
 };
 
 struct Data {
@@ -96,8 +101,9 @@ at::Tensor one_by_one(SmallNet& net, const Data& data, std::int64_t draws) {
 }
 
 // Runs the engine over micro-batches of at most `micro` records. Returns (sum, norms).
-std::pair<at::Tensor, at::Tensor> engine(SmallNet& net, const Data& data, const Case& c, std::int64_t micro) {
-  ClippedSum sum(net.parameters(), c.clip_norm, c.rule);
+std::pair<at::Tensor, at::Tensor> engine(SmallNet& net, const Data& data, const Case& c, std::int64_t micro,
+                                         const Clipping& clipping) {
+  ClippedSum sum(net.parameters(), clipping, c.rule);
   for (auto& [name, layer] : net.layers()) layer->attach(&sum, name, true, true);
   sum.begin_step();
   std::vector<at::Tensor> norms;
@@ -115,6 +121,10 @@ std::pair<at::Tensor, at::Tensor> engine(SmallNet& net, const Data& data, const 
   return {sum.values().clone(), norms.empty() ? at::Tensor() : torch::cat(norms)};
 }
 
+std::pair<at::Tensor, at::Tensor> engine(SmallNet& net, const Data& data, const Case& c, std::int64_t micro) {
+  return engine(net, data, c, micro, Clipping{.clip_norm = c.clip_norm, .group = {}});
+}
+
 at::Tensor clipped_by_hand(const at::Tensor& gradients, double clip_norm) {
   const at::Tensor norms = gradients.norm(2, 1, true);
   return (gradients * torch::minimum(torch::full_like(norms, 1.0 / clip_norm), norms.reciprocal())).sum(0);
@@ -129,7 +139,7 @@ class EveryCase : public testing::TestWithParam<Case> {};
 TEST_P(EveryCase, AgreesWithOneRecordAtATime) {
   torch::manual_seed(3);
   const Case c = GetParam();
-  SmallNet net(c.kernel);
+  SmallNet net(c.kernel, c.stride, c.groups);
   net.to(c.dtype);
   const Data data = make_data(c);
   const at::Tensor truth = one_by_one(net, data, c.draws);
@@ -146,6 +156,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{.draws = 2, .rule = Rule::kNormOnly}, Case{.records = 1}, Case{.height = 1, .width = 1},
                     Case{.height = 1, .width = 1, .rule = Rule::kGram}, Case{.kernel = 3, .rule = Rule::kKept},
                     Case{.draws = 2, .kernel = 3, .rule = Rule::kGram}, Case{.clip_norm = 1e6},
+                    Case{.kernel = 3, .groups = 2}, Case{.draws = 2, .kernel = 3, .rule = Rule::kKept, .groups = 2},
+                    Case{.height = 7, .width = 5, .kernel = 3, .stride = 2},
+                    Case{.height = 5, .width = 7, .kernel = 3, .rule = Rule::kNormOnly, .stride = 2, .groups = 2},
+                    Case{.height = 5, .width = 5, .kernel = 1, .stride = 2}, Case{.kernel = 1, .groups = 2},
                     Case{.rule = Rule::kKept, .dtype = at::kFloat}, Case{.rule = Rule::kNormOnly, .dtype = at::kFloat},
                     Case{.draws = 2, .rule = Rule::kGram, .dtype = at::kFloat}));
 
@@ -158,6 +172,110 @@ TEST(ClippedSum, MicroBatchSizeDoesNotChangeTheSum) {
   const at::Tensor whole = engine(net, data, c, 8).first;
   EXPECT_LE(relative(engine(net, data, c, 3).first, whole), 1e-12);
   EXPECT_LE(relative(engine(net, data, c, 1).first, whole), 1e-12);
+}
+
+TEST(ClippedSum, PermutedRecordsHavePermutedNorms) {
+  torch::manual_seed(4);
+  const Case c{.records = 4};
+  SmallNet net;
+  net.to(c.dtype);
+  const Data data = make_data(c);
+  const at::Tensor order = torch::tensor({2, 0, 3, 1});
+  const at::Tensor norms = engine(net, data, c, 4).second;
+  const Data permuted{data.x.index_select(0, order), data.ids.index_select(0, order)};
+  EXPECT_LE(relative(engine(net, permuted, c, 4).second, norms.index_select(0, order)), 1e-12);
+}
+
+TEST(ClippedSum, AutomaticClippingDividesByTheNormPlusGamma) {
+  torch::manual_seed(10);
+  const Case c{};
+  SmallNet net;
+  net.to(c.dtype);
+  const Data data = make_data(c);
+  const at::Tensor truth = one_by_one(net, data, 1);
+  const Clipping clipping{.kind = Clipping::Kind::kAutomatic, .gamma = 0.3, .group = {}};
+  EXPECT_LE(relative(engine(net, data, c, 2, clipping).first, (truth / (truth.norm(2, 1, true) + 0.3)).sum(0)), 1e-10);
+}
+
+TEST(ClippedSum, PerGroupClippingBoundsEachGroupByItsPartOfC) {
+  torch::manual_seed(11);
+  const Case c{};
+  SmallNet net;
+  net.to(c.dtype);
+  const Data data = make_data(c);
+  const at::Tensor truth = one_by_one(net, data, 1);
+  // Weight and bias of a layer follow each other; the first two layers are one group, each other one its own.
+  Clipping clipping{.kind = Clipping::Kind::kPerGroup, .clip_norm = 0.05, .group = {}};
+  std::vector<std::string> names;
+  for (const auto& parameter : net.named_parameters()) names.push_back(parameter.key());
+  for (std::string& name : names) {
+    if (name.starts_with("conv.") || name.starts_with("norm.")) name = "attentions.0." + name;
+  }
+  clipping.group = groups_by_module(names);
+  std::int64_t num_groups = 0;
+  for (const std::int64_t group : clipping.group) num_groups = std::max(num_groups, group + 1);
+  ASSERT_EQ(num_groups, 5);
+  // By hand in units of C_k sqrt(m) = C: min(1 / C, 1 / (|g_k| sqrt(m))).
+  at::Tensor by_group = torch::zeros_like(truth[0]);
+  for (std::int64_t r = 0; r < truth.size(0); ++r) {
+    std::int64_t offset = 0;
+    std::vector<double> squared(static_cast<std::size_t>(num_groups), 0.0);
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      const at::Tensor part = truth[r].narrow(0, offset, net.parameters()[i].numel());
+      squared[static_cast<std::size_t>(clipping.group[i])] += part.pow(2).sum().item<double>();
+      offset += part.numel();
+    }
+    offset = 0;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      const at::Tensor part = truth[r].narrow(0, offset, net.parameters()[i].numel());
+      const double norm = std::sqrt(squared[static_cast<std::size_t>(clipping.group[i])]);
+      by_group.narrow(0, offset, part.numel()) += part * std::min(1 / 0.05, 1 / (norm * std::sqrt(5.0)));
+      offset += part.numel();
+    }
+  }
+  EXPECT_LE(relative(engine(net, data, c, 2, clipping).first, by_group), 1e-10);
+}
+
+TEST(ClippedSum, NoKindOfClippingLetsARecordContributeMoreThanOne) {
+  torch::manual_seed(12);
+  for (const Clipping& clipping :
+       {Clipping{.clip_norm = 1e-3, .group = {}}, Clipping{.kind = Clipping::Kind::kAutomatic, .group = {}},
+        Clipping{.kind = Clipping::Kind::kPerGroup, .clip_norm = 1e-3, .group = {0, 0, 1, 1, 2, 2, 3, 4, 4, 5}}}) {
+    for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+      const Case c{.records = 1, .rule = rule, .dtype = at::kFloat};
+      SmallNet net;
+      Data data = make_data(c);
+      data.x.mul_(30);
+      const double norm = engine(net, data, c, 1, clipping).first.to(at::kDouble).norm().item<double>();
+      EXPECT_LE(norm, 1.0);
+      EXPECT_GE(norm, 0.5);
+    }
+  }
+}
+
+// What follows the records in a micro-batch is no record: whatever it holds, nothing of it arrives.
+TEST(ClippedSum, PaddingContributesNothing) {
+  torch::manual_seed(13);
+  const Case c{.records = 5, .dtype = at::kFloat};
+  SmallNet net;
+  const Data data = make_data(c);
+  const auto with_padding = [&](const at::Tensor& x) {
+    ClippedSum sum(net.parameters(), c.clip_norm);
+    for (auto& [name, layer] : net.layers()) layer->attach(&sum, name, true, true);
+    sum.begin_step();
+    sum.begin_micro_batch(3, 1, 2);
+    net.losses(x, data.ids).sum().backward();
+    sum.finish_micro_batch();
+    for (auto& [name, layer] : net.layers()) layer->detach_tap();
+    EXPECT_EQ(sum.last_norms().numel(), 3);
+    return sum.values().clone();
+  };
+  const at::Tensor sum = with_padding(data.x);
+  at::Tensor other = data.x.clone();
+  other.narrow(0, 3, 2).fill_(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_TRUE(with_padding(other).equal(sum));
+  const Data records{data.x.narrow(0, 0, 3), data.ids.narrow(0, 0, 3)};
+  EXPECT_LE(relative(sum, engine(net, records, c, 3).first), 1e-6);
 }
 
 TEST(ClippedSum, ChangingOneRecordLeavesTheOthersNormsBitIdentical) {
@@ -274,6 +392,7 @@ TEST(ClippedSum, ClipNormMustBePositive) {
   Linear layer(2, 2);
   for (const double bad : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
     EXPECT_THROW(ClippedSum(layer.parameters(), bad), ConfigError);
+    EXPECT_THROW(ClippedSum(layer.parameters(), Clipping{.gamma = bad, .group = {}}), ConfigError);
   }
 }
 

@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""The private step of dpldm against Opacus' two modes, in one run on one machine.
+
+Network, trained set, batch size and precision are the same; each side's ordinary step is measured too. Times are medians
+of the rounds. With --clock cpu they are the process's own seconds, which a busy machine disturbs less.
+
+  python tests/perf/compare_opacus.py [--network quickstart|cifar10] [--batch 32] [--threads 1] [--precision fp32|bf16]
+                                      [--rounds 7] [--clock wall|cpu] [--binary build/tests/perf_dp_step]
+
+Needs torch 2.11, diffusers 0.42, opacus 1.6. Prints one JSON object.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+
+NETWORKS = {
+    "quickstart": {
+        "sample_size": 7,
+        "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 64,
+    },
+    "cifar10": {
+        "sample_size": 16,
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": (128, 256, 256, 512),
+        "cross_attention_dim": 512,
+    },
+}
+DEAD = ("attn2.to_q", "attn2.to_k", ".norm2")  # without effect under a context of one token
+
+
+def build(name, dtype):
+    network = UNet2DConditionModel(**NETWORKS[name])
+    # torch's fused attention has a slow backward pass in bf16 on the CPU; this is product, softmax, product.
+    network.set_attn_processor(AttnProcessor())
+    for key, parameter in network.named_parameters():
+        parameter.requires_grad_(".attentions." in key and not any(dead in key for dead in DEAD))
+    return network.to(dtype)
+
+
+def make_batch(name, batch, dtype):
+    config = NETWORKS[name]
+    size, channels = config["sample_size"], config.get("in_channels", 4)
+    return {
+        "sample": torch.randn(batch, channels, size, size).to(dtype),
+        "timestep": torch.randint(0, 1000, (batch,)),
+        "encoder_hidden_states": torch.randn(batch, 1, config["cross_attention_dim"]).to(dtype),
+    }
+
+
+def losses(network, inputs):
+    return network(**inputs).sample.float().square().flatten(1).mean(1)
+
+
+def ordinary_step(network, inputs):
+    losses(network, inputs).sum().backward()
+    for parameter in network.parameters():
+        parameter.grad = None
+
+
+def hooks_step(wrapped, inputs):
+    losses(wrapped, inputs).sum().backward()
+    trained = [p for p in wrapped.parameters() if p.requires_grad]
+    norms = torch.stack([p.grad_sample.float().flatten(1).norm(2, 1) for p in trained]).norm(2, 0)
+    factors = (1.0 / (norms + 1e-6)).clamp(max=1.0)
+    for parameter in trained:
+        parameter.summed_grad = torch.einsum("r,r...->...", factors.to(parameter.dtype), parameter.grad_sample)
+        parameter.grad_sample = None
+        parameter.grad = None
+
+
+def ghost_step(wrapped, inputs):
+    per_record = losses(wrapped, inputs)
+    per_record.sum().backward(retain_graph=True)
+    for parameter in wrapped.parameters():
+        parameter.grad = None
+    coefficients = wrapped.get_clipping_coef()
+    wrapped.disable_hooks()
+    (coefficients * per_record).sum().backward()
+    wrapped.enable_hooks()
+    for parameter in wrapped.parameters():
+        parameter.grad = None
+
+
+def rate(step, batch, rounds, clock):
+    for _ in range(2):
+        step()
+    times = []
+    for _ in range(rounds):
+        start = clock()
+        step()
+        times.append(clock() - start)
+    return batch / statistics.median(times)
+
+
+def peak_megabytes():
+    # getrusage would count what the process was before it became this program.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
+
+
+def measure(mode, args):
+    """In a process of its own, so that peak memory is its own."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    warnings.simplefilter("ignore")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.precision]
+    network = build(args.network, dtype)
+    inputs = make_batch(args.network, args.batch, dtype)
+    if mode == "ordinary":
+        step = lambda: ordinary_step(network, inputs)
+    elif mode == "hooks":
+        from opacus import GradSampleModule
+
+        wrapped = GradSampleModule(network, loss_reduction="sum")
+        step = lambda: hooks_step(wrapped, inputs)
+    else:
+        from opacus.grad_sample import GradSampleModuleFastGradientClipping
+
+        wrapped = GradSampleModuleFastGradientClipping(network, loss_reduction="sum", max_grad_norm=1.0, use_ghost_clipping=True)
+        step = lambda: ghost_step(wrapped, inputs)
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    return {
+        "records_per_second": rate(step, args.batch, args.rounds, clock),
+        "peak_megabytes": peak_megabytes(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS, default="quickstart")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--binary", default="build/tests/perf_dp_step")
+    parser.add_argument("--mode", choices=("ordinary", "hooks", "ghost"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.mode:
+        print(json.dumps(measure(args.mode, args)))
+        return
+    settings = [f"--{key}={getattr(args, key)}" for key in ("network", "batch", "threads", "precision", "rounds", "clock")]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    result = {"settings": {key: getattr(args, key) for key in ("network", "batch", "threads", "precision", "clock")}}
+    for mode in ("ordinary", "hooks", "ghost"):
+        run = subprocess.run([sys.executable, __file__, *settings, f"--mode={mode}"], env=environment, check=True, capture_output=True, text=True)
+        result[f"python {mode}"] = json.loads(run.stdout.splitlines()[-1])
+    for only, label in (("ordinary", "dpldm ordinary"), ("private", "dpldm private")):
+        run = subprocess.run([args.binary, *settings, f"--only={only}", "--json"], env=environment, check=True, capture_output=True, text=True)
+        ours = json.loads(run.stdout)
+        result[label] = {"records_per_second": ours[f"{only}_records_per_second"], "peak_megabytes": ours["peak_megabytes"]}
+    best = max(result["python hooks"]["records_per_second"], result["python ghost"]["records_per_second"])
+    result["private over the better Opacus mode"] = result["dpldm private"]["records_per_second"] / best
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

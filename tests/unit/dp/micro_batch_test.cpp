@@ -1,0 +1,117 @@
+// What a micro-batch's shape and neighbours may do to one record: nothing.
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "dp/clipped_sum.h"
+#include "dp/rule_timing.h"
+#include "model/trainable_set.h"
+#include "model/unet.h"
+
+namespace dpldm::dp {
+namespace {
+
+model::UNetConfig network_config() {
+  model::UNetConfig config;
+  config.block_out_channels = {32, 64};
+  config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
+  config.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
+  config.layers_per_block = 1;
+  config.norm_num_groups = 8;
+  config.attention_head_dim = {2};
+  config.cross_attention_dim = 64;
+  config.num_classes = 11;
+  return config;
+}
+
+// A network in which every layer matters: some projections start at zero.
+std::shared_ptr<model::UNet> make_network() {
+  auto network = std::make_shared<model::UNet>(network_config());
+  const torch::NoGradGuard no_grad;
+  for (auto& parameter : network->parameters()) parameter.add_(torch::randn_like(parameter), 0.02);
+  return network;
+}
+
+struct Rows {
+  at::Tensor x;
+  at::Tensor t;
+  at::Tensor labels;
+};
+
+Rows make_rows(std::int64_t count) {
+  return {torch::randn({count, 4, 7, 7}), torch::randint(0, 1000, {count}, torch::kLong),
+          torch::randint(0, 10, {count}, torch::kLong)};
+}
+
+at::Tensor picked(const at::Tensor& values, const std::vector<std::int64_t>& order) {
+  return values.index_select(0, torch::tensor(order));
+}
+
+struct Result {
+  at::Tensor norms;
+  at::Tensor sum;
+};
+
+Result run(model::UNet& network, model::TrainableSet& trained, const Rows& rows, std::int64_t records,
+           at::ScalarType type) {
+  std::vector<at::Tensor> parameters;
+  for (const auto& parameter : trained.parameters()) parameters.push_back(parameter.tensor);
+  ClippedSum sum(std::move(parameters), 1e-3);
+  trained.attach(&sum);
+  sum.begin_step();
+  sum.begin_micro_batch(records, 1, rows.x.size(0) - records);
+  network.forward(rows.x.to(type), rows.t, {{}, rows.labels}).to(at::kFloat).pow(2).flatten(1).mean(1).sum().backward();
+  sum.finish_micro_batch();
+  trained.detach();
+  return {sum.last_norms().clone(), sum.values().clone()};
+}
+
+// With padding to one shape, a record that joins or leaves moves the others to other places. That changes no bit of
+// what they contribute.
+TEST(MicroBatch, NeitherPlaceNorNeighboursChangeABitOfARecordsGradient) {
+  torch::manual_seed(1);
+  const auto network = make_network();
+  model::TrainableSet trained(*network, {});
+  const Rows rows = make_rows(8);
+  const auto in_order = [&](const std::vector<std::int64_t>& order) {
+    return Rows{picked(rows.x, order), picked(rows.t, order), picked(rows.labels, order)};
+  };
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    // Record 0 alone is counted; the seven others are in the same micro-batch as padding, at other places.
+    const Result first = run(*network, trained, in_order({0, 1, 2, 3, 4, 5, 6, 7}), 1, type);
+    const Result neighbours = run(*network, trained, in_order({0, 7, 6, 5, 4, 3, 2, 1}), 1, type);
+    EXPECT_TRUE(first.sum.equal(neighbours.sum));
+    const at::Tensor norms = run(*network, trained, in_order({0, 1, 2, 3, 4, 5, 6, 7}), 8, type).norms;
+    const at::Tensor moved = run(*network, trained, in_order({1, 2, 3, 4, 5, 6, 7, 0}), 8, type).norms;
+    EXPECT_TRUE(moved.equal(picked(norms, {1, 2, 3, 4, 5, 6, 7, 0})));
+  }
+}
+
+TEST(RuleTimer, FindsARuleForEveryProductAndTheSumStaysTheSame) {
+  torch::manual_seed(2);
+  const auto network = make_network();
+  model::TrainableSet trained(*network, {});
+  const Rows rows = make_rows(3);
+  RuleTimer timer(1);
+  trained.attach(&timer);
+  network->forward(rows.x, rows.t, {{}, rows.labels}).pow(2).sum().backward();
+  trained.detach();
+  std::set<std::string> products;
+  for (const auto& parameter : trained.parameters()) {
+    if (parameter.is_weight && parameter.tensor.dim() > 1 && parameter.name != "encoder_hid_proj.weight") {
+      products.insert(parameter.name.substr(0, parameter.name.rfind('.')));
+    }
+  }
+  std::set<std::string> planned;
+  for (const auto& [name, rule] : timer.plan()) planned.insert(name);
+  planned.erase("encoder_hid_proj");
+  EXPECT_EQ(planned, products);
+  EXPECT_EQ(rule_plan_from(to_text(timer.plan())), timer.plan());
+}
+
+}  // namespace
+}  // namespace dpldm::dp
