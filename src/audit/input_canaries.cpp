@@ -91,7 +91,9 @@ std::vector<double> losses(const data::LatentFile& canaries, const diffusion::No
   train::PrivateBatches batches(canaries, schedule, network, evaluation, draws);
   std::vector<double> result;
   for (std::int64_t canary = 0; canary < canaries.info().num_records; ++canary) {
-    result.push_back(batches.summed_loss(0, std::vector{canary}).item<double>());
+    const std::vector<std::int64_t> alone{canary};
+    batches.announce(alone);
+    result.push_back(batches.summed_loss(0, alone, 1).item<double>());
   }
   return result;
 }
