@@ -29,7 +29,7 @@ NETWORK_BYTES = 20e9  # per GPU and second, between nodes
 GPUS_PER_NODE = 8
 HOP_SECONDS = 10e-6  # latency of one step of a ring or tree between devices
 # Work that rank 0 does alone.
-NOISE_PER_SECOND = 60e6  # Gaussian numbers on one core: `perf_dp_step` (docs/benchmarks)
+NOISE_PER_SECOND = 48e6  # Gaussian numbers on one core: `perf_noise_speed` (docs/benchmarks/accounting.md)
 CHARGE_SECONDS = 0.005  # one fsync of the ledger
 
 # parameters trained, expected batch, draws per record, multiply-adds of one forward pass of one record
