@@ -269,6 +269,7 @@ double PrivacyLedger::bound_of_events(const std::vector<GaussianEvent>& events) 
 double PrivacyLedger::epsilon_of_events(const std::vector<GaussianEvent>& events) const {
   if (!header_.is_private) return std::numeric_limits<double>::infinity();
   std::vector<EventKey> key;
+  key.reserve(events.size());
   for (const GaussianEvent& event : events) {
     key.emplace_back(event.sampling_rate, event.noise_multiplier, event.sampler, event.count);
   }

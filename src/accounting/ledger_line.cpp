@@ -84,7 +84,7 @@ std::string entry_line(const LedgerEntry& entry, const std::string& previous_sha
 }
 
 LedgerHeader parse_header_line(const std::string& line) {
-  const LedgerHeader header = reading([&] {
+  LedgerHeader header = reading([&] {
     const Json json = parse_line(line);
     if (json.at("format") != kFormat) throw IoError("it is not a ledger's header");
     if (json.at("version") != kVersion) {
@@ -121,7 +121,7 @@ LedgerHeader parse_header_line(const std::string& line) {
 }
 
 LedgerEntry parse_entry_line(const std::string& line, const std::string& previous_sha256) {
-  const LedgerEntry entry = reading([&] {
+  LedgerEntry entry = reading([&] {
     const Json json = parse_line(line);
     if (json.at("previous") != previous_sha256) {
       throw IoError("it does not follow on the line before it: a line was changed, removed or moved");

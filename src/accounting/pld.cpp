@@ -166,6 +166,7 @@ class ComposedLosses {
     step_ = step_for(widest);
 
     std::vector<LossGrid> grids;
+    grids.reserve(parts.size());
     for (const Part& part : parts) grids.push_back(discretise(part.pair, step_, part.tails));
     log_mgf_ = log_mgf_of(parts, grids, theta_);
     // Both bounds again, exactly, and what the window leaves out counts as infinite.
