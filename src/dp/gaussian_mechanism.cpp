@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,11 +33,26 @@ void add(std::span<Value> noise, std::span<Value> sum) {
   std::transform(noise.begin(), noise.end(), sum.begin(), sum.begin(), [](Value a, Value b) { return a + b; });
 }
 
-void draw(const Keystream& stream, std::uint64_t first, std::span<float> out, double deviation) {
+void draw_part(const Keystream& stream, std::uint64_t first, std::span<float> out, double deviation) {
   stream.gaussians(first, out, deviation);
 }
-void draw(const Keystream& stream, std::uint64_t first, std::span<std::int64_t> out, double deviation) {
+void draw_part(const Keystream& stream, std::uint64_t first, std::span<std::int64_t> out, double deviation) {
   stream.rounded_gaussians(first, out, deviation);
+}
+
+// A value depends on its number alone, so it does not matter which thread draws it.
+template <class Value>
+void draw(const Keystream& stream, std::uint64_t first, std::span<Value> out, double deviation, std::size_t threads) {
+  constexpr std::size_t kWorthAThread = 1 << 15;
+  const std::size_t part = std::max(kWorthAThread, (out.size() + threads - 1) / threads);
+  std::vector<std::jthread> others;
+  others.reserve(threads);
+  for (std::size_t begin = part; begin < out.size(); begin += part) {
+    others.emplace_back([&, begin] {
+      draw_part(stream, first + begin, out.subspan(begin, std::min(part, out.size() - begin)), deviation);
+    });
+  }
+  draw_part(stream, first, out.first(std::min(part, out.size())), deviation);
 }
 
 }  // namespace
@@ -48,12 +64,13 @@ ReleaseMode release_mode_from(const std::string& text) {
 }
 
 GaussianMechanism::GaussianMechanism(comm::Communicator& comm, std::optional<SecretKey> noise_key,
-                                     double noise_multiplier, double clip_norm, ReleaseMode mode)
+                                     double noise_multiplier, double clip_norm, ReleaseMode mode, int num_threads)
     : comm_(comm),
       noise_key_(std::move(noise_key)),
       noise_multiplier_(noise_multiplier),
       clip_norm_(clip_norm),
-      mode_(mode) {
+      mode_(mode),
+      num_threads_(static_cast<std::size_t>(std::max(1, num_threads))) {
   if (noise_key_.has_value() != comm_.is_root()) {
     throw InternalError(fmt::format("the noise key must be on rank 0 and nowhere else; rank {} {} it", comm_.rank(),
                                     noise_key_ ? "has" : "lacks"));
@@ -102,7 +119,7 @@ void GaussianMechanism::release_by_all_reduce(std::span<Value> sum, std::uint64_
   NoisePiece<Value> noise(std::min(kPiece, sum.size()));
   for (std::size_t first = 0; first < sum.size(); first += kPiece) {
     const auto piece = std::span(noise.values).first(std::min(kPiece, sum.size() - first));
-    if (noise_key_) draw(Keystream(*noise_key_, step), first, piece, noise_multiplier_ * clip_norm_);
+    if (noise_key_) draw(Keystream(*noise_key_, step), first, piece, noise_multiplier_ * clip_norm_, num_threads_);
     comm_.broadcast(comm::host_buffer(piece), 0);
     add(piece, sum.subspan(first, piece.size()));
   }
@@ -116,7 +133,7 @@ void GaussianMechanism::release_by_root(std::span<Value> sum, std::uint64_t step
     NoisePiece<Value> noise(std::min(kPiece, sum.size()));
     for (std::size_t first = 0; first < sum.size(); first += kPiece) {
       const auto piece = std::span(noise.values).first(std::min(kPiece, sum.size() - first));
-      draw(stream, first, piece, noise_multiplier_ * clip_norm_);
+      draw(stream, first, piece, noise_multiplier_ * clip_norm_, num_threads_);
       add(piece, sum.subspan(first, piece.size()));
     }
   }

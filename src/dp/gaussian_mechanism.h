@@ -32,9 +32,10 @@ class GaussianMechanism {
  public:
   // `noise_key`: rank 0's RunKeys::take_noise(); nothing on the others. `noise_multiplier` (sigma) and `clip_norm` (C)
   // must be the same on all ranks; sigma may be 0, in a run that is not private. Throws InternalError when the key is
-  // missing on rank 0 or present elsewhere, ConfigError for a sigma or C outside its domain.
+  // missing on rank 0 or present elsewhere, ConfigError for a sigma or C outside its domain. Rank 0 draws on
+  // `num_threads` threads, with the same result for every number.
   GaussianMechanism(comm::Communicator& comm, std::optional<SecretKey> noise_key, double noise_multiplier,
-                    double clip_norm, ReleaseMode mode);
+                    double clip_norm, ReleaseMode mode, int num_threads = 1);
 
   // Collective. Replaces `sum`, of the same length on every rank (zeros where a rank has no records), by the release.
   // Takes the charge: steps are released once each, in rising order. Throws InternalError for a charge that was used,
@@ -56,6 +57,7 @@ class GaussianMechanism {
   double noise_multiplier_;
   double clip_norm_;
   ReleaseMode mode_;
+  std::size_t num_threads_;
   std::int64_t last_step_ = -1;
 };
 

@@ -222,7 +222,7 @@ class PrivateTraining {
         // The sum is in units of C, so the mechanism's C is 1; on a grid, in its steps.
         mechanism_(comm, keys_.take_noise(), setup.plan.noise_multiplier,
                    is_lattice() ? static_cast<double>(dp::LatticeSum::kGridSteps) : 1.0,
-                   dp::release_mode_from(config.release_mode)),
+                   dp::release_mode_from(config.release_mode), at::get_num_threads()),
         batches_(setup.latents, setup.schedule, *setup.network, config, keys_.draws()),
         // The latents are the ledger's to compare: a bare hash of private data has no place in a checkpoint.
         state_(options.run_dir, config.checkpoint, config.runtime,

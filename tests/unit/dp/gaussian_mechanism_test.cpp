@@ -24,8 +24,8 @@ static_assert(!std::is_copy_constructible_v<ChargedStep>);
 
 class GaussianMechanismTest : public testing::Test {
  protected:
-  GaussianMechanism mechanism(ReleaseMode mode = ReleaseMode::kAllReduce, double sigma = kSigma) {
-    return {*comm_, RunKeys::create(*comm_, 7).take_noise(), sigma, 0.5, mode};
+  GaussianMechanism mechanism(ReleaseMode mode = ReleaseMode::kAllReduce, double sigma = kSigma, int num_threads = 1) {
+    return {*comm_, RunKeys::create(*comm_, 7).take_noise(), sigma, 0.5, mode, num_threads};
   }
   ChargedStep charge(std::int64_t step, double sigma = kSigma) {
     accounting::LedgerEntry entry;
@@ -48,6 +48,15 @@ TEST_F(GaussianMechanismTest, BothModes_ReleaseTheSame) {
   mechanism(ReleaseMode::kRoot).release(b, charge(0));
   EXPECT_EQ(a, b);
   EXPECT_NE(a, std::vector<float>(10, 3.0F));
+}
+
+TEST_F(GaussianMechanismTest, AnyNumberOfThreads_DrawsTheSame) {
+  const std::size_t size = (std::size_t{1} << 17) + 5;  // several parts, the last of them short
+  std::vector<float> one(size);
+  std::vector<float> many(size);
+  mechanism().release(one, charge(0));
+  mechanism(ReleaseMode::kAllReduce, kSigma, 3).release(many, charge(0));
+  EXPECT_EQ(one, many);
 }
 
 TEST_F(GaussianMechanismTest, SigmaZero_ReleasesTheSumItself) {
