@@ -1,24 +1,29 @@
 // dpldm-data encode: images -> moments of an autoencoder's posterior, once, so that training never runs the encoder.
 //
 // The work is cut into batches whose limits do not depend on the number of ranks or threads, and each batch is computed
-// by one thread. So the file is the same, bit for bit, however many took part.
+// by one thread. So the file is the same, bit for bit, however many took part, and however often the work was
+// interrupted: what is done stays in an unfinished file beside the output, and the same command goes on with it.
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 #include <torch/torch.h>
 
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "config/training_config.h"
 #include "data/image_file.h"
 #include "data/latent_file.h"
 #include "data_tools/commands.h"
+#include "data_tools/encode_journal.h"
 #include "data_tools/options.h"
 #include "model/autoencoder_kl.h"
 #include "model/model_directory.h"
@@ -36,6 +41,7 @@ struct EncodeOptions {
   std::int64_t batch = 0;
   at::ScalarType precision = at::kFloat;
   std::int64_t threads = 0;
+  std::chrono::seconds save_every{0};
 };
 
 std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
@@ -50,7 +56,10 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
       ("precision", "fp32 or bf16: what the encoder computes in",
        cxxopts::value<std::string>()->default_value("fp32"))  //
       ("half", "store float16 instead of float32")            //
-      ("threads", "threads of each rank; 0: its share of the cores", cxxopts::value<std::string>()->default_value("0"));
+      ("threads", "threads of each rank; 0: its share of the cores",
+       cxxopts::value<std::string>()->default_value("0"))  //
+      ("save-every", "seconds after which what is done is made safe against an interruption",
+       cxxopts::value<std::string>()->default_value("5"));
   const auto parsed = parse_or_help(options, argc, argv);
   if (!parsed) return std::nullopt;
   EncodeOptions result;
@@ -61,6 +70,7 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
   result.half = parsed->count("half") > 0;
   result.batch = integer_between(*parsed, "batch", 1, 4096);
   result.threads = integer_between(*parsed, "threads", 0, 1024);
+  result.save_every = std::chrono::seconds(integer_between(*parsed, "save-every", 0, 3600));
   const auto precision = (*parsed)["precision"].as<std::string>();
   if (precision != "fp32" && precision != "bf16") {
     throw ConfigError("--precision is '" + precision + "'; fp32 and bf16 are allowed");
@@ -109,19 +119,84 @@ void check_fit(const data::ImageFileInfo& images, const model::AutoencoderConfig
   }
 }
 
+// A digest of what decides the file's content: an unfinished file is gone on with only under the same.
+std::string work_key(const data::ImageFileInfo& images, const data::LatentFileInfo& latents,
+                     const EncodeOptions& options) {
+  const nlohmann::json decisive{{"images", images.content_sha256},
+                                {"encoder", latents.encoder_sha256},
+                                {"scaling_factor", latents.scaling_factor},
+                                {"flips", options.flips},
+                                {"half", options.half},
+                                {"batch", options.batch},
+                                {"precision", options.precision == at::kFloat ? "fp32" : "bf16"},
+                                {"libtorch", TORCH_VERSION}};
+  return sha256_of(decisive.dump()).substr(0, 16);
+}
+
+// An interrupted encode with other options or images left its file, which nobody will go on with by this command.
+void warn_of_leftovers(const std::filesystem::path& output, const std::filesystem::path& ours) {
+  const std::string prefix = output.filename().string() + ".unfinished-";
+  const auto parent = output.has_parent_path() ? output.parent_path() : std::filesystem::path(".");
+  for (const auto& entry : std::filesystem::directory_iterator(parent)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind(prefix, 0) == 0 && name.rfind(ours.filename().string(), 0) != 0) {
+      spdlog::warn("{} is left from an interrupted encode of something else; remove it if that will not go on",
+                   entry.path().string());
+    }
+  }
+}
+
+// What rank 0 has prepared, on every rank.
+struct Work {
+  data::MomentsPlace place;
+  std::int64_t num_batches = 0;
+  std::vector<std::int64_t> batches;  // those that are left
+};
+
+// Collective.
+Work share_work(comm::Communicator& comm, const std::optional<data::LatentFileWriter>& writer,
+                const EncodeOptions& options, std::int64_t num_records) {
+  Work work;
+  work.num_batches = (num_records + options.batch - 1) / options.batch;
+  std::string text;
+  comm::run_on_root(comm, [&] {
+    work.place = writer->moments_place();
+    work.batches = EncodeJournal::prepare(work.place.journal(), work.num_batches, writer->goes_on());
+    text = nlohmann::json{{"path", std::filesystem::absolute(work.place.path).string()},
+                          {"offset", work.place.offset},
+                          {"half", work.place.half_precision},
+                          {"batches", work.batches}}
+               .dump();
+    if (writer->goes_on()) {
+      spdlog::info("going on with {}: {} of {} batches are done", work.place.path.string(),
+                   work.num_batches - static_cast<std::int64_t>(work.batches.size()), work.num_batches);
+    }
+    warn_of_leftovers(options.output, work.place.path);
+  });
+  const auto json = nlohmann::json::parse(comm::broadcast_text(comm, text));
+  work.place = {json.at("path").get<std::string>(), json.at("offset").get<std::uint64_t>(),
+                json.at("half").get<bool>()};
+  work.batches = json.at("batches").get<std::vector<std::int64_t>>();
+  return work;
+}
+
 // This rank's share of the batches, spread over threads. HDF5 allows one thread at a time, so reading is under a lock;
 // the moments go to their place in the file without HDF5.
 class Encoding {
  public:
   Encoding(model::AutoencoderKL& autoencoder, const data::ImageFile& images, const data::MomentsWriter& writer,
-           const EncodeOptions& options, comm::Communicator& comm)
-      : autoencoder_(autoencoder), images_(images), writer_(writer), options_(options) {
-    const std::int64_t num_records = images.info().num_records;
-    const std::int64_t num_batches = (num_records + options.batch - 1) / options.batch;
-    next_ = num_batches * comm.rank() / comm.size();
-    end_ = num_batches * (comm.rank() + 1) / comm.size();
-    const std::int64_t first_record = next_ * options.batch;
-    const std::int64_t share = std::min(num_records, end_ * options.batch) - first_record;
+           const Work& work, const EncodeOptions& options, comm::Communicator& comm)
+      : autoencoder_(autoencoder),
+        images_(images),
+        writer_(writer),
+        options_(options),
+        work_(work),
+        journal_(work.place.journal()) {
+    const auto num_left = static_cast<std::int64_t>(work.batches.size());
+    next_ = num_left * comm.rank() / comm.size();
+    end_ = num_left * (comm.rank() + 1) / comm.size();
+    std::int64_t share = 0;
+    for (std::int64_t i = next_; i < end_; ++i) share += records_of(i).second;
     progress_.emplace(comm.size() > 1 ? fmt::format("encode (rank 0 of {})", comm.size()) : "encode", share, "image",
                       comm.is_root());
   }
@@ -134,12 +209,17 @@ class Encoding {
   }
 
  private:
+  // First record and number of records of the i-th batch that is left.
+  std::pair<std::int64_t, std::int64_t> records_of(std::int64_t i) const {
+    const std::int64_t first = work_.batches[static_cast<std::size_t>(i)] * options_.batch;
+    return {first, std::min(options_.batch, images_.info().num_records - first)};
+  }
+
   void work() {
     try {
       at::set_num_threads(1);  // OpenMP keeps the number per thread
-      for (std::int64_t batch = next_++; batch < end_; batch = next_++) {
-        const std::int64_t first = batch * options_.batch;
-        const std::int64_t count = std::min(options_.batch, images_.info().num_records - first);
+      for (std::int64_t i = next_++; i < end_; i = next_++) {
+        const auto [first, count] = records_of(i);
         at::Tensor images;
         {
           const std::lock_guard lock(mutex_);
@@ -150,6 +230,8 @@ class Encoding {
         const std::lock_guard lock(mutex_);
         num_done_ += count;
         progress_->update(num_done_);
+        unsaved_.push_back(work_.batches[static_cast<std::size_t>(i)]);
+        if (std::chrono::steady_clock::now() - saved_ >= options_.save_every) save();
       }
     } catch (...) {
       const std::lock_guard lock(mutex_);
@@ -157,31 +239,29 @@ class Encoding {
     }
   }
 
+  // Under the lock.
+  void save() {
+    writer_.sync();
+    journal_.mark(unsaved_);
+    unsaved_.clear();
+    saved_ = std::chrono::steady_clock::now();
+  }
+
   model::AutoencoderKL& autoencoder_;
   const data::ImageFile& images_;
   const data::MomentsWriter& writer_;
   const EncodeOptions& options_;
+  const Work& work_;
+  EncodeJournal journal_;
   std::atomic<std::int64_t> next_ = 0;
   std::int64_t end_ = 0;
   std::mutex mutex_;  // of HDF5 and of what follows
   std::int64_t num_done_ = 0;
+  std::vector<std::int64_t> unsaved_;
+  std::chrono::steady_clock::time_point saved_ = std::chrono::steady_clock::now();
   std::optional<Progress> progress_;
   std::exception_ptr failure_;
 };
-
-// Collective. The place in the file that rank 0 created, on every rank.
-data::MomentsPlace share_place(comm::Communicator& comm, const std::optional<data::LatentFileWriter>& writer) {
-  std::string text;
-  if (writer) {
-    const data::MomentsPlace place = writer->moments_place();
-    text = nlohmann::json{{"path", std::filesystem::absolute(place.path).string()},
-                          {"offset", place.offset},
-                          {"half", place.half_precision}}
-               .dump();
-  }
-  const auto json = nlohmann::json::parse(comm::broadcast_text(comm, text));
-  return {json.at("path").get<std::string>(), json.at("offset").get<std::uint64_t>(), json.at("half").get<bool>()};
-}
 
 }  // namespace
 
@@ -206,10 +286,12 @@ void run_encode(app::Invocation& invocation) {
   std::optional<data::LatentFileWriter> writer;
   if (comm.is_root()) {
     if (images.info().has_captions) spdlog::warn("captions are not encoded: the latents will have labels alone");
-    writer.emplace(options->output, info, !info.class_names.empty(), options->half);
+    writer.emplace(options->output, info, !info.class_names.empty(), options->half,
+                   work_key(images.info(), info, *options));
   }
-  data::MomentsWriter moments(share_place(comm, writer), info);
-  Encoding(*autoencoder, images, moments, *options, comm).run(num_threads);
+  const Work work = share_work(comm, writer, *options, info.num_records);
+  data::MomentsWriter moments(work.place, info);
+  Encoding(*autoencoder, images, moments, work, *options, comm).run(num_threads);
   moments.close();
   // Ranks on slower nodes may still be computing.
   comm.set_deadline(std::chrono::hours(24));

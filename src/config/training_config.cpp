@@ -29,6 +29,8 @@ void add_runtime(Schema& schema, RuntimeConfig& runtime) {
 void add_checkpoint(Schema& schema, CheckpointConfig& checkpoint) {
   schema.add("checkpoint.every_steps", checkpoint.every_steps, {0, 1e9},
              "Steps between checkpoints; 0 writes none but on a stop.");
+  schema.add("checkpoint.in_background", checkpoint.in_background,
+             "Write them from a copy while training goes on. Those of a stop and of the last step are waited for.");
   schema.add("checkpoint.keep_last", checkpoint.keep_last, {1, 1e6}, "How many of the newest checkpoints are kept.");
   schema.add("checkpoint.keep_every", checkpoint.keep_every, {0, 1e9},
              "Checkpoints at multiples of this many steps are kept for good; 0 keeps none.");

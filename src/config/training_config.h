@@ -24,6 +24,7 @@ struct RuntimeConfig {
 
 struct CheckpointConfig {
   std::int64_t every_steps = 100;
+  bool in_background = true;
   std::int64_t keep_last = 2;
   std::int64_t keep_every = 0;
   double max_minutes = 0;

@@ -289,6 +289,7 @@ struct LatentFileWriter::Impl {
       temporary.emplace(path, work_key);
       goes_on = find_earlier();
       if (!goes_on) {
+        std::filesystem::remove(MomentsPlace{temporary->path()}.journal());
         // Under its name only when it is whole.
         TemporaryFile fresh(temporary->path());
         create(fresh.path(), has_labels);
@@ -390,6 +391,7 @@ void LatentFileWriter::commit() {
   file.write_attribute("content_sha256", digest.finish());
   file.close();
   w.temporary->commit();
+  std::filesystem::remove(w.place.journal());
 }
 
 }  // namespace dpldm::data

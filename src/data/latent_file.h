@@ -70,6 +70,10 @@ struct MomentsPlace {
   std::filesystem::path path;
   std::uint64_t offset = 0;  // of record 0, in bytes
   bool half_precision = false;
+
+  // Beside the file, for an account of what was written to it. The LatentFileWriter removes it before it begins a file
+  // anew, and after the commit.
+  std::filesystem::path journal() const { return path.string() + ".done"; }
 };
 
 // Writes moments straight into their place in the file, past HDF5, so that many ranks (and threads) can do it at once:

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <map>
 
 #include <fmt/format.h>
@@ -25,9 +26,34 @@ std::map<std::string, at::Tensor> by_name(std::vector<std::pair<std::string, at:
   return {std::make_move_iterator(tensors.begin()), std::make_move_iterator(tensors.end())};
 }
 
+// Tensors that nobody changes.
+std::map<std::string, at::Tensor> copies(std::map<std::string, at::Tensor> tensors) {
+  for (auto& [name, tensor] : tensors) tensor = tensor.clone();
+  return tensors;
+}
+
 }  // namespace
 
 struct RunState::Impl {
+  using Seconds = std::chrono::duration<double>;
+
+  // Rank 0. Writes and commits; returns how long that took.
+  Seconds write(const CheckpointInfo& info, std::span<const CheckpointFile> files) const {
+    const auto begin = std::chrono::steady_clock::now();
+    store.save(info, files);
+    return std::chrono::steady_clock::now() - begin;
+  }
+
+  // Rank 0. The checkpoint in the background is whole when this returns; throws what it threw.
+  void finish_writing() {
+    if (writing.valid()) stop.set_checkpoint_time(writing.get());
+  }
+
+  // Rank 0. Throws what the checkpoint in the background threw, if it has ended.
+  void look_after_writing() {
+    if (writing.valid() && writing.wait_for(Seconds(0)) == std::future_status::ready) finish_writing();
+  }
+
   std::filesystem::path run_dir;
   config::CheckpointConfig config;
   config::RuntimeConfig runtime;
@@ -38,7 +64,7 @@ struct RunState::Impl {
   std::ofstream metrics;  // rank 0
   nlohmann::json extra = nlohmann::json::object();
   nlohmann::json restored_extra = nlohmann::json::object();
-  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  std::future<Seconds> writing;  // rank 0: the checkpoint in the background; destroyed first, which waits for it
 };
 
 RunState::RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint,
@@ -51,7 +77,8 @@ RunState::RunState(const std::filesystem::path& run_dir, const config::Checkpoin
                    .comm = comm,
                    .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
                    .stop = StopRequest(StopRequest::Seconds(60 * checkpoint.max_minutes)),
-                   .metrics = {}})) {
+                   .metrics = {},
+                   .writing = {}})) {
   if (comm.is_root()) impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
 }
 
@@ -107,12 +134,14 @@ const nlohmann::json& RunState::restored_extra() const { return impl_->restored_
 void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
                            const Optimizer& optimizer) {
   impl_->comm.set_deadline(steady_deadline(impl_->runtime));
+  impl_->look_after_writing();
   const StopDecision decision = impl_->stop.agree(impl_->comm);
   const bool finished = steps_done == steps_total;
   const bool due = impl_->config.every_steps > 0 && steps_done % impl_->config.every_steps == 0;
   const std::int64_t check_every = impl_->runtime.check_every_steps;
   if (due || finished || decision != StopDecision::kGoOn) {
-    save(steps_done, parameters, optimizer);
+    const bool wait = finished || decision == StopDecision::kCheckpointAndStop || !impl_->config.in_background;
+    save(steps_done, parameters, optimizer, wait ? When::kNow : When::kInBackground);
   } else if (check_every > 0 && steps_done % check_every == 0) {
     require_same_parameters(impl_->comm, parameters.values(), fmt::format("after step {}", steps_done));
   }
@@ -124,22 +153,33 @@ void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, co
 }
 
 void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer) {
-  const auto begin = std::chrono::steady_clock::now();
+  save(steps_done, parameters, optimizer, When::kNow);
+}
+
+void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer, When when) {
   // What is written is rank 0's; it must be everyone's.
   require_same_parameters(impl_->comm, parameters.values(), fmt::format("after step {}", steps_done));
   comm::run_on_root(impl_->comm, [&] {
     nlohmann::json extra = impl_->extra;
     extra["inputs"] = impl_->identity.inputs;
-    const std::vector<CheckpointFile> files{tensor_file(kWeights, by_name(parameters.unflatten(parameters.values()))),
-                                            tensor_file(kOptimizer, optimizer.state())};
-    impl_->store.save({.step = steps_done,
-                       .config_hash = impl_->identity.config_hash,
-                       .num_ranks = impl_->comm.size(),
-                       .ledger_head = extra.value("ledger_head", ""),
-                       .extra = extra},
-                      files);
+    const CheckpointInfo info{.step = steps_done,
+                              .config_hash = impl_->identity.config_hash,
+                              .num_ranks = impl_->comm.size(),
+                              .ledger_head = extra.value("ledger_head", ""),
+                              .extra = extra};
+    auto weights = by_name(parameters.unflatten(parameters.values()));
+    auto moments = optimizer.state();
+    impl_->finish_writing();  // one at a time, in their order
+    if (when == When::kNow) {
+      impl_->stop.set_checkpoint_time(
+          impl_->write(info, std::vector{tensor_file(kWeights, weights), tensor_file(kOptimizer, moments)}));
+    } else {
+      std::vector files{tensor_file(kWeights, copies(weights)), tensor_file(kOptimizer, copies(moments))};
+      impl_->writing = std::async(std::launch::async, [impl = impl_.get(), info, files = std::move(files)] {
+        return impl->write(info, files);
+      });
+    }
   });
-  impl_->stop.set_checkpoint_time(std::chrono::steady_clock::now() - begin);
 }
 
 void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config,

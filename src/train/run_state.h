@@ -44,15 +44,19 @@ class RunState {
   const nlohmann::json& restored_extra() const;
 
   // Collective, after each step. Compares the parameters over ranks every runtime.check_every_steps; writes a
-  // checkpoint when one is due or a stop was asked for, and throws Checkpointed after the latter. The first call begins
-  // the steady state, in which runtime.deadline_seconds holds.
+  // checkpoint when one is due (from a copy, while training goes on, if checkpoint.in_background) or a stop was asked
+  // for, and throws Checkpointed after the latter. What a checkpoint in the background throws comes out of a later call
+  // on rank 0. The first call begins the steady state, in which runtime.deadline_seconds holds.
   void end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
                    const Optimizer& optimizer);
-  // Collective. Writes a checkpoint now. Throws CommunicationError, and writes none, when the parameters are not the
-  // same on all ranks.
+  // Collective. Writes a checkpoint now; when it returns, it is on the disk. Throws CommunicationError, and writes
+  // none, when the parameters are not the same on all ranks.
   void save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer);
 
  private:
+  enum class When { kNow, kInBackground };
+  void save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer, When when);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

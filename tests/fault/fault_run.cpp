@@ -1,13 +1,17 @@
-// `dpldm finetune` with one thing going wrong at a chosen moment, for fault_test.py.
+// `dpldm finetune` and `dpldm-data encode` with one thing going wrong at a chosen moment, for fault_test.py.
 //
 //   fault_run toy DIR                       a model and latents that are small enough, in DIR
 //   fault_run finetune [FAULT] ARGUMENTS    as `dpldm finetune ARGUMENTS`
+//   fault_run encode RANK N ARGUMENTS       as `dpldm-data encode ARGUMENTS`, but RANK dies (SIGKILL) when it has
+//                                           written moments and is about to sync them for the N-th time
 //
 // FAULT, in this order, each optional:
 //   --fault KIND RANK CONTEXT OPERATION   on RANK, in the first OPERATION ("broadcast") of CONTEXT ("finetune step 3"):
 //                                         fail, never, throw, or the number of a signal that the rank sends itself
 //   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
+//   --fail-at-sync N                      that sync fails with EIO instead
 //   --slow MS                             each step begins MS milliseconds later
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -23,6 +27,7 @@
 #include "app/cli.h"
 #include "app/training_options.h"
 #include "config/training_config.h"
+#include "data_tools/commands.h"
 #include "support/faulty_communicator.h"
 #include "support/forwarding_communicator.h"
 #include "support/tiny_model.h"
@@ -41,6 +46,8 @@ struct Plan {
 };
 
 int the_sync_to_die_at = 0;
+int the_sync_to_fail_at = 0;
+int the_data_sync_to_die_at = 0;
 
 // The moment of the fault, so that the driver can tell how long everything else took.
 void announce() {
@@ -118,6 +125,10 @@ void run_finetune(dpldm::app::Invocation& invocation) {
     the_sync_to_die_at = std::stoi(invocation.argv()[at + 1]);
     at += 2;
   }
+  if (next_is("--fail-at-sync")) {
+    the_sync_to_fail_at = std::stoi(invocation.argv()[at + 1]);
+    at += 2;
+  }
   if (next_is("--slow")) {
     plan.slow = std::chrono::milliseconds(std::stoi(invocation.argv()[at + 1]));
     at += 2;
@@ -131,6 +142,13 @@ void run_finetune(dpldm::app::Invocation& invocation) {
   dpldm::train::run_private_training(config, *options, comm);
 }
 
+void run_encode(dpldm::app::Invocation& invocation) {
+  const int rank = std::stoi(invocation.argv()[1]);
+  if (invocation.communicator().rank() == rank) the_data_sync_to_die_at = std::stoi(invocation.argv()[2]);
+  Remaining rest(invocation, 2);
+  dpldm::tools::run_encode(rest);
+}
+
 void make_toy(dpldm::app::Invocation& invocation) {
   dpldm::test::make_tiny_model(invocation.argv()[1], 24, dpldm::data::Visibility::kPrivate);
 }
@@ -141,20 +159,36 @@ void make_toy(dpldm::app::Invocation& invocation) {
 extern "C" int __real_fsync(int descriptor);   // NOLINT
 extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
   static int num_syncs = 0;
-  if (the_sync_to_die_at > 0) {
+  if (the_sync_to_die_at > 0 || the_sync_to_fail_at > 0) {
     std::string path(4096, '\0');
     const ssize_t length = ::readlink(fmt::format("/proc/self/fd/{}", descriptor).c_str(), path.data(), path.size());
     path.resize(length > 0 ? static_cast<std::size_t>(length) : 0);
-    if (path.find("checkpoints/step-00000004") != std::string::npos && ++num_syncs == the_sync_to_die_at) {
-      announce();
-      std::raise(SIGKILL);
+    if (path.find("checkpoints/step-00000004") != std::string::npos) {
+      ++num_syncs;
+      if (num_syncs == the_sync_to_die_at || num_syncs == the_sync_to_fail_at) announce();
+      if (num_syncs == the_sync_to_die_at) std::raise(SIGKILL);
+      if (num_syncs == the_sync_to_fail_at) {
+        errno = EIO;
+        return -1;
+      }
     }
   }
   return __real_fsync(descriptor);
 }
 
+extern "C" int __real_fdatasync(int descriptor);   // NOLINT
+extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
+  static int num_syncs = 0;
+  if (the_data_sync_to_die_at > 0 && ++num_syncs == the_data_sync_to_die_at) {
+    announce();
+    std::raise(SIGKILL);
+  }
+  return __real_fdatasync(descriptor);
+}
+
 int main(int argc, char** argv) {
   const std::vector<dpldm::app::Command> commands{{"finetune", "finetune with a fault", run_finetune},
+                                                  {"encode", "encode with a fault", run_encode},
                                                   {"toy", "make a model and latents", make_toy}};
-  return dpldm::app::run_program("fault_run", "finetune with a fault", commands, argc, argv);
+  return dpldm::app::run_program("fault_run", "commands with a fault", commands, argc, argv);
 }

@@ -73,6 +73,7 @@ class Case:
             "training.expected_batch_size": 8, "privacy.epsilon": 1000, "privacy.delta": 1e-3, "privacy.noise_multiplier": 1,
             "privacy.accountant": "rdp", "runtime.threads": 1, "runtime.micro_batch_size": 4, "runtime.start_deadline_seconds": 30,
             "runtime.deadline_seconds": DEADLINE, "checkpoint.every_steps": CHECKPOINT_EVERY, "checkpoint.keep_last": 3,
+            "checkpoint.in_background": "false",  # so that it is known what is on the disk at a step
         }
         result = ["--run-dir", str(self.run_dir)]
         for key, value in settings.items():
@@ -470,6 +471,26 @@ def case_killed_during_checkpoint(case):
     return "checkpoint of step 2, and leftovers that the next save removes"
 
 
+IN_BACKGROUND = ["--set", "checkpoint.in_background=true"]
+
+
+def case_killed_during_background_checkpoint(case):
+    """kill -9 while the checkpoint of step 4 is written in the background"""
+    case.expect(case.run(fault=["--kill-at-sync", "4"], more=IN_BACKGROUND), 137, 1)
+    whole = [name for name in case.checkpoints() if re.fullmatch(r"step-\d{8}", name)]
+    require(whole == ["step-00000002"], case.checkpoints())
+    case.resumes()
+    return "checkpoint of step 2, and leftovers that the next save removes"
+
+
+def case_background_checkpoint_fails(case):
+    """a checkpoint in the background cannot be written"""
+    case.expect(case.run(fault=["--fail-at-sync", "1"], more=IN_BACKGROUND), 74, 1, ["step-00000004"])
+    require(case.checkpoints() == ["step-00000002"], case.checkpoints())
+    case.resumes()
+    return "checkpoint of step 2"
+
+
 def case_ranks_differ(case):
     """the ranks were given different configurations"""
     started = case.build / "tests/fault_run"
@@ -483,6 +504,34 @@ def case_ranks_differ(case):
                 [rf"the configuration must be the same on all ranks, but rank {last(case)} has '  learning_rate: 0.5' where"])
     require(not case.run_dir.exists(), "something was written")
     return "nothing is written"
+
+
+def case_encode_killed(case):
+    """a rank of `dpldm-data encode` is killed"""
+    images = case.folder / "images.h5"
+    render = ["render", "--kind", "shapes", "--num", "64", "--size", "8", "-o", images]
+    subprocess.run([case.build / "bin/dpldm-data", *render], check=True, env=case.environment(), timeout=60, capture_output=True)
+
+    def encode(ranks, output, dies=(0, 0)):
+        command = ["mpirun", "-np", str(ranks), str(case.build / "tests/fault_run"), "encode", *map(str, dies), "--model", case.folder / "tiny",
+                   "--images", images, "--flips", "--batch", "2", "--threads", "1", "--save-every", "0", "-o", case.folder / output]
+        began = time.time()
+        process = subprocess.Popen(command, env=case.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=open(case.folder / "err", "wb"), start_new_session=True)
+        return case.finish(process, began)
+
+    require(encode(1, "whole.h5").code == 0, case.said())
+    # The last rank had two of its batches safe, and dies with the third.
+    case.expect(encode(case.ranks, "out.h5", (last(case), 3)), 137, 1)
+    left = sorted(path.name for path in case.folder.glob("out.h5*"))
+    require(len(left) == 2 and all(name.startswith("out.h5.unfinished-") for name in left), left)
+    safe = sum((case.folder / left[1]).read_bytes())
+    require(safe >= 2, f"{safe} batches were marked")
+    ended = encode(case.ranks - 1, "out.h5")
+    require(ended.code == 0 and f"{safe} of 32 batches are done" in ended.text, ended.text)
+    require((case.folder / "out.h5").read_bytes() == (case.folder / "whole.h5").read_bytes(), "another file than without the interruption")
+    require(len(list(case.folder.glob("out.h5*"))) == 1, "something was left behind")
+    return "the unfinished file; the same command goes on, on any number of ranks, to the same file"
 
 
 CASES = {name[5:]: function for name, function in list(globals().items()) if name.startswith("case_")}

@@ -89,6 +89,19 @@ class PrivateTrainingOnRanks : public testing::Test {
     return directory;
   }
 
+  // Collective. Resumes until a run comes to its end.
+  void resume_to_the_end(const config::FinetuneConfig& config, const std::string& name) {
+    for (std::int64_t i = 0; i < 2 * config.steps; ++i) {
+      try {
+        run(config, name, *world_, /*resume=*/true);
+        return;
+      } catch (const Checkpointed&) {
+        continue;
+      }
+    }
+    FAIL() << "the run does not end";
+  }
+
   // On rank 0 alone, while the others wait.
   std::filesystem::path run_alone(const config::FinetuneConfig& config, const std::string& name) {
     if (world_->is_root()) run(config, name, *comm::make_self_communicator());
@@ -213,16 +226,17 @@ TEST_F(PrivateTrainingOnRanks, InterruptedRunResumedOnAnotherNumberOfRanksGoesOn
   }
   interrupted.checkpoint.max_minutes = 1e-9;  // part of the configuration, which must be the same
   world_->barrier();
-  for (int i = 0; i < 20; ++i) {
-    try {
-      run(interrupted, "interrupted", *world_, /*resume=*/true);
-      break;
-    } catch (const Checkpointed&) {
-      continue;
-    }
-  }
+  resume_to_the_end(interrupted, "interrupted");
   EXPECT_LE(largest_difference(whole, weights(root_ / "interrupted")), kTolerance);
   EXPECT_EQ(accounting::PrivacyLedger::read(root_ / "interrupted/ledger.jsonl").entries().size(), 12U);
+}
+
+TEST_F(PrivateTrainingOnRanks, InterruptedAfterEveryStepAndResumedOnTheSameRanks_TheModelIsBitIdentical) {
+  const Tensors whole = weights(run(config(), "whole", *world_));
+  EXPECT_THROW(run(stopping_after_one_step(), "interrupted", *world_), Checkpointed);
+  resume_to_the_end(stopping_after_one_step(), "interrupted");
+  const Tensors found = weights(root_ / "interrupted");
+  for (const auto& [name, tensor] : whole) EXPECT_TRUE(tensor.equal(found.at(name))) << name;
 }
 
 TEST_F(PrivateTrainingOnRanks, RunThatClaimsPrivacyIsReproducibleByNobody) {
