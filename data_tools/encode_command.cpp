@@ -80,7 +80,7 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
 }
 
 // images uint8 [B, C, H, W] -> moments fp32 [B, V, 2L, h, w].
-at::Tensor encode_batch(model::AutoencoderKL& autoencoder, const at::Tensor& images, const EncodeOptions& options) {
+at::Tensor encode_batch(model::Autoencoder& autoencoder, const at::Tensor& images, const EncodeOptions& options) {
   const torch::NoGradGuard no_grad;
   const at::Tensor scaled = images.to(at::kFloat).div(127.5F).sub(1).to(options.precision);
   std::vector<at::Tensor> variants{autoencoder.encode(scaled)};
@@ -88,7 +88,7 @@ at::Tensor encode_batch(model::AutoencoderKL& autoencoder, const at::Tensor& ima
   return at::stack(variants, 1).to(at::kFloat);
 }
 
-data::LatentFileInfo latent_info(const data::ImageFileInfo& images, model::AutoencoderKL& autoencoder,
+data::LatentFileInfo latent_info(const data::ImageFileInfo& images, model::Autoencoder& autoencoder,
                                  const at::Tensor& example_moments) {
   data::LatentFileInfo info;
   info.visibility = images.visibility;
@@ -106,12 +106,12 @@ data::LatentFileInfo latent_info(const data::ImageFileInfo& images, model::Autoe
   return info;
 }
 
-void check_fit(const data::ImageFileInfo& images, const model::AutoencoderConfig& config) {
+void check_fit(const data::ImageFileInfo& images, const model::CoderConfig& config) {
   if (images.channels != config.in_channels) {
     throw ConfigError(
         fmt::format("the images have {} channel(s) and the autoencoder takes {}", images.channels, config.in_channels));
   }
-  const std::int64_t factor = std::int64_t{1} << (config.block_out_channels.size() - 1);
+  const std::int64_t factor = config.downsampling();
   if (images.height % factor != 0 || images.width % factor != 0) {
     throw ConfigError(
         fmt::format("the images are {}x{}; the autoencoder needs multiples of {} (import with --pad or --size)",
@@ -184,7 +184,7 @@ Work share_work(comm::Communicator& comm, const std::optional<data::LatentFileWr
 // the moments go to their place in the file without HDF5.
 class Encoding {
  public:
-  Encoding(model::AutoencoderKL& autoencoder, const data::ImageFile& images, const data::MomentsWriter& writer,
+  Encoding(model::Autoencoder& autoencoder, const data::ImageFile& images, const data::MomentsWriter& writer,
            const Work& work, const EncodeOptions& options, comm::Communicator& comm)
       : autoencoder_(autoencoder),
         images_(images),
@@ -247,7 +247,7 @@ class Encoding {
     saved_ = std::chrono::steady_clock::now();
   }
 
-  model::AutoencoderKL& autoencoder_;
+  model::Autoencoder& autoencoder_;
   const data::ImageFile& images_;
   const data::MomentsWriter& writer_;
   const EncodeOptions& options_;

@@ -48,36 +48,53 @@ Json trainable_sets(model::UNet& unet) {
   return sets;
 }
 
+// Of each level, finest first: no tensor's shape tells, so that a wrong number is only seen here.
+std::vector<std::int64_t> heads_of(const model::UNetConfig& config) {
+  std::vector<std::int64_t> heads;
+  for (std::int64_t level = 0; level < config.num_levels(); ++level) heads.push_back(config.heads_at(level));
+  return heads;
+}
+
 Json description_of(model::UNet& unet) {
   const model::UNetConfig& config = unet.config();
-  Json json{{"class", "UNet2DConditionModel"},
+  Json json{{"class", config.class_name()},
             {"parameters", num_parameters(unet)},
             {"in_channels", config.in_channels},
             {"block_out_channels", config.block_out_channels},
-            {"attention_heads", config.attention_head_dim},
-            {"cross_attention_dim", config.cross_attention_dim}};
-  if (config.num_classes > 0) json["class_labels"] = config.num_classes;
+            {"attention_heads", heads_of(config)}};
+  if (config.family == model::UNetFamily::kConditional) json["cross_attention_dim"] = config.cross_attention_dim;
+  if (config.num_labels() > 0) json["class_labels"] = config.num_labels();
   json["trainable_sets"] = trainable_sets(unet);
   json["weights_sha256"] = model::weights_sha256(unet);
   return json;
 }
 
-Json description_of(const model::AutoencoderKL& autoencoder) {
-  const model::AutoencoderConfig& config = autoencoder.config();
-  return {{"class", "AutoencoderKL"},
+Json description_of(const model::Autoencoder& autoencoder) {
+  const model::CoderConfig& config = autoencoder.config();
+  return {{"class", autoencoder.config_json().at("_class_name")},
           {"parameters", num_parameters(autoencoder)},
           {"in_channels", config.in_channels},
-          {"latent_channels", config.latent_channels},
-          {"downsampling", std::int64_t{1} << (config.block_out_channels.size() - 1)},
+          {"latent_channels", autoencoder.num_latent_channels()},
+          {"downsampling", config.downsampling()},
           {"block_out_channels", config.block_out_channels},
           {"scaling_factor", config.scaling_factor},
           {"weights_sha256", model::weights_sha256(autoencoder)}};
 }
 
-bool has_network(const fs::path& model, const std::string& component, const std::string& class_name) {
+Json description_of(const model::TextEncoder& encoder) {
+  return {{"class", encoder.config_json().at("architectures").front()},
+          {"parameters", num_parameters(encoder)},
+          {"vocabulary", encoder.vocabulary_size()},
+          {"max_tokens", encoder.max_tokens()},
+          {"width", encoder.width()},
+          {"weights_sha256", model::weights_sha256(encoder)}};
+}
+
+// Whether `model` has the component, or is a network's own directory, of a class whose name contains `class_part`.
+bool has_network(const fs::path& model, const std::string& component, const std::string& class_part) {
   if (fs::exists(model / component / "config.json")) return true;
   return fs::exists(model / "config.json") &&
-         io::read_json_file(model / "config.json").value("_class_name", "") == class_name;
+         io::read_json_file(model / "config.json").value("_class_name", "").find(class_part) != std::string::npos;
 }
 
 Json describe_model(const fs::path& path) {
@@ -87,8 +104,13 @@ Json describe_model(const fs::path& path) {
     parameters += description.at("parameters").get<std::int64_t>();
     json[component] = description;
   };
-  if (has_network(path, "unet", "UNet2DConditionModel")) add("unet", description_of(*model::load_unet(path)));
+  if (has_network(path, "unet", "UNet2D")) add("unet", description_of(*model::load_unet(path)));
   if (has_network(path, "vae", "AutoencoderKL")) add("vae", description_of(*model::load_autoencoder(path)));
+  if (has_network(path, "vqvae", "VQModel")) add("vqvae", description_of(*model::load_autoencoder(path)));
+  if (model::has_text_encoder(path)) {
+    const auto encoder = model::load_text_encoder(path);
+    add(encoder->component(), description_of(*encoder));
+  }
   if (parameters == 0) {
     throw ConfigError(path.string() + " is neither a model, nor a checkpoint, nor a file of latents");
   }

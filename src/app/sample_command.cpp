@@ -178,7 +178,7 @@ at::Tensor read_initial_noise(const std::filesystem::path& path, std::int64_t nu
 // The networks, behind the functions that the generator knows.
 struct LoadedModel {
   std::shared_ptr<model::UNet> unet;
-  std::shared_ptr<model::AutoencoderKL> autoencoder;
+  std::shared_ptr<model::Autoencoder> autoencoder;
   nlohmann::json metadata;
 
   explicit LoadedModel(const std::filesystem::path& path)
@@ -187,7 +187,7 @@ struct LoadedModel {
         metadata(model::read_dp_metadata(path)) {
     unet->eval();
     autoencoder->eval();
-    if (unet->config().sample_size < 1) {
+    if (unet->config().sample_height < 1) {
       throw ConfigError(
           fmt::format("{}: unet/config.json has no sample_size, so the latent's size is not known", path.string()));
     }
@@ -202,7 +202,7 @@ struct LoadedModel {
     };
     functions.decode = [decoder = autoencoder](const at::Tensor& z) { return decoder->decode(z); };
     functions.scaling_factor = autoencoder->config().scaling_factor;
-    functions.latent_shape = {config.in_channels, config.sample_size, config.sample_size};
+    functions.latent_shape = {config.in_channels, config.sample_height, config.sample_width};
     functions.compute_type = compute_type;
     return functions;
   }

@@ -1,6 +1,7 @@
 #include "model/attention.h"
 
 #include <cmath>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -21,6 +22,11 @@ at::Tensor split_heads(const at::Tensor& tokens, std::int64_t num_heads) {
       .reshape({tokens.size(0) * num_heads, tokens.size(1), width});
 }
 
+// 0 where query t may see key l, minus infinity where l > t.
+at::Tensor causal_mask(std::int64_t queries, std::int64_t keys, const at::TensorOptions& options) {
+  return at::full({queries, keys}, -std::numeric_limits<double>::infinity(), options).triu(1);
+}
+
 // [B, C, H, W] -> [B, H W, C].
 at::Tensor to_tokens(const at::Tensor& image) { return image.flatten(2).transpose(1, 2).contiguous(); }
 
@@ -30,12 +36,14 @@ at::Tensor to_image(const at::Tensor& tokens, at::IntArrayRef sizes) {
 
 }  // namespace
 
-at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t num_heads) {
+at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t num_heads,
+                  bool causal) {
   const at::Tensor q = split_heads(query, num_heads);
   const at::Tensor k = split_heads(key, num_heads);
   const at::Tensor v = split_heads(value, num_heads);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-  const at::Tensor scores = at::bmm(q * scale, k.transpose(1, 2));
+  at::Tensor scores = at::bmm(q * scale, k.transpose(1, 2));
+  if (causal) scores = scores + causal_mask(q.size(1), k.size(1), scores.options());
   const at::Tensor weights = at::softmax(scores, -1, at::kFloat).to(q.scalar_type());
   const at::Tensor y = at::bmm(weights, v).view({query.size(0), num_heads, query.size(1), q.size(2)});
   return y.transpose(1, 2).reshape(query.sizes());
@@ -72,17 +80,18 @@ at::Tensor FeedForward::forward(const at::Tensor& x) {
 }
 
 BasicTransformerBlock::BasicTransformerBlock(std::int64_t channels, std::int64_t context_channels,
-                                             std::int64_t num_heads)
-    : norm1_(register_module("norm1", std::make_shared<LayerNorm>(channels))),
-      attn1_(*this, "attn1.", channels, channels, num_heads, false),
+                                             std::int64_t num_heads, bool only_cross)
+    : only_cross_(only_cross),
+      norm1_(register_module("norm1", std::make_shared<LayerNorm>(channels))),
+      attn1_(*this, "attn1.", channels, only_cross ? context_channels : channels, num_heads, false),
       norm2_(register_module("norm2", std::make_shared<LayerNorm>(channels))),
       attn2_(*this, "attn2.", channels, context_channels, num_heads, false),
       norm3_(register_module("norm3", std::make_shared<LayerNorm>(channels))),
       ff_(register_module("ff", std::make_shared<FeedForward>(channels))) {}
 
 at::Tensor BasicTransformerBlock::forward(const at::Tensor& x, const at::Tensor& context) {
-  at::Tensor normed = norm1_->forward(x);
-  at::Tensor h = x + attn1_.forward(normed, normed);
+  const at::Tensor normed = norm1_->forward(x);
+  at::Tensor h = x + attn1_.forward(normed, only_cross_ ? context : normed);
   if (context.size(1) == 1 && !attn2_.queries_or_keys_tapped() && norm2_->site() == nullptr) {
     h = h + attn2_.forward_one_token(context);
   } else {
@@ -100,9 +109,9 @@ Transformer2D::Transformer2D(std::int64_t channels, const TransformerOptions& op
     proj_in_conv_ = register_module("proj_in", std::make_shared<Conv2d>(channels, channels, 1));
   }
   for (std::int64_t k = 0; k < options.depth; ++k) {
-    blocks_.push_back(
-        register_at(*this, "transformer_blocks." + std::to_string(k),
-                    std::make_shared<BasicTransformerBlock>(channels, options.context_channels, options.num_heads)));
+    blocks_.push_back(register_at(*this, "transformer_blocks." + std::to_string(k),
+                                  std::make_shared<BasicTransformerBlock>(channels, options.context_channels,
+                                                                          options.num_heads, options.only_cross)));
   }
   if (linear_projection_) {
     proj_out_ = register_module("proj_out", std::make_shared<Linear>(channels, channels));
@@ -125,15 +134,19 @@ at::Tensor Transformer2D::forward(const at::Tensor& image, const at::Tensor& con
 }
 
 AttentionBlock::AttentionBlock(std::int64_t channels, const AttentionBlockOptions& options)
-    : group_norm_(
-          register_module("group_norm", std::make_shared<GroupNorm>(options.norm_groups, channels, options.norm_eps))),
+    : output_scale_(options.output_scale),
+      group_norm_(options.norm_groups == 0
+                      ? nullptr
+                      : register_module("group_norm",
+                                        std::make_shared<GroupNorm>(options.norm_groups, channels, options.norm_eps))),
       attention_(*this, "", channels, channels, options.num_heads, true) {
   if (options.zero_last) zero_parameters(attention_.to_out());
 }
 
 at::Tensor AttentionBlock::forward(const at::Tensor& image, const at::Tensor& /*context*/) {
-  const at::Tensor tokens = to_tokens(group_norm_->forward(image));
-  return image + to_image(attention_.forward(tokens, tokens), image.sizes());
+  const at::Tensor tokens = to_tokens(group_norm_ ? group_norm_->forward(image) : image);
+  const at::Tensor sum = image + to_image(attention_.forward(tokens, tokens), image.sizes());
+  return output_scale_ == 1 ? sum : sum / output_scale_;
 }
 
 }  // namespace dpldm::model

@@ -16,8 +16,9 @@
 namespace dpldm::model {
 
 // softmax(q k' / sqrt(d)) v in each of `num_heads` contiguous groups of d = C / num_heads channels.
-// query [B, T, C], key and value [B, L, C] -> [B, T, C].
-at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t num_heads);
+// query [B, T, C], key and value [B, L, C] -> [B, T, C]. `causal`: query t sees keys 0 to t.
+at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t num_heads,
+                  bool causal = false);
 
 // to_q, to_k, to_v, to_out.0 around `attend`, registered in the module that has them.
 class Attention {
@@ -57,10 +58,12 @@ class FeedForward : public torch::nn::Module {
 // Self-attention, cross-attention and a feed-forward network, each after a LayerNorm and added to its input.
 class BasicTransformerBlock : public torch::nn::Module {
  public:
-  BasicTransformerBlock(std::int64_t channels, std::int64_t context_channels, std::int64_t num_heads);
+  // `only_cross`: the first attention is to the context too.
+  BasicTransformerBlock(std::int64_t channels, std::int64_t context_channels, std::int64_t num_heads, bool only_cross);
   at::Tensor forward(const at::Tensor& x, const at::Tensor& context);
 
  private:
+  bool only_cross_;
   std::shared_ptr<LayerNorm> norm1_;
   Attention attn1_;
   std::shared_ptr<LayerNorm> norm2_;
@@ -82,6 +85,7 @@ struct TransformerOptions {
   std::int64_t depth = 1;
   std::int64_t norm_groups = 32;
   bool linear_projection = false;  // proj_in and proj_out as Linear, not as 1x1 convolutions
+  bool only_cross = false;         // the blocks' first attention is to the context too
 };
 
 // Transformer blocks over the positions of an image. Its projection back starts at zero, as in latent diffusion.
@@ -102,9 +106,10 @@ class Transformer2D : public SpatialAttention {
 
 struct AttentionBlockOptions {
   std::int64_t num_heads = 1;
-  std::int64_t norm_groups = 32;
+  std::int64_t norm_groups = 32;  // 0: no norm
   double norm_eps = 1e-6;
-  bool zero_last = false;  // start as the identity
+  bool zero_last = false;   // start as the identity
+  double output_scale = 1;  // what the block returns is divided by it
 };
 
 // One self-attention over the positions of an image; in autoencoders and unconditional U-Nets. Ignores the context.
@@ -114,6 +119,7 @@ class AttentionBlock : public SpatialAttention {
   at::Tensor forward(const at::Tensor& image, const at::Tensor& context) override;
 
  private:
+  double output_scale_;
   std::shared_ptr<GroupNorm> group_norm_;
   Attention attention_;
 };

@@ -9,7 +9,7 @@ void zero_parameters(Layer& layer) {
 }
 
 ResnetBlock::ResnetBlock(std::int64_t in_channels, std::int64_t out_channels, const ResnetOptions& options)
-    : time_shift_(options.time_shift) {
+    : time_shift_(options.time_shift), output_scale_(options.output_scale) {
   norm1_ = register_module("norm1", std::make_shared<GroupNorm>(options.norm_groups, in_channels, options.norm_eps));
   conv1_ = register_module("conv1", std::make_shared<Conv2d>(in_channels, out_channels, 3, 1, 1));
   if (options.time_channels > 0) {
@@ -25,7 +25,22 @@ ResnetBlock::ResnetBlock(std::int64_t in_channels, std::int64_t out_channels, co
 }
 
 at::Tensor ResnetBlock::forward(const at::Tensor& x, const at::Tensor& time) {
-  at::Tensor h = conv1_->forward(at::silu(norm1_->forward(x)));
+  return finish(at::silu(norm1_->forward(x)), x, time);
+}
+
+at::Tensor ResnetBlock::forward_down(const at::Tensor& x, const at::Tensor& time) {
+  const auto halved = [](const at::Tensor& image) { return at::avg_pool2d(image, {2, 2}, {2, 2}); };
+  return finish(halved(at::silu(norm1_->forward(x))), halved(x), time);
+}
+
+at::Tensor ResnetBlock::forward_up(const at::Tensor& x, const at::Tensor& time, std::int64_t height,
+                                   std::int64_t width) {
+  const auto enlarged = [&](const at::Tensor& image) { return at::upsample_nearest2d(image, {height, width}); };
+  return finish(enlarged(at::silu(norm1_->forward(x))), enlarged(x), time);
+}
+
+at::Tensor ResnetBlock::finish(const at::Tensor& branch, const at::Tensor& residual, const at::Tensor& time) {
+  at::Tensor h = conv1_->forward(branch);
   at::Tensor shift;
   if (time_emb_proj_) shift = time_emb_proj_->forward(time).unsqueeze(-1).unsqueeze(-1);
   if (shift.defined() && time_shift_ == TimeShift::kAdd) h = h + shift;
@@ -35,7 +50,8 @@ at::Tensor ResnetBlock::forward(const at::Tensor& x, const at::Tensor& time) {
     h = h * (1 + halves[0]) + halves[1];
   }
   h = conv2_->forward(at::silu(h));
-  return (conv_shortcut_ ? conv_shortcut_->forward(x) : x) + h;
+  const at::Tensor sum = (conv_shortcut_ ? conv_shortcut_->forward(residual) : residual) + h;
+  return output_scale_ == 1 ? sum : sum / output_scale_;
 }
 
 Downsample::Downsample(std::int64_t channels, std::int64_t padding)

@@ -22,7 +22,8 @@ struct ResnetOptions {
   TimeShift time_shift = TimeShift::kAdd;
   std::int64_t norm_groups = 32;
   double norm_eps = 1e-5;
-  bool zero_last = false;  // start as the identity: the second convolution is zero (latent diffusion's initialisation)
+  bool zero_last = false;   // start as the identity: the second convolution is zero (latent diffusion's initialisation)
+  double output_scale = 1;  // what the block returns is divided by it
 };
 
 // norm, SiLU, convolution, time, norm, SiLU, convolution; plus the input, through a 1x1 convolution where widths
@@ -32,9 +33,17 @@ class ResnetBlock : public torch::nn::Module {
   ResnetBlock(std::int64_t in_channels, std::int64_t out_channels, const ResnetOptions& options);
   // `time`: SiLU of the time embedding, [B, time_channels]; undefined for a block without one.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& time);
+  // The block as a sampler ("resnet" in diffusers, "resblock_updown" in latent diffusion): both branches are resampled
+  // before the first convolution, by averages of 2x2, or by nearest neighbours to `height` x `width`.
+  at::Tensor forward_down(const at::Tensor& x, const at::Tensor& time);
+  at::Tensor forward_up(const at::Tensor& x, const at::Tensor& time, std::int64_t height, std::int64_t width);
 
  private:
+  // From the first convolution on: `branch` is normed and activated, `residual` is what it is added to.
+  at::Tensor finish(const at::Tensor& branch, const at::Tensor& residual, const at::Tensor& time);
+
   TimeShift time_shift_;
+  double output_scale_;
   std::shared_ptr<GroupNorm> norm1_;
   std::shared_ptr<Conv2d> conv1_;
   std::shared_ptr<Linear> time_emb_proj_;

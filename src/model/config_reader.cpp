@@ -1,14 +1,40 @@
 #include "model/config_reader.h"
 
 #include <algorithm>
+#include <map>
+
+#include <fmt/ranges.h>
 
 namespace dpldm::model {
+
+namespace {
+
+// What is behind class names that people will try.
+std::string what_is(const std::string& class_name) {
+  static const std::map<std::string, std::string> kKnown{
+      {"SD3Transformer2DModel", "the transformer of Stable Diffusion 3"},
+      {"FluxTransformer2DModel", "the transformer of FLUX"},
+      {"DiTTransformer2DModel", "a diffusion transformer (DiT)"},
+      {"PixArtTransformer2DModel", "the transformer of PixArt"},
+      {"Transformer2DModel", "a diffusion transformer (DiT or PixArt)"},
+      {"UNet3DConditionModel", "a network for video"},
+      {"UNetSpatioTemporalConditionModel", "a network for video"},
+      {"Kandinsky3UNet", "the network of Kandinsky 3"},
+      {"StableCascadeUNet", "the network of Stable Cascade"},
+      {"AutoencoderTiny", "a distilled autoencoder"},
+      {"ConsistencyDecoderVAE", "a consistency decoder"}};
+  const auto found = kKnown.find(class_name);
+  return found == kKnown.end() ? "" : fmt::format(", {}, which is not supported", found->second);
+}
+
+}  // namespace
 
 ConfigReader::ConfigReader(const nlohmann::json& json, std::string class_name)
     : json_(json), class_name_(std::move(class_name)) {
   const nlohmann::json* stated = find("_class_name");
   if (stated != nullptr && *stated != class_name_) {
-    throw ConfigError(fmt::format("config.json: _class_name is {}; {} is needed here", stated->dump(), class_name_));
+    throw ConfigError(fmt::format("config.json: _class_name is {}{}; {} is needed here", stated->dump(),
+                                  what_is(stated->is_string() ? stated->get<std::string>() : ""), class_name_));
   }
 }
 
@@ -18,23 +44,39 @@ const nlohmann::json* ConfigReader::find(const std::string& key) {
   return entry == json_.end() ? nullptr : &*entry;
 }
 
-std::int64_t ConfigReader::positive(const std::string& key, std::int64_t fallback) {
+std::int64_t ConfigReader::positive(const std::string& key, std::int64_t fallback, std::int64_t limit) {
   const auto value = get<nlohmann::json>(key, fallback);
   if (!value.is_number_integer() || value < 1) refuse(key, "must be a positive whole number");
+  if (value > limit) refuse(key, fmt::format("must not be more than {}", limit));
   return value.get<std::int64_t>();
 }
 
-std::vector<std::int64_t> ConfigReader::positive_list(const std::string& key,
-                                                      const std::vector<std::int64_t>& fallback) {
+std::int64_t ConfigReader::positive_or_none(const std::string& key, std::int64_t limit) {
+  return is_null(key) ? 0 : positive(key, 0, limit);
+}
+
+std::vector<std::int64_t> ConfigReader::positive_list(const std::string& key, const std::vector<std::int64_t>& fallback,
+                                                      std::int64_t limit) {
   auto value = get<nlohmann::json>(key, fallback);
   if (!value.is_array()) value = nlohmann::json::array({value});
+  if (value.empty() || value.size() > kMaxLevels) refuse(key, fmt::format("must have 1 to {} entries", kMaxLevels));
   std::vector<std::int64_t> numbers;
+  numbers.reserve(value.size());
   for (const auto& number : value) {
     if (!number.is_number_integer() || number < 1) refuse(key, "must consist of positive whole numbers");
+    if (number > limit) refuse(key, fmt::format("must not have a number above {}", limit));
     numbers.push_back(number.get<std::int64_t>());
   }
-  if (numbers.empty()) refuse(key, "must not be empty");
   return numbers;
+}
+
+std::string ConfigReader::one_of(const std::string& key, const std::string& fallback,
+                                 const std::vector<std::string>& allowed) {
+  const auto value = get<std::string>(key, fallback);
+  if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
+    refuse(key, fmt::format("is not supported; {} {}", fmt::join(allowed, " and "), allowed.size() > 1 ? "are" : "is"));
+  }
+  return value;
 }
 
 std::int64_t ConfigReader::positive_uniform(const std::string& key, std::int64_t fallback) {

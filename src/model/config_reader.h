@@ -16,7 +16,12 @@ namespace dpldm::model {
 
 class ConfigReader {
  public:
-  // `json` must outlive the reader. Throws ConfigError when it names another class than `class_name`.
+  static constexpr std::int64_t kMaxWidth = 1 << 20;  // channels, rows of a table
+  static constexpr std::int64_t kMaxLayers = 256;     // layers of a level, of an encoder
+  static constexpr std::size_t kMaxLevels = 16;
+
+  // `json` must outlive the reader. Throws ConfigError when it names another class than `class_name`, and says what it
+  // is where that is known.
   ConfigReader(const nlohmann::json& json, std::string class_name);
 
   // The key's value; `fallback` when it is absent or null. Throws ConfigError for another type.
@@ -30,13 +35,21 @@ class ConfigReader {
       refuse(key, "has the wrong type");
     }
   }
-  std::int64_t positive(const std::string& key, std::int64_t fallback);
-  // A number or a list of numbers, all positive.
-  std::vector<std::int64_t> positive_list(const std::string& key, const std::vector<std::int64_t>& fallback);
+  // A whole number from 1 to `limit`, so that a broken file cannot ask for a network without end.
+  std::int64_t positive(const std::string& key, std::int64_t fallback, std::int64_t limit = kMaxWidth);
+  // The same, but null or absence is 0: "none".
+  std::int64_t positive_or_none(const std::string& key, std::int64_t limit = kMaxWidth);
+  // A number or a list of at most kMaxLevels numbers, each from 1 to `limit`.
+  std::vector<std::int64_t> positive_list(const std::string& key, const std::vector<std::int64_t>& fallback,
+                                          std::int64_t limit = kMaxWidth);
   // A number, or a list of equal numbers.
   std::int64_t positive_uniform(const std::string& key, std::int64_t fallback);
+  // One of `allowed`.
+  std::string one_of(const std::string& key, const std::string& fallback, const std::vector<std::string>& allowed);
 
   bool is_null(const std::string& key);
+  // Whether the key is there, null or not.
+  bool has(const std::string& key) const { return json_.contains(key); }
   // The key may only be absent or have one of these values: others mean something that this program does not do.
   void expect(const std::string& key, const std::vector<nlohmann::json>& allowed);
   // The key has no effect on what the network computes.

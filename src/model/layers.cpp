@@ -177,6 +177,13 @@ void Layer::attach(GradientTap* tap, const std::string& name, bool train_weight,
   tap_ = tap;
 }
 
+void Layer::set_values(bool is_weight, const at::Tensor& values) {
+  at::Tensor& member = is_weight ? weight : bias;
+  if (tapped() || values.sizes() != member.sizes()) throw InternalError("values that a layer cannot take");
+  member = values.detach().to(at::kFloat).contiguous().requires_grad_(true);
+  parameters_[is_weight ? "weight" : "bias"] = member;
+}
+
 void Layer::detach_tap() {
   tap_ = nullptr;
   site_.reset();

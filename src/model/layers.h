@@ -37,6 +37,9 @@ class Layer : public torch::nn::Module {
   void attach(GradientTap* tap, const std::string& name, bool train_weight, bool train_bias);
   // An ordinary layer again.
   void detach_tap();
+  // Replaces the weight's (or the bias's) values by `values`, of its shape; kept in fp32. Not while a tap is attached.
+  // The parameter is another tensor afterwards.
+  void set_values(bool is_weight, const at::Tensor& values);
   // nullptr while no tap is attached.
   const TapSite* site() const { return site_.get(); }
 

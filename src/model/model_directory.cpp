@@ -1,8 +1,9 @@
 #include "model/model_directory.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
-#include <set>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -12,27 +13,56 @@
 #include "base/error.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
+#include "model/model_weights.h"
 
 namespace dpldm::model {
 namespace {
 
 namespace fs = std::filesystem;
-using Tensors = std::map<std::string, at::Tensor>;
 
 constexpr const char* kConfigName = "config.json";
-constexpr const char* kWeightsName = "diffusion_pytorch_model.safetensors";
+constexpr const char* kDiffusersStem = "diffusion_pytorch_model";
+constexpr const char* kTransformersStem = "model";
 constexpr const char* kClassTable = "encoder_hid_proj.weight";
 constexpr const char* kClassTableBias = "encoder_hid_proj.bias";
+constexpr const char* kSeparateClassTable = "embedding.weight";
+constexpr const char* kTextPrefix = "text_model.";
+constexpr std::array<const char*, 2> kAutoencoderNames{"vae", "vqvae"};
+constexpr std::array<const char*, 2> kTextEncoderNames{"text_encoder", "bert"};
 // Written by diffusers 0.17 and older inside attention blocks.
 constexpr std::pair<const char*, const char*> kOldAttentionNames[] = {
     {".query.", ".to_q."}, {".key.", ".to_k."}, {".value.", ".to_v."}, {".proj_attn.", ".to_out.0."}};
 
-// `model` itself when it is a network's directory, else the sub-directory `component` of a pipeline.
-fs::path network_directory(const fs::path& model, const std::string& component) {
+// Pipelines that look alike and are not.
+void refuse_other_pipelines(const fs::path& model) {
+  if (fs::exists(model / "transformer" / kConfigName)) {
+    throw ConfigError(model.string() +
+                      " holds a diffusion transformer (Stable Diffusion 3, DiT, FLUX or the like); only U-Nets are "
+                      "supported");
+  }
+  if (fs::exists(model / "text_encoder_2" / kConfigName)) {
+    throw ConfigError(model.string() +
+                      " has two text encoders, as Stable Diffusion XL; that is not supported, Stable Diffusion 1 and 2 "
+                      "are");
+  }
+}
+
+template <std::size_t N>
+std::optional<fs::path> find_network(const fs::path& model, const std::array<const char*, N>& components) {
   if (fs::exists(model / kConfigName)) return model;
-  if (fs::exists(model / component / kConfigName)) return model / component;
+  for (const char* component : components) {
+    if (fs::exists(model / component / kConfigName)) return model / component;
+  }
+  return std::nullopt;
+}
+
+// `model` itself when it is a network's directory, else that of the first of `components` that a pipeline has.
+template <std::size_t N>
+fs::path network_directory(const fs::path& model, const std::array<const char*, N>& components) {
+  refuse_other_pipelines(model);
+  if (const auto found = find_network(model, components)) return *found;
   throw ConfigError(fmt::format("{} is not a model: there is neither {} nor {}/{} in it", model.string(), kConfigName,
-                                component, kConfigName));
+                                fmt::join(components, " or "), kConfigName));
 }
 
 // Where scheduler/ and dp_metadata.json are: beside the network's directory when `model` names that one.
@@ -42,57 +72,32 @@ fs::path pipeline_directory(const fs::path& model) {
              : model;
 }
 
-std::string current_name(std::string name) {
-  if (name.find(".attentions.") == std::string::npos) return name;
-  for (const auto& [old_part, part] : kOldAttentionNames) {
-    const std::size_t at = name.find(old_part);
-    if (at != std::string::npos) name.replace(at, std::string(old_part).size(), part);
-  }
-  return name;
-}
-
-Tensors read_weights(const fs::path& directory) {
-  const fs::path file = directory / kWeightsName;
-  if (!fs::exists(file)) throw IoError(fmt::format("there is no {} in {}", kWeightsName, directory.string()));
-  Tensors tensors;
-  for (auto& [name, tensor] : io::read_safetensors(file)) {
-    if (!tensor.is_floating_point()) throw IoError(fmt::format("{}: tensor '{}' is not a weight", file.string(), name));
-    const std::string current = current_name(name);
+void rename_old_attention(Tensors& tensors) {
+  Tensors renamed;
+  for (auto& [name, tensor] : tensors) {
+    std::string current = name;
+    if (name.find(".attentions.") != std::string::npos) {
+      for (const auto& [old_part, part] : kOldAttentionNames) {
+        const std::size_t at = current.find(old_part);
+        if (at != std::string::npos) current.replace(at, std::string(old_part).size(), part);
+      }
+    }
     // Old attention weights were stored as 1x1 convolutions too.
     if (current != name && tensor.dim() > 2) tensor = tensor.flatten(1);
-    tensors.emplace(current, std::move(tensor));
+    renamed.emplace(std::move(current), std::move(tensor));
   }
-  return tensors;
+  tensors = std::move(renamed);
 }
 
-// Copies the file's tensors into the network's parameters. Both must have the same names and shapes: a network with a
-// random layer would train and sample without complaint.
-void fill(torch::nn::Module& network, const Tensors& tensors, const fs::path& directory) {
-  const torch::NoGradGuard no_grad;
-  std::set<std::string> missing;
-  Tensors left = tensors;
-  for (auto& parameter : network.named_parameters()) {
-    const auto found = left.find(parameter.key());
-    if (found == left.end()) {
-      missing.insert(parameter.key());
-      continue;
-    }
-    if (found->second.sizes() != parameter.value().sizes()) {
-      throw IoError(fmt::format("{}: tensor '{}' has the shape {}; the configuration needs {}", directory.string(),
-                                parameter.key(), fmt::join(found->second.sizes(), "x"),
-                                fmt::join(parameter.value().sizes(), "x")));
-    }
-    parameter.value().copy_(found->second);
-    left.erase(found);
+// transformers writes the prefix of CLIP's names or leaves it out, by its version, and once wrote positions' numbers.
+void rename_clip(Tensors& tensors) {
+  Tensors renamed;
+  for (auto& [name, tensor] : tensors) {
+    std::string current = name.starts_with(kTextPrefix) ? name : kTextPrefix + name;
+    if (current == "text_model.embeddings.position_ids") continue;
+    renamed.emplace(std::move(current), std::move(tensor));
   }
-  if (!missing.empty()) {
-    throw IoError(fmt::format("{}: {} tensors are missing, among them '{}'", directory.string(), missing.size(),
-                              *missing.begin()));
-  }
-  if (!left.empty()) {
-    throw IoError(fmt::format("{}: {} tensors do not belong to this network, among them '{}'", directory.string(),
-                              left.size(), left.begin()->first));
-  }
+  tensors = std::move(renamed);
 }
 
 // A class embedder is kept as a table with one row per class and stored as the linear map that a one-hot label picks a
@@ -100,21 +105,60 @@ void fill(torch::nn::Module& network, const Tensors& tensors, const fs::path& di
 void fold_class_table(Tensors& tensors) {
   const auto weight = tensors.find(kClassTable);
   const auto bias = tensors.find(kClassTableBias);
-  if (weight == tensors.end() || bias == tensors.end()) return;  // reported as missing later
-  weight->second = (weight->second.to(at::kFloat).t() + bias->second.to(at::kFloat)).contiguous();
+  if (weight == tensors.end() || bias == tensors.end() || weight->second.dim() != 2) return;  // reported later
+  const bool zero = at::count_nonzero(bias->second).item<std::int64_t>() == 0;
+  weight->second = zero ? weight->second.t().contiguous()
+                        : (weight->second.to(at::kFloat).t() + bias->second.to(at::kFloat)).contiguous();
   tensors.erase(bias);
 }
 
-void write_network(const torch::nn::Module& network, const nlohmann::json& config, const fs::path& directory) {
-  std::error_code failure;
-  fs::create_directories(directory, failure);
-  if (failure) throw IoError("cannot create " + directory.string() + ": " + failure.message());
-  io::write_safetensors(directory / kWeightsName, stored_parameters(network));
-  io::write_json_file(directory / kConfigName, config);
+// The table of a pipeline that keeps its class embedder as a component of its own. Makes it the U-Net's.
+void take_class_embedder(const fs::path& model, UNetConfig& config, Tensors& tensors) {
+  const fs::path directory = model / "class_embedder";
+  if (!fs::exists(directory / kConfigName) || config.family != UNetFamily::kConditional) return;
+  Tensors embedder = read_weights(directory, kDiffusersStem);
+  const auto table = embedder.find(kSeparateClassTable);
+  if (embedder.size() != 1 || table == embedder.end() || table->second.dim() != 2 || table->second.size(0) < 1 ||
+      table->second.size(1) != config.cross_attention_dim) {
+    throw IoError(fmt::format("{} must hold one tensor, '{}' [classes, {}]", directory.string(), kSeparateClassTable,
+                              config.cross_attention_dim));
+  }
+  if (config.num_labels() > 0 || config.encoder_hid_dim > 0) {
+    throw ConfigError(fmt::format("{} has class embeddings in the U-Net and in class_embedder/", model.string()));
+  }
+  config.num_classes = table->second.size(0);
+  tensors.emplace(kClassTable, std::move(table->second));
 }
 
 nlohmann::json read_if_there(const fs::path& file) {
   return fs::exists(file) ? io::read_json_file(file) : nlohmann::json();
+}
+
+void make_directory(const fs::path& directory) {
+  std::error_code failure;
+  fs::create_directories(directory, failure);
+  if (failure) throw IoError("cannot create " + directory.string() + ": " + failure.message());
+}
+
+// "UNet2DModel" of unet/config.json; empty where there is none.
+std::string class_of(const fs::path& component) {
+  const nlohmann::json config = read_if_there(component / kConfigName);
+  const auto architectures = config.find("architectures");
+  if (config.is_object() && architectures != config.end() && architectures->is_array() && !architectures->empty()) {
+    return architectures->front().is_string() ? architectures->front().get<std::string>() : "";
+  }
+  return config.is_object() ? config.value("_class_name", "") : "";
+}
+
+void copy_files(const fs::path& from, const fs::path& to) {
+  if (fs::absolute(from).lexically_normal() == fs::absolute(to).lexically_normal()) return;
+  make_directory(to);
+  for (const auto& entry : fs::directory_iterator(from)) {
+    std::error_code failure;
+    if (!entry.is_regular_file()) continue;
+    fs::copy_file(entry.path(), to / entry.path().filename(), fs::copy_options::overwrite_existing, failure);
+    if (failure) throw IoError(fmt::format("cannot copy {}: {}", entry.path().string(), failure.message()));
+  }
 }
 
 }  // namespace
@@ -136,9 +180,10 @@ io::NamedTensors stored_parameters(const torch::nn::Module& network) {
 }
 
 std::shared_ptr<UNet> load_unet(const fs::path& model) {
-  const fs::path directory = network_directory(model, "unet");
+  const fs::path directory = network_directory(model, std::array{"unet"});
   UNetConfig config = UNetConfig::from_json(io::read_json_file(directory / kConfigName));
-  Tensors tensors = read_weights(directory);
+  Tensors tensors = read_weights(directory, kDiffusersStem);
+  rename_old_attention(tensors);
   // Models that others folded carry no mark, but no trained projection has a bias of exactly zero.
   const auto bias = tensors.find(kClassTableBias);
   if (config.encoder_hid_dim > 0 && bias != tensors.end() &&
@@ -146,23 +191,73 @@ std::shared_ptr<UNet> load_unet(const fs::path& model) {
     config.num_classes = std::exchange(config.encoder_hid_dim, 0);
   }
   if (config.num_classes > 0) fold_class_table(tensors);
-  auto unet = std::make_shared<UNet>(config);
-  fill(*unet, tensors, directory);
+  if (directory != model) take_class_embedder(model, config, tensors);
+  const auto unet = [&] {
+    const ShapesOnly shapes_only;
+    return std::make_shared<UNet>(config);
+  }();
+  adopt(*unet, std::move(tensors), directory.string());
   return unet;
 }
 
-std::shared_ptr<AutoencoderKL> load_autoencoder(const fs::path& model) {
-  const fs::path directory = network_directory(model, "vae");
-  auto autoencoder =
-      std::make_shared<AutoencoderKL>(AutoencoderConfig::from_json(io::read_json_file(directory / kConfigName)));
-  fill(*autoencoder, read_weights(directory), directory);
+std::shared_ptr<Autoencoder> load_autoencoder(const fs::path& model) {
+  const fs::path directory = network_directory(model, kAutoencoderNames);
+  const nlohmann::json json = io::read_json_file(directory / kConfigName);
+  const auto autoencoder = [&]() -> std::shared_ptr<Autoencoder> {
+    const ShapesOnly shapes_only;
+    if (json.value("_class_name", nlohmann::json()) == "VQModel") {
+      return std::make_shared<VQModel>(VQConfig::from_json(json));
+    }
+    return std::make_shared<AutoencoderKL>(AutoencoderConfig::from_json(json));
+  }();
+  Tensors tensors = read_weights(directory, kDiffusersStem);
+  rename_old_attention(tensors);
+  adopt(*autoencoder, std::move(tensors), directory.string());
   return autoencoder;
 }
 
-void save_unet(UNet& unet, const fs::path& directory) { write_network(unet, unet.config().to_json(), directory); }
+bool has_text_encoder(const fs::path& model) {
+  const auto directory = find_network(model, kTextEncoderNames);
+  if (!directory) return false;
+  const std::string name = class_of(*directory);
+  return *directory != model || name == "CLIPTextModel" || name == "CLIPModel" || name == "LDMBertModel";
+}
 
-void save_autoencoder(AutoencoderKL& autoencoder, const fs::path& directory) {
-  write_network(autoencoder, autoencoder.config().to_json(), directory);
+std::shared_ptr<TextEncoder> load_text_encoder(const fs::path& model) {
+  const fs::path directory = network_directory(model, kTextEncoderNames);
+  const auto encoder = [&] {
+    const ShapesOnly shapes_only;
+    return make_text_encoder(io::read_json_file(directory / kConfigName));
+  }();
+  Tensors tensors = read_weights(directory, kTransformersStem);
+  if (encoder->component() == "text_encoder") rename_clip(tensors);
+  adopt(*encoder, std::move(tensors), directory.string());
+  return encoder;
+}
+
+void save_unet(const UNet& unet, const fs::path& directory) {
+  write_network(unet, stored_parameters(unet), directory, kDiffusersStem);
+}
+
+void save_autoencoder(const Autoencoder& autoencoder, const fs::path& directory) {
+  write_network(autoencoder, stored_parameters(autoencoder), directory, kDiffusersStem);
+}
+
+void save_text_encoder(const TextEncoder& encoder, const fs::path& directory) {
+  write_network(encoder, stored_parameters(encoder), directory, kTransformersStem);
+}
+
+void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, const fs::path& model) {
+  save_unet(*pipeline.unet, model / "unet");
+  // StableDiffusionPipeline and what has no pipeline of its own say "vae"; latent diffusion's pipelines "vqvae".
+  const bool stable_diffusion = pipeline.text_encoder && pipeline.text_encoder->component() == "text_encoder";
+  const bool latent_diffusion =
+      pipeline.text_encoder ? !stable_diffusion : pipeline.unet->config().family == UNetFamily::kUnconditional;
+  if (pipeline.autoencoder) save_autoencoder(*pipeline.autoencoder, model / (latent_diffusion ? "vqvae" : "vae"));
+  if (pipeline.text_encoder) save_text_encoder(*pipeline.text_encoder, model / pipeline.text_encoder->component());
+  if (!pipeline.tokenizer.empty()) copy_files(pipeline.tokenizer, model / "tokenizer");
+  write_scheduler_config(model, scheduler);
+  write_model_index(model);
 }
 
 std::string weights_sha256(const torch::nn::Module& network) {
@@ -179,12 +274,35 @@ std::string weights_sha256(const torch::nn::Module& network) {
 }
 
 void write_model_index(const fs::path& model) {
-  const std::map<std::string, nlohmann::json> known{{"unet", {"diffusers", "UNet2DConditionModel"}},
-                                                    {"vae", {"diffusers", "AutoencoderKL"}},
-                                                    {"scheduler", {"diffusers", "DDIMScheduler"}}};
-  nlohmann::json index{{"_class_name", "DiffusionPipeline"}, {"_diffusers_version", "0.30.0"}};
-  for (const auto& [name, component] : known) {
-    if (fs::is_directory(model / name)) index[name] = component;
+  const nlohmann::json null;
+  nlohmann::json index{{"_diffusers_version", "0.30.0"}};
+  const std::string unet = class_of(model / "unet");
+  const bool bert = fs::exists(model / "bert" / kConfigName);
+  for (const char* component : {"unet", "vae", "vqvae"}) {
+    const std::string name = class_of(model / component);
+    // Ours is not a class of diffusers: whoever loads the pipeline must give it the network.
+    if (!name.empty()) index[component] = {name == "DPLDMUNet2DModel" ? "dpldm" : "diffusers", name};
+  }
+  if (fs::exists(model / "text_encoder" / kConfigName)) index["text_encoder"] = {"transformers", "CLIPTextModel"};
+  if (bert) index["bert"] = {"latent_diffusion", "LDMBertModel"};
+  if (fs::is_directory(model / "tokenizer")) {
+    index["tokenizer"] = {"transformers", bert ? "BertTokenizer" : "CLIPTokenizer"};
+  }
+  if (fs::is_directory(model / "scheduler")) index["scheduler"] = {"diffusers", "DDIMScheduler"};
+
+  const bool conditional = unet == "UNet2DConditionModel";
+  if (conditional && index.contains("vae") && index.contains("text_encoder") && index.contains("tokenizer")) {
+    index["_class_name"] = "StableDiffusionPipeline";
+    index["safety_checker"] = {null, null};
+    index["feature_extractor"] = {null, null};
+    index["image_encoder"] = {null, null};
+    index["requires_safety_checker"] = false;
+  } else if (conditional && index.contains("vqvae") && bert && index.contains("tokenizer")) {
+    index["_class_name"] = "LDMTextToImagePipeline";
+  } else if (unet == "UNet2DModel" && index.contains("vqvae")) {
+    index["_class_name"] = "LDMPipeline";
+  } else {
+    index["_class_name"] = "DiffusionPipeline";
   }
   io::write_json_file(model / "model_index.json", index);
 }
@@ -194,9 +312,7 @@ nlohmann::json read_scheduler_config(const fs::path& model) {
 }
 
 void write_scheduler_config(const fs::path& model, const nlohmann::json& config) {
-  std::error_code failure;
-  fs::create_directories(model / "scheduler", failure);
-  if (failure) throw IoError("cannot create " + (model / "scheduler").string() + ": " + failure.message());
+  make_directory(model / "scheduler");
   io::write_json_file(model / "scheduler" / "scheduler_config.json", config);
 }
 
@@ -206,6 +322,11 @@ nlohmann::json read_dp_metadata(const fs::path& model) {
 
 void write_dp_metadata(const fs::path& model, const nlohmann::json& metadata) {
   io::write_json_file(model / "dp_metadata.json", metadata);
+}
+
+fs::path tokenizer_directory(const fs::path& model) {
+  const fs::path directory = pipeline_directory(model) / "tokenizer";
+  return fs::is_directory(directory) ? directory : fs::path();
 }
 
 }  // namespace dpldm::model

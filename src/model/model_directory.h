@@ -1,9 +1,11 @@
 // Models on disk: the diffusers directory layout (docs/checkpoint_format.md), read and written so that Python's
 // diffusers agrees.
 //
-//   <model>/model_index.json, unet/, vae/, scheduler/, dp_metadata.json
+//   <model>/model_index.json, unet/, vae/ or vqvae/, text_encoder/ or bert/, tokenizer/, scheduler/, dp_metadata.json
 //
 // Wherever a model is named, `M` may be a pipeline directory or one network's own directory (with its config.json).
+// Reading is strict: every tensor of the network must be in the file with its shape, and nothing else. Throws IoError
+// or ConfigError.
 #pragma once
 
 #include <filesystem>
@@ -14,19 +16,37 @@
 
 #include "io/safetensors.h"
 #include "model/autoencoder_kl.h"
+#include "model/text_encoder.h"
 #include "model/unet.h"
+#include "model/vq_model.h"
 
 namespace dpldm::model {
 
-// Strict: every tensor of the network must be in the file with its shape, and nothing else. Throws IoError or
-// ConfigError.
+// A class embedder beside the U-Net (class_embedder/) is folded into it.
 std::shared_ptr<UNet> load_unet(const std::filesystem::path& model);
-std::shared_ptr<AutoencoderKL> load_autoencoder(const std::filesystem::path& model);
+// AutoencoderKL or VQModel.
+std::shared_ptr<Autoencoder> load_autoencoder(const std::filesystem::path& model);
+// CLIPTextModel or LDMBertModel.
+std::shared_ptr<TextEncoder> load_text_encoder(const std::filesystem::path& model);
+// Whether `model` is a pipeline with a text encoder, or a text encoder's own directory.
+bool has_text_encoder(const std::filesystem::path& model);
 
-// Writes config.json and diffusion_pytorch_model.safetensors into `directory` (<model>/unet or <model>/vae), each
-// atomically.
-void save_unet(UNet& unet, const std::filesystem::path& directory);
-void save_autoencoder(AutoencoderKL& autoencoder, const std::filesystem::path& directory);
+// Write config.json and the weights into `directory` (<model>/unet, ...), each atomically.
+void save_unet(const UNet& unet, const std::filesystem::path& directory);
+void save_autoencoder(const Autoencoder& autoencoder, const std::filesystem::path& directory);
+void save_text_encoder(const TextEncoder& encoder, const std::filesystem::path& directory);
+
+// The networks of a pipeline. `text_encoder` may be empty.
+struct Pipeline {
+  std::shared_ptr<UNet> unet = nullptr;
+  std::shared_ptr<Autoencoder> autoencoder = nullptr;
+  std::shared_ptr<TextEncoder> text_encoder = nullptr;
+  std::filesystem::path tokenizer = {};  // a directory whose files are copied; empty: none
+};
+
+// Writes all of it, the scheduler's configuration and model_index.json, under the names that the pipeline of diffusers
+// expects which fits the networks: StableDiffusionPipeline, LDMTextToImagePipeline, LDMPipeline, or none.
+void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, const std::filesystem::path& model);
 
 // A network's parameters as files hold them: under diffusers' names and in its shapes. They are the parameters
 // themselves but for the class embedder, whose table is stored transposed, with a bias of zeros.
@@ -35,7 +55,7 @@ io::NamedTensors stored_parameters(const torch::nn::Module& network);
 // SHA-256 over names, shapes and values of a network's parameters: the identity that latent files and metadata record.
 std::string weights_sha256(const torch::nn::Module& network);
 
-// model_index.json for the components that are present.
+// model_index.json for the components that are present, by the classes that their config.json files name.
 void write_model_index(const std::filesystem::path& model);
 
 // scheduler/scheduler_config.json as it is, and dp_metadata.json; null where there is none. `model` may be a network's
@@ -44,5 +64,8 @@ nlohmann::json read_scheduler_config(const std::filesystem::path& model);
 void write_scheduler_config(const std::filesystem::path& model, const nlohmann::json& config);
 nlohmann::json read_dp_metadata(const std::filesystem::path& model);
 void write_dp_metadata(const std::filesystem::path& model, const nlohmann::json& metadata);
+
+// tokenizer/ of the pipeline that `model` is or belongs to; empty where there is none.
+std::filesystem::path tokenizer_directory(const std::filesystem::path& model);
 
 }  // namespace dpldm::model

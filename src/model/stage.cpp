@@ -16,11 +16,15 @@ Stage::Stage(const StageOptions& options) {
       attentions_.push_back(register_at(*this, "attentions." + index, options.make_attention()));
     }
   }
-  if (options.sampler == Sampler::kDown) {
-    downsampler_ = register_at(*this, "downsamplers.0",
+  const char* sampler_name = options.sampler == Sampler::kDown ? "downsamplers.0" : "upsamplers.0";
+  if (options.sampler != Sampler::kNone && options.resnet_sampler) {
+    resnet_sampler_ = register_at(
+        *this, sampler_name, std::make_shared<ResnetBlock>(options.out_channels, options.out_channels, options.resnet));
+  } else if (options.sampler == Sampler::kDown) {
+    downsampler_ = register_at(*this, sampler_name,
                                std::make_shared<Downsample>(options.out_channels, options.downsample_padding));
   } else if (options.sampler == Sampler::kUp) {
-    upsampler_ = register_at(*this, "upsamplers.0", std::make_shared<Upsample>(options.out_channels));
+    upsampler_ = register_at(*this, sampler_name, std::make_shared<Upsample>(options.out_channels));
   }
 }
 
@@ -29,10 +33,12 @@ at::Tensor Stage::layer(std::size_t index, const at::Tensor& h, const at::Tensor
   return attentions_.empty() ? y : attentions_[index]->forward(y, context);
 }
 
-at::Tensor Stage::downsample(const at::Tensor& h) { return downsampler_->forward(h); }
+at::Tensor Stage::downsample(const at::Tensor& h, const at::Tensor& time) {
+  return resnet_sampler_ ? resnet_sampler_->forward_down(h, time) : downsampler_->forward(h);
+}
 
-at::Tensor Stage::upsample(const at::Tensor& h, std::int64_t height, std::int64_t width) {
-  return upsampler_->forward(h, height, width);
+at::Tensor Stage::upsample(const at::Tensor& h, const at::Tensor& time, std::int64_t height, std::int64_t width) {
+  return resnet_sampler_ ? resnet_sampler_->forward_up(h, time, height, width) : upsampler_->forward(h, height, width);
 }
 
 MidStage::MidStage(std::int64_t channels, const ResnetOptions& resnet, const MakeAttention& make_attention,

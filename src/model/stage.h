@@ -26,6 +26,7 @@ struct StageOptions {
   ResnetOptions resnet;
   MakeAttention make_attention;
   Sampler sampler = Sampler::kNone;
+  bool resnet_sampler = false;  // the sampler is a resnet block, not a convolution
   std::int64_t downsample_padding = 1;
 };
 
@@ -36,15 +37,16 @@ class Stage : public torch::nn::Module {
   std::size_t num_layers() const { return resnets_.size(); }
   // Resnet block `index` and the attention behind it.
   at::Tensor layer(std::size_t index, const at::Tensor& h, const at::Tensor& time, const at::Tensor& context);
-  bool has_sampler() const { return downsampler_ || upsampler_; }
-  at::Tensor downsample(const at::Tensor& h);
-  at::Tensor upsample(const at::Tensor& h, std::int64_t height, std::int64_t width);
+  bool has_sampler() const { return downsampler_ || upsampler_ || resnet_sampler_; }
+  at::Tensor downsample(const at::Tensor& h, const at::Tensor& time);
+  at::Tensor upsample(const at::Tensor& h, const at::Tensor& time, std::int64_t height, std::int64_t width);
 
  private:
   std::vector<std::shared_ptr<ResnetBlock>> resnets_;
   std::vector<std::shared_ptr<SpatialAttention>> attentions_;
   std::shared_ptr<Downsample> downsampler_;
   std::shared_ptr<Upsample> upsampler_;
+  std::shared_ptr<ResnetBlock> resnet_sampler_;
 };
 
 // The deepest level: resnet, attention, resnet.

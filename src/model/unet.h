@@ -1,16 +1,16 @@
-// The denoising U-Net, under diffusers' names and numerics (UNet2DConditionModel; it will grow into the union with
-// UNet2DModel).
+// The denoising U-Net, under diffusers' names and numerics: one class for UNet2DConditionModel, UNet2DModel and the
+// published networks between them (unet_config.h).
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
 #include <torch/torch.h>
 
 #include "model/layers.h"
+#include "model/network.h"
+#include "model/unet_config.h"
 
 namespace dpldm::model {
 
@@ -18,71 +18,45 @@ class MidStage;
 class Stage;
 class TimeEmbedding;
 
-// What the network is told besides the noisy latent. At most one is defined.
+// What the network is told besides the noisy latent.
 struct Conditioning {
-  at::Tensor context;       // [B, L, D] in any floating type
-  at::Tensor class_labels;  // int64 [B], for a network with a class embedder
+  at::Tensor context;       // [B, L, D] in any floating type: encoded text, for a network with cross-attention
+  at::Tensor class_labels;  // int64 [B]; other types and shapes where class_embed_type says so
 };
 
-// The keys of diffusers' config.json that this network understands, with diffusers' defaults.
-struct UNetConfig {
-  std::int64_t sample_size = 0;  // 0: not stated
-  std::int64_t in_channels = 4;
-  std::int64_t out_channels = 4;
-  bool flip_sin_to_cos = true;
-  double freq_shift = 0;
-  std::vector<std::string> down_block_types{"CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D",
-                                            "DownBlock2D"};
-  std::string mid_block_type = "UNetMidBlock2DCrossAttn";  // empty: none
-  std::vector<std::string> up_block_types{"UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D",
-                                          "CrossAttnUpBlock2D"};
-  std::vector<std::int64_t> block_out_channels{320, 640, 1280, 1280};
-  std::int64_t layers_per_block = 2;
-  std::int64_t downsample_padding = 1;
-  std::int64_t norm_num_groups = 32;
-  double norm_eps = 1e-5;
-  std::int64_t cross_attention_dim = 1280;
-  std::vector<std::int64_t> transformer_layers_per_block{1};  // one for all levels or one per level
-  std::vector<std::int64_t> attention_head_dim{8};  // the number of heads, one for all levels or one per level
-  bool use_linear_projection = false;
-  std::string resnet_time_scale_shift = "default";  // or "scale_shift"
-  // Width of a linear projection of the context ("text_proj"); 0: none.
-  std::int64_t encoder_hid_dim = 0;
-  // Class conditioning folded into the U-Net (docs/decisions): encoder_hid_dim_type "text_proj" over one-hot labels. 0:
-  // none. Counts the null class, which is the last row.
-  std::int64_t num_classes = 0;
-
-  // Throws ConfigError naming the key for a value that is not supported and for a key that would change the function.
-  static UNetConfig from_json(const nlohmann::json& json);
-  nlohmann::json to_json() const;
-
-  std::int64_t num_levels() const { return static_cast<std::int64_t>(block_out_channels.size()); }
-  // Of level `level`, counted from the finest.
-  std::int64_t num_heads(std::int64_t level) const;
-  std::int64_t transformer_depth(std::int64_t level) const;
-};
-
-class UNet : public torch::nn::Module {
+class UNet : public Network {
  public:
-  // Initialised for training from scratch as latent diffusion does. Throws ConfigError where widths, heads and groups
-  // do not fit together.
+  // Initialised for training from scratch as latent diffusion does: the last layer of each residual branch, and of the
+  // network, is zero. Throws ConfigError where widths, heads and groups do not fit together.
   explicit UNet(const UNetConfig& config);
   ~UNet() override;
   const UNetConfig& config() const { return config_; }
-  // sample [B, C, H, W] in fp32 or bf16 (the type that the network computes in); timestep [B], int64 or float. Returns
-  // [B, C_out, H, W] in the type of `sample`.
+  nlohmann::json config_json() const override;
+  // sample [B, C, H, W] in fp32 or bf16 (the type that the network computes in), any H and W; timestep [B], int64 or
+  // float. Returns [B, C_out, H, W] in the type of `sample`. Throws ConfigError where the conditioning is not what the
+  // network takes.
   at::Tensor forward(const at::Tensor& sample, const at::Tensor& timestep, const Conditioning& conditioning);
-  // The class embedder's row layer; nullptr for a network without one.
+  // The table of class embeddings that the transformers attend to; nullptr for a network without one.
   Embedding* class_embedder();
+  // Whether the transformers attend to encoded text.
+  bool takes_context() const;
 
  private:
-  void build_down(std::int64_t time_channels);
-  void build_up(std::int64_t time_channels);
+  void build_class_embedding();
+  void build_down();
+  void build_mid();
+  void build_up();
+  // SiLU of the time embedding, with the labels' embedding in it, [B, D] in `dtype`.
+  at::Tensor time_of(const at::Tensor& timestep, const at::Tensor& class_labels, at::ScalarType dtype);
   // What the transformers attend to, [B, L, D] in `dtype`; undefined where nothing is given.
   at::Tensor context_of(const Conditioning& conditioning, at::ScalarType dtype);
 
   UNetConfig config_;
   std::shared_ptr<TimeEmbedding> time_embedding_;
+  // At most one of these three; all empty for "identity" and for networks without.
+  std::shared_ptr<Embedding> class_table_;
+  std::shared_ptr<TimeEmbedding> class_mlp_;
+  std::shared_ptr<Linear> class_projection_;
   std::shared_ptr<Embedding> class_embedder_;
   std::shared_ptr<Linear> encoder_hid_proj_;
   std::shared_ptr<Conv2d> conv_in_;

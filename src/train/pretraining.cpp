@@ -42,13 +42,18 @@ std::string identity_of(config::PretrainConfig config) {
   return sha256_of(config.schema().dump());
 }
 
+// Labels become the context of a network with cross-attention.
+bool takes_labels(const model::UNetConfig& network, const data::LatentFileInfo& info) {
+  return network.family == model::UNetFamily::kConditional && !info.class_names.empty();
+}
+
 class PretrainTask : public PublicTask {
  public:
   PretrainTask(const config::PretrainConfig& config, const data::LatentFile& latents,
                const diffusion::NoiseSchedule& schedule, model::UNet& network)
       : config_(config), latents_(latents), schedule_(schedule), network_(network) {
     // Before the reader starts, which then has the file to itself.
-    if (!latents.info().class_names.empty()) labels_ = latents.read_labels();
+    if (takes_labels(network.config(), latents.info())) labels_ = latents.read_labels();
     reader_.emplace(latents);
   }
 
@@ -120,16 +125,21 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   }
   if (!config.network.contains("in_channels")) config.network["in_channels"] = info.channels;
   if (!config.network.contains("out_channels")) config.network["out_channels"] = info.channels;
-  if (!config.network.contains("sample_size")) config.network["sample_size"] = info.height;
+  if (!config.network.contains("sample_size")) {
+    config.network["sample_size"] =
+        info.height == info.width ? nlohmann::json(info.height) : nlohmann::json{info.height, info.width};
+  }
   model::UNetConfig network_config = model::UNetConfig::from_json(config.network);
   // One row more for the null class, which guidance needs.
-  if (!info.class_names.empty()) network_config.num_classes = static_cast<std::int64_t>(info.class_names.size()) + 1;
+  if (takes_labels(network_config, info)) {
+    network_config.num_classes = static_cast<std::int64_t>(info.class_names.size()) + 1;
+  }
 
   const int threads = set_threads(config.runtime, comm);
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
-  model::UNet network(network_config);
+  const auto network = std::make_shared<model::UNet>(network_config);
   std::int64_t parameters = 0;
-  for (const auto& p : network.parameters()) parameters += p.numel();
+  for (const auto& p : network->parameters()) parameters += p.numel();
   const diffusion::NoiseSchedule schedule(schedule_config(config.schedule));
   const std::string effective = config.schema().dump();
   require_same_run_on_all_ranks(comm, {.config = effective, .data_sha256 = info.content_sha256});
@@ -144,7 +154,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
 
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
   const data::LatentFile readable(readable_copy(config.latents, info.content_sha256, config.local_copy, comm));
-  PretrainTask task(config, readable, schedule, network);
+  PretrainTask task(config, readable, schedule, *network);
   train_publicly(task,
                  {config.steps,
                   config.batch_size,
@@ -158,10 +168,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
                  comm);
   if (comm.is_root()) {
     const std::filesystem::path model = options.run_dir / "model";
-    model::save_unet(network, model / "unet");
-    model::save_autoencoder(*autoencoder, model / "vae");
-    model::write_scheduler_config(model, schedule.config().to_json());
-    model::write_model_index(model);
+    model::save_pipeline({.unet = network, .autoencoder = autoencoder}, schedule.config().to_json(), model);
     spdlog::info("pretrain: model written to {}", model.string());
   }
   comm.barrier();

@@ -47,7 +47,7 @@ namespace {
 struct Setup {
   data::LatentFile latents;
   std::shared_ptr<model::UNet> network;
-  std::shared_ptr<model::AutoencoderKL> autoencoder;
+  std::shared_ptr<model::Autoencoder> autoencoder;
   diffusion::NoiseSchedule schedule;
   std::string base_sha256;  // of the public U-Net
   PrivacyPlan plan;
@@ -423,10 +423,8 @@ class PrivateTraining {
                                  .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate};
       // Before the weights: a crash in between must not leave weights that look as if they were public.
       write_model_statement(facts);
-      model::save_unet(*setup_.network, model / "unet");
-      model::save_autoencoder(*setup_.autoencoder, model / "vae");
-      model::write_scheduler_config(model, setup_.schedule.config().to_json());
-      model::write_model_index(model);
+      model::save_pipeline({.unet = setup_.network, .autoencoder = setup_.autoencoder},
+                           setup_.schedule.config().to_json(), model);
       write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());
     }

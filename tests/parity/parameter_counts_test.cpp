@@ -37,6 +37,22 @@ void expect_counts(const UNetConfig& config, const Counts& expected) {
   }
 }
 
+UNetConfig unconditional(const std::vector<std::int64_t>& widths) {
+  UNetConfig config = UNetConfig::unconditional();
+  config.block_out_channels = widths;
+  config.down_block_types.assign(widths.size(), "AttnDownBlock2D");
+  config.up_block_types.assign(widths.size(), "AttnUpBlock2D");
+  return config;
+}
+
+// Scale and shift by the time, and resnet blocks as samplers ("use_scale_shift_norm", "resblock_updown").
+void set_latent_diffusion_resnets(UNetConfig& config) {
+  config.resnet_time_scale_shift = "scale_shift";
+  config.attn_norm_num_groups = 32;
+  config.downsampling = Resampling::kResnet;
+  config.upsampling = Resampling::kResnet;
+}
+
 // Levels of `plain` have no attention.
 void set_levels(UNetConfig& config, const std::vector<std::int64_t>& widths, const std::vector<std::size_t>& plain) {
   config.block_out_channels = widths;
@@ -60,7 +76,7 @@ UNetConfig class_conditional_imagenet() {
   config.out_channels = 3;
   set_levels(config, {192, 384, 576, 960}, {0});
   config.cross_attention_dim = 512;
-  config.attention_head_dim = {1};
+  config.num_heads = {1};
   return config;
 }
 
@@ -80,7 +96,7 @@ TEST(ParameterCounts, StableDiffusion1) {
 TEST(ParameterCounts, StableDiffusion2) {
   UNetConfig config = stable_diffusion();
   config.cross_attention_dim = 1024;
-  config.attention_head_dim = {5, 10, 20, 20};
+  config.num_heads = {5, 10, 20, 20};
   config.use_linear_projection = true;
   expect_counts(config, {865'910'724, 273'629'120, 0, 0});
 }
@@ -115,6 +131,58 @@ TEST(ParameterCounts, DpLdmCifar10) {
             return TrainableSet(unet, options).num_elements();
           }(),
       2'907'392);
+}
+
+TEST(ParameterCounts, DpLdmMnist) {
+  UNetConfig config;
+  config.in_channels = 3;
+  config.out_channels = 3;
+  set_levels(config, {64, 128}, {});
+  config.layers_per_block = {1};
+  config.cross_attention_dim = 5;
+  config.num_heads = {4};
+  set_latent_diffusion_resnets(config);
+  EXPECT_EQ(config.class_name(), "DPLDMUNet2DModel");
+  expect_counts(config, {4'606'467, 1'578'304, 475'392, 7'040});
+  config.num_classes = 26;
+  const ShapesOnly shapes_only;
+  UNet unet(config);
+  EXPECT_EQ(count(unet, "attention", true), 1'578'304 + 130);
+}
+
+TEST(ParameterCounts, DpLdmCelebA) {
+  UNetConfig small = unconditional({192, 384, 768});
+  small.channels_per_head = 32;
+  set_latent_diffusion_resnets(small);
+  EXPECT_EQ(small.class_name(), "UNet2DModel");
+  expect_counts(small, {162'314'115, 17'887'104, 17'872'128, 0});
+  const ShapesOnly shapes_only;
+  UNet unet(small);
+  EXPECT_EQ(count(unet, "attention@>=5"), 16'405'632);
+  EXPECT_EQ(count(unet, "attention@>=9"), 6'950'016);
+  EXPECT_EQ(count(unet, "attention@>=13"), 1'037'952);
+
+  UNetConfig large = unconditional({128, 256, 512});
+  large.channels_per_head = 0;
+  large.num_heads = {8};
+  set_latent_diffusion_resnets(large);
+  EXPECT_EQ(large.class_name(), "DPLDMUNet2DModel");
+  expect_counts(large, {72'172'803, 7'959'808, 7'949'824, 0});
+}
+
+TEST(ParameterCounts, LatentDiffusionUnconditional) {
+  UNetConfig faces = UNetConfig::unconditional();
+  faces.channels_per_head = 32;
+  expect_counts(faces, {274'056'163, 32'379'200, 32'357'248, 0});
+  UNetConfig churches = unconditional({192, 384, 384, 768, 768});
+  churches.in_channels = 4;
+  churches.out_channels = 4;
+  churches.down_block_types.back() = "DownBlock2D";
+  churches.up_block_types.front() = "UpBlock2D";
+  churches.channels_per_head = 0;
+  churches.num_heads = {8};
+  set_latent_diffusion_resnets(churches);
+  expect_counts(churches, {294'966'916, 20'847'744, 20'828'928, 0});
 }
 
 // DP-LDM's `ablation_blocks`.

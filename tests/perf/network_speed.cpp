@@ -111,9 +111,9 @@ void measure_unet(std::int64_t layers_per_block, std::int64_t batch, double seco
   config.block_out_channels = {32, 64};
   config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
   config.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = layers_per_block;
+  config.layers_per_block = {layers_per_block};
   config.cross_attention_dim = 64;
-  config.attention_head_dim = {2};
+  config.num_heads = {2};
   config.norm_num_groups = 8;
   config.num_classes = 11;
   UNet unet(config);

@@ -28,9 +28,9 @@ TinyModel make_tiny_model(const std::filesystem::path& directory, std::int64_t n
   config.block_out_channels = {8, 16};
   config.down_block_types = {"CrossAttnDownBlock2D", "DownBlock2D"};
   config.up_block_types = {"UpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = 1;
+  config.layers_per_block = {1};
   config.norm_num_groups = 4;
-  config.attention_head_dim = {2};
+  config.num_heads = {2};
   config.cross_attention_dim = 6;
   config.num_classes = 4;
   model::UNet unet(config);

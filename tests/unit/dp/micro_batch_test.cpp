@@ -20,9 +20,9 @@ model::UNetConfig network_config() {
   config.block_out_channels = {32, 64};
   config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
   config.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = 1;
+  config.layers_per_block = {1};
   config.norm_num_groups = 8;
-  config.attention_head_dim = {2};
+  config.num_heads = {2};
   config.cross_attention_dim = 64;
   config.num_classes = 11;
   return config;

@@ -31,11 +31,15 @@ std::string unet_refusal(const std::string& key, const json& value) {
 
 TEST(UNetConfig, WhatIsWrittenIsReadAlike) {
   UNetConfig config = small_unet_config();
-  config.attention_head_dim = {2, 4};
+  config.num_heads = {2, 4};
   config.transformer_layers_per_block = {1, 3};
   config.use_linear_projection = true;
   config.mid_block_type = "";
-  config.sample_size = 7;
+  config.sample_height = 7;
+  config.sample_width = 9;
+  config.layers_per_block = {1, 2};
+  config.only_cross_attention = {true, false};
+  config.time_embedding_dim = 24;
   config.freq_shift = 1;
   EXPECT_EQ(UNetConfig::from_json(config.to_json()).to_json(), config.to_json());
 }
@@ -45,19 +49,19 @@ TEST(UNetConfig, AbsentKeysHaveDiffusersDefaults) {
 }
 
 TEST(UNetConfig, KeysOfOtherNetworksAreRefusedByName) {
-  for (const auto& [key, value] : std::map<std::string, json>{{"addition_embed_type", "text_time"},
-                                                              {"class_embed_type", "timestep"},
-                                                              {"num_class_embeds", 10},
-                                                              {"dual_cross_attention", true},
-                                                              {"only_cross_attention", json::array({true, false})},
-                                                              {"time_embedding_type", "fourier"},
-                                                              {"attention_type", "gated"},
-                                                              {"num_attention_heads", 8},
-                                                              {"encoder_hid_dim_type", "image_proj"},
-                                                              {"dropout", 0.1},
-                                                              {"resnet_time_scale_shift", "spatial"},
-                                                              {"act_fn", "gelu"},
-                                                              {"a_key_of_the_future", 3}}) {
+  for (const auto& [key, value] :
+       std::map<std::string, json>{{"addition_embed_type", "text_time"},
+                                   {"class_embed_type", "fourier"},
+                                   {"num_class_embeds", 10},
+                                   {"dual_cross_attention", true},
+                                   {"only_cross_attention", json::array({true, false, true})},
+                                   {"time_embedding_type", "fourier"},
+                                   {"attention_type", "gated"},
+                                   {"num_attention_heads", 8},
+                                   {"encoder_hid_dim_type", "image_proj"},
+                                   {"resnet_time_scale_shift", "spatial"},
+                                   {"act_fn", "gelu"},
+                                   {"a_key_of_the_future", 3}}) {
     EXPECT_THAT(unet_refusal(key, value), HasSubstr(key)) << value.dump();
   }
   EXPECT_EQ(unet_refusal("a_key_of_the_future", nullptr), "accepted");
@@ -65,7 +69,8 @@ TEST(UNetConfig, KeysOfOtherNetworksAreRefusedByName) {
 }
 
 TEST(UNetConfig, ValuesThatMakeNoSenseAreRefused) {
-  EXPECT_THAT(unet_refusal("_class_name", "UNet2DModel"), HasSubstr("UNet2DConditionModel is needed"));
+  EXPECT_THAT(unet_refusal("_class_name", "SD3Transformer2DModel"), HasSubstr("Stable Diffusion 3"));
+  EXPECT_THAT(unet_refusal("_class_name", "UNet2DModel"), HasSubstr("which this program does not know"));
   EXPECT_THAT(unet_refusal("in_channels", 0), HasSubstr("in_channels"));
   EXPECT_THAT(unet_refusal("in_channels", "4"), HasSubstr("in_channels"));
   EXPECT_THAT(unet_refusal("norm_eps", "small"), HasSubstr("norm_eps"));

@@ -73,7 +73,7 @@ TEST(UNet, WrongConditioningIsRefused) {
 
 TEST(UNet, HeadsThatDoNotDivideTheWidthAreRefused) {
   UNetConfig config = small_unet_config();
-  config.attention_head_dim = {3};
+  config.num_heads = {3};
   EXPECT_THROW(UNet{config}, ConfigError);
 }
 
