@@ -30,6 +30,7 @@ GPUS_PER_NODE = 8
 HOP_SECONDS = 10e-6  # latency of one step of a ring or tree between devices
 # Work that rank 0 does alone.
 NOISE_PER_SECOND = 48e6  # Gaussian numbers on one core: `perf_noise_speed` (docs/benchmarks/accounting.md)
+NOISE_THREADS = 16  # of rank 0: its share of a node of 128 cores and 8 GPUs
 CHARGE_SECONDS = 0.005  # one fsync of the ledger
 
 # parameters trained, expected batch, draws per record, multiply-adds of one forward pass of one record
@@ -164,7 +165,7 @@ def step_seconds(setting, gpus, sharding):
     hops = math.log2(gpus) if gpus > 1 else 0
     # The sum, and the noise: a ring each way, and about six small collectives.
     moving = 0 if gpus == 1 else 3 * (gpus - 1) / gpus * volume / bandwidth + 8 * 2 * hops * HOP_SECONDS
-    alone = parameters / NOISE_PER_SECOND + CHARGE_SECONDS
+    alone = parameters / (NOISE_PER_SECOND * NOISE_THREADS) + CHARGE_SECONDS
     return compute, moving, alone
 
 
