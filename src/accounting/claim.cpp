@@ -1,7 +1,9 @@
 #include "accounting/claim.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -15,6 +17,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr double kTolerance = 1e-6;  // relative: what another machine's mathematical library may change
+constexpr std::array<std::string_view, 3> kClippings{"flat", "automatic", "per-group"};  // see dp/clipped_sum.h
 constexpr std::size_t kMaxMetadataBytes = std::size_t{1} << 24;
 
 bool agree(double a, double b) { return std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b)); }
@@ -31,6 +34,8 @@ PrivacyClaim claim_from(const Json& json) {
   claim.noise_multiplier = json.at("noise_multiplier");
   claim.sampling_rate = json.at("sampling_rate");
   claim.steps = json.at("steps");
+  claim.steps_in_model = json.value("steps_in_model", std::int64_t{0});
+  claim.clipping = json.value("clipping", "");
   claim.num_records = json.at("num_records");
   claim.expected_batch_size = json.at("expected_batch_size");
   for (const Json& release : json.value("other_releases", Json::array())) {
@@ -68,6 +73,16 @@ std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
   events.push_back({claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler});
   const double epsilon = epsilon_of(events, claim.delta, claim.accountant, claim.neighbouring);
   if (!std::isfinite(epsilon)) throw ConfigError("the model claims privacy, but its numbers give no finite epsilon");
+  if (claim.steps_in_model > claim.steps) {
+    throw ConfigError(
+        fmt::format("the model holds {} steps, but states the cost of {}", claim.steps_in_model, claim.steps));
+  }
+  if (!claim.clipping.empty() && std::ranges::find(kClippings, claim.clipping) == kClippings.end()) {
+    throw ConfigError(
+        fmt::format("the clipping is '{}', which is not known to bound a record; flat, automatic and "
+                    "per-group are",
+                    claim.clipping));
+  }
   if (!agree(epsilon, *claim.epsilon)) {
     throw ConfigError(fmt::format("the model claims epsilon {}, but its own numbers make {}", *claim.epsilon, epsilon));
   }

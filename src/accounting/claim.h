@@ -20,6 +20,8 @@ struct PrivacyClaim {
   double noise_multiplier = 0;
   double sampling_rate = 0;
   std::int64_t steps = 0;
+  std::int64_t steps_in_model = 0;  // optional in the file
+  std::string clipping;             // "flat", "automatic", "per-group"; empty when the file does not say
   std::int64_t num_records = 0;
   double expected_batch_size = 0;
   // Further releases from the same records. In the file: `other_releases`, a list of objects with sampling_rate,
@@ -32,8 +34,9 @@ struct PrivacyClaim {
 PrivacyClaim read_claim(const std::filesystem::path& dp_metadata);
 
 // Epsilon from the claim's own numbers; none when it claims nothing. Throws ConfigError with what disagrees: an epsilon
-// other than the one that follows, an expected batch that is not rate times records, an epsilon claimed by a run that
-// is not private, privacy claimed without a finite epsilon.
+// other than the one that follows, an expected batch that is not rate times records, more steps in the model than were
+// charged, a kind of clipping that is not known to bound a record, an epsilon claimed by a run that is not private,
+// privacy claimed without a finite epsilon.
 std::optional<double> verified_epsilon(const PrivacyClaim& claim);
 
 }  // namespace dpldm::accounting

@@ -8,6 +8,13 @@
 #include "base/error.h"
 
 namespace dpldm::accounting {
+namespace {
+
+// More noise than this counts as this much, an upper bound: beyond it losses are lost in the rounding of their own
+// grid.
+constexpr double kMostNoise = 1e9;
+
+}  // namespace
 
 void check_events(std::span<const GaussianEvent> events) {
   for (const GaussianEvent& event : events) {
@@ -54,6 +61,7 @@ std::vector<GaussianEvent> simplified(std::span<const GaussianEvent> events) {
   bool has_full = false;
   for (GaussianEvent event : merged(events)) {
     if (event.count == 0) continue;
+    event.noise_multiplier = std::min(event.noise_multiplier, kMostNoise);
     if (event.sampler == Sampler::kNone || event.sampling_rate == 1) {
       squared_mean += static_cast<double>(event.count) / (event.noise_multiplier * event.noise_multiplier);
       has_full = true;

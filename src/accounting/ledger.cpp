@@ -89,14 +89,19 @@ class PrivacyLedger::Appender {
   Appender(const Appender&) = delete;
   Appender& operator=(const Appender&) = delete;
 
-  void start() { log_.emplace(path_); }
+  void start() {
+    log_.emplace(path_);
+    num_bytes_ = std::filesystem::file_size(path_);
+  }
 
   // The head is written after the line is on the disk and is not synced itself: a power cut may leave an older head,
   // which the ledger continues, but never a newer one.
   void append(const std::string& line, std::size_t num_lines, const std::string& sha256) {
     if (!log_) throw IoError(path_.string() + ": an earlier charge failed; nothing more can be charged");
     try {
+      require_alone();
       log_->append(line);
+      num_bytes_ += line.size() + 1;
       write_head(num_lines, sha256);
     } catch (...) {
       log_.reset();
@@ -112,9 +117,19 @@ class PrivacyLedger::Appender {
   }
 
  private:
+  // Where locks are not had, another writer shows by what it wrote.
+  void require_alone() const {
+    std::error_code error;
+    const auto found = std::filesystem::file_size(path_, error);
+    if (error || found != num_bytes_) {
+      throw IoError(path_.string() + " was changed by another process while this run was using it");
+    }
+  }
+
   std::filesystem::path path_;
   int descriptor_ = -1;
   std::optional<DurableLog> log_;
+  std::uintmax_t num_bytes_ = 0;
 };
 
 PrivacyLedger::PrivacyLedger(PrivacyLedger&&) noexcept = default;

@@ -230,9 +230,11 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
         audit.within_claim() ? ""
                              : fmt::format("epsilon is at least {:.4f} with confidence {}, above the {:.4f} claimed",
                                            audit.audited_epsilon, audit.confidence, audit.claimed_epsilon);
+    const bool claims = audit.not_private_because.empty();
     const Json json{{"level", level},
+                    {"private", claims},
                     {"passed", audit.within_claim()},
-                    {"claimed_epsilon", audit.claimed_epsilon},
+                    {"claimed_epsilon", claims ? Json(audit.claimed_epsilon) : Json(nullptr)},
                     {"audited_epsilon", audit.audited_epsilon},
                     {"delta", audit.delta},
                     {"canaries", m},
@@ -241,10 +243,15 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
                     {"confidence", audit.confidence},
                     {"ranks", comm.size()}};
     answer(json, given.count("json") > 0,
-           fmt::format("level {}, {} rank(s): claimed epsilon {:.4f}, audited at least {:.4f} at delta {:.3g} (m = {} "
-                       "canaries, r = {} guesses, {} right, confidence {}): {}",
-                       level, comm.size(), audit.claimed_epsilon, audit.audited_epsilon, audit.delta, m, r, v,
-                       audit.confidence, audit.within_claim() ? "passed" : "FAILED"),
+           fmt::format("level {}, {} rank(s): {}, audited at least {:.4f} at delta {:.3g} (m = {} canaries, r = {} "
+                       "guesses, {} right, confidence {}): {}",
+                       level, comm.size(),
+                       claims ? fmt::format("claimed epsilon {:.4f}", audit.claimed_epsilon)
+                              : "NOT PRIVATE (" + audit.not_private_because + "), nothing is claimed",
+                       audit.audited_epsilon, audit.delta, m, r, v, audit.confidence,
+                       !audit.within_claim() ? "FAILED"
+                       : claims              ? "passed"
+                                             : "nothing to refute"),
            defects);
   });
 }

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "base/build_facts.h"
+#include "base/core_files.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/words.h"
@@ -106,6 +107,7 @@ int run_program(const std::string& program, const std::string& about, std::span<
     return static_cast<int>(ExitCode::kConfig);
   }
 
+  forbid_core_files();
   ProgramInvocation invocation(program, argc, argv);
   try {
     command->run(invocation);

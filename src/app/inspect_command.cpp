@@ -131,6 +131,9 @@ Json describe_checkpoint(const fs::path& path) {
             {"files", checkpoint.files},
             {"verified", true}};
   if (!checkpoint.info.ledger_head.empty()) json["ledger_head"] = checkpoint.info.ledger_head;
+  for (const char* key : {"private", "not_private_because"}) {
+    if (checkpoint.info.extra.contains(key)) json[key] = checkpoint.info.extra[key];
+  }
   return json;
 }
 

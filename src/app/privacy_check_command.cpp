@@ -7,6 +7,7 @@
 
 #include "accounting/claim.h"
 #include "accounting/ledger.h"
+#include "accounting/privacy_stamp.h"
 #include "app/privacy_command.h"
 #include "app/privacy_options.h"
 #include "base/atomic_file.h"
@@ -151,8 +152,9 @@ void run_privacy_verify(int argc, char** argv) {
   const std::filesystem::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
   const auto [claim, epsilon] = reporting_failure(json, [&] {
-    const accounting::PrivacyClaim read =
-        accounting::read_claim(std::filesystem::is_directory(path) ? path / "dp_metadata.json" : path);
+    const bool is_model = std::filesystem::is_directory(path);
+    if (is_model) accounting::require_own_statement(path);
+    const accounting::PrivacyClaim read = accounting::read_claim(is_model ? path / "dp_metadata.json" : path);
     return std::pair(read, verified_epsilon(read));
   });
   if (json) {

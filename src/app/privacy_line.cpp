@@ -20,4 +20,10 @@ std::string privacy_line(const nlohmann::json& metadata) {
   }
 }
 
+data::Visibility visibility_of_samples(const nlohmann::json& metadata) {
+  if (metadata.is_null() || metadata.value("private", false)) return data::Visibility::kPublic;
+  return metadata.value("training_records", "private") == "public" ? data::Visibility::kPublic
+                                                                   : data::Visibility::kPrivate;
+}
+
 }  // namespace dpldm::app

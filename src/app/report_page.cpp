@@ -198,10 +198,22 @@ constexpr const char* kLimits = R"html(<h2>What the number does not cover</h2>
 </ul>
 )html";
 
+// Only a run of `finetune` has settings of privacy, and it begins with a ledger.
+bool saw_private_records(const fs::path& run_dir, const std::string& config) {
+  return config.starts_with("privacy:") || config.find("\nprivacy:") != std::string::npos ||
+         fs::exists(run_dir / "latents.opening") || fs::exists(run_dir / "model" / "dp_metadata.json");
+}
+
 }  // namespace
 
 std::string report_page(const fs::path& run_dir) {
   if (!fs::exists(run_dir / "config.yaml")) throw IoError(run_dir.string() + " holds no run (there is no config.yaml)");
+  const std::string config = read_file(run_dir / "config.yaml", kMaxConfigBytes);
+  if (!fs::exists(run_dir / "ledger.jsonl") && saw_private_records(run_dir, config)) {
+    throw IoError(
+        run_dir.string() +
+        " holds a run on private records whose ledger.jsonl is missing; nothing can be said about its privacy");
+  }
   const std::string name = fs::absolute(run_dir).lexically_normal().filename().string();
   std::string body = fmt::format("<h1>Run &ldquo;{}&rdquo;</h1>\n<p class=\"quiet\">{}</p>\n", html_escape(name),
                                  html_escape(fs::absolute(run_dir).lexically_normal().string()));
@@ -222,7 +234,7 @@ std::string report_page(const fs::path& run_dir) {
     throw IoError(fmt::format("{}: a file of the run lacks what the report needs: {}", run_dir.string(), error.what()));
   }
   body += "<h2>Settings</h2>\n<details>\n<summary>config.yaml, every effective value</summary>\n<pre>" +
-          html_escape(read_file(run_dir / "config.yaml", kMaxConfigBytes)) + "</pre>\n</details>\n";
+          html_escape(config) + "</pre>\n</details>\n";
   body += fmt::format("<footer>Written by dpldm {} from the files of the run.</footer>\n", program_version());
   return html_page("Run " + name, body);
 }

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include "accounting/privacy_stamp.h"
 #include "app/commands.h"
 #include "app/privacy_line.h"
 #include "app/sample_output.h"
@@ -217,6 +218,7 @@ void run_sample(Invocation& invocation) {
   comm::Communicator& comm = invocation.communicator();
   const int threads = train::set_threads(options.runtime, comm);
 
+  accounting::require_own_statement(options.model);
   const LoadedModel loaded(options.model);
   const nlohmann::json scheduler = model::read_scheduler_config(options.model);
   const std::vector<std::string> class_names = class_names_of(*loaded.unet, loaded.metadata);
@@ -239,11 +241,15 @@ void run_sample(Invocation& invocation) {
       .initial_noise = read_initial_noise(options.initial_noise, num, functions.latent_shape)};
 
   const std::string privacy = privacy_line(loaded.metadata);
+  const data::Visibility visibility = visibility_of_samples(loaded.metadata);
   if (comm.is_root()) {
     spdlog::info("sample: {} images of {}, {} with {} steps, guidance {}, {}, {} rank(s) x {} thread(s)", num,
                  options.model.string(), to_text(options.sampler), options.steps, options.guidance,
                  options.runtime.precision, comm.size(), threads);
     spdlog::info("privacy of the model: {}", privacy);
+    if (visibility == data::Visibility::kPrivate) {
+      spdlog::warn("these samples protect nobody; they are marked private, and no public stage takes them");
+    }
     if (options.guidance != 1 && !loaded.metadata.is_null()) {
       spdlog::warn(
           "private fine-tuning does not drop labels, so the null class that guidance uses is the public model's");
@@ -256,7 +262,8 @@ void run_sample(Invocation& invocation) {
     if (!output) {
       output.emplace(options.output, SampleOutputInfo{num, images.size(1), images.size(2), images.size(3), class_names,
                                                       fmt::format("synthetic, drawn from {} (seed {}); {}",
-                                                                  options.model.string(), options.seed, privacy)});
+                                                                  options.model.string(), options.seed, privacy),
+                                                      visibility});
     }
     std::vector<std::int64_t> part;
     if (!labels.empty()) part.assign(labels.begin() + first, labels.begin() + first + images.size(0));

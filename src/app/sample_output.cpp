@@ -47,7 +47,7 @@ SampleOutput::SampleOutput(const std::filesystem::path& path, const SampleOutput
     std::error_code ignored;  // a failure shows when the file is created
     if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), ignored);
     data::ImageFileInfo file_info;
-    file_info.visibility = data::Visibility::kPublic;
+    file_info.visibility = info.visibility;
     file_info.num_records = info.num_images;
     file_info.channels = info.channels;
     file_info.height = info.height;

@@ -21,11 +21,11 @@ struct SampleOutputInfo {
   std::int64_t width = 0;
   std::vector<std::string> class_names;  // empty for a model without classes
   std::string source;                    // for people: which model, which privacy
+  data::Visibility visibility = data::Visibility::kPublic;
 };
 
 // `path` ends in .h5: one image file, with grid.png beside it. Otherwise a folder, which must be new or empty: PNG
-// files <label>-<class>/<number>.png (without classes <number>.png), with grid.png in it. Synthetic data is marked
-// public: what it reveals is what the model's statement says.
+// files <label>-<class>/<number>.png (without classes <number>.png), with grid.png in it.
 class SampleOutput {
  public:
   // Throws ConfigError for a folder that has something in it, IoError.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "audit/one_run_bound.h"
@@ -19,6 +20,8 @@ void check(const CanaryOptions& options);
 
 struct CanaryAudit {
   double claimed_epsilon = 0;  // of the run, from its ledger
+  // Not empty for a run that claims nothing; claimed_epsilon is then what its numbers would make.
+  std::string not_private_because{};
   double audited_epsilon = 0;  // a lower bound
   double delta = 0;
   Guesses guesses;

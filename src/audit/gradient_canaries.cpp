@@ -69,7 +69,8 @@ std::vector<double> GradientCanaries::scores() {
 RunClaim claim_of(const std::filesystem::path& run_dir) {
   const auto ledger = accounting::PrivacyLedger::read(run_dir / "ledger.jsonl");
   const accounting::LedgerHeader& header = ledger.header();
-  return {accounting::epsilon_of(ledger.events(), header.delta, header.accountant, header.neighbouring), header.delta};
+  return {accounting::epsilon_of(ledger.events(), header.delta, header.accountant, header.neighbouring), header.delta,
+          header.not_private_because};
 }
 
 CanaryAudit audit_with_gradient_canaries(config::FinetuneConfig& config, const std::filesystem::path& run_dir,
@@ -83,6 +84,7 @@ CanaryAudit audit_with_gradient_canaries(config::FinetuneConfig& config, const s
   comm::run_on_root(comm, [&] {
     const RunClaim claim = claim_of(run_dir);
     audit = judge(canaries.scores(), canaries.included(), options, claim.epsilon, claim.delta);
+    audit.not_private_because = claim.not_private_because;
   });
   return audit;
 }

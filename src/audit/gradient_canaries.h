@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "audit/canary_guesses.h"
@@ -50,6 +51,7 @@ CanaryAudit audit_with_gradient_canaries(config::FinetuneConfig& config, const s
 struct RunClaim {
   double epsilon = 0;
   double delta = 0;
+  std::string not_private_because;
 };
 RunClaim claim_of(const std::filesystem::path& run_dir);
 

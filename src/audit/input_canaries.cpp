@@ -155,6 +155,7 @@ CanaryAudit audit_with_input_canaries(config::FinetuneConfig& config, const std:
     const RunClaim claim = claim_of(run_dir);
     audit = judge(scores_of(config, run_dir, canaries_alone, keys.draws()), canaries.included, options, claim.epsilon,
                   claim.delta);
+    audit.not_private_because = claim.not_private_because;
   });
   return audit;
 }

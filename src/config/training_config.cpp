@@ -143,7 +143,7 @@ Schema FinetuneConfig::schema() {
       "One factor min(1, C / norm) for the whole gradient; or C / (norm + gamma), which needs no C; or a factor for "
       "each attention module (and layer outside of them), each with an equal part of C.");
   schema.add("privacy.automatic_gamma", automatic_gamma, {1e-9, 1e9}, "Gamma of automatic clipping.");
-  schema.add("privacy.noise_multiplier", noise_multiplier, kNotNegative,
+  schema.add("privacy.noise_multiplier", noise_multiplier, {0, 1e7},
              "Null calibrates it from epsilon. 0 makes a run that is NOT PRIVATE.");
   schema.add("privacy.accountant", accountant, {"pld", "rdp", "prv"}, "What epsilon is computed with.");
   schema.add("privacy.neighbouring", neighbouring, {"add-remove", "zero-out", "replace-one"},

@@ -125,8 +125,9 @@ at::Tensor ClippedSum::factors() const {
                            : at::minimum(at::full_like(bound, 1.0 / clipping_.clip_norm), (bound * parts).reciprocal());
   factors = factors * (1.0 - margin);
   // A record whose gradient is not finite contributes zero, in all its groups, and the step goes on: skipping would
-  // tell that the record was there.
-  factors = at::where(at::isfinite(bound).all(0, /*keepdim=*/true), factors, at::zeros_like(factors));
+  // tell that the record was there. So does one whose factor would be too small a float to be accurate.
+  constexpr double kLargestNorm = 1e30;
+  factors = at::where((bound <= kLargestNorm).all(0, /*keepdim=*/true), factors, at::zeros_like(factors));
   factors.narrow(1, num_records_, num_padding_).zero_();
   return factors.to(sum_.scalar_type());
 }

@@ -18,6 +18,9 @@ namespace {
 // Noise is made and sent in pieces of 16 MiB, so that it never takes as much memory as the gradient.
 constexpr std::size_t kPiece = std::size_t{1} << 22;
 
+// No normal value is beyond 9.5 deviations, so noise and a sum below 2^62 stay within 64 bits.
+constexpr double kLargestIntegerDeviation = 0x1p58;
+
 // Memory that is wiped on the way out: who knows the noise knows the bare sum.
 template <class Value>
 struct NoisePiece {
@@ -85,7 +88,14 @@ GaussianMechanism::GaussianMechanism(comm::Communicator& comm, std::optional<Sec
 
 void GaussianMechanism::release(std::span<float> sum, ChargedStep charge) { release_values(sum, charge); }
 
-void GaussianMechanism::release(std::span<std::int64_t> sum, ChargedStep charge) { release_values(sum, charge); }
+void GaussianMechanism::release(std::span<std::int64_t> sum, ChargedStep charge) {
+  // Noise that does not fit its integers would all be one and the same number.
+  if (!(noise_multiplier_ * clip_norm_ <= kLargestIntegerDeviation)) {
+    throw ConfigError(
+        fmt::format("the noise multiplier is {}; that much noise does not fit the grid's integers", noise_multiplier_));
+  }
+  release_values(sum, charge);
+}
 
 template <class Value>
 void GaussianMechanism::release_values(std::span<Value> sum, const ChargedStep& charge) {

@@ -197,7 +197,6 @@ std::shared_ptr<UNet> load_unet(const fs::path& model) {
     return std::make_shared<UNet>(config);
   }();
   adopt(*unet, std::move(tensors), directory.string());
-  if (config.num_classes > 0) unet->stored_types[kClassTableBias] = unet->stored_types[kClassTable];
   return unet;
 }
 
@@ -236,8 +235,8 @@ std::shared_ptr<TextEncoder> load_text_encoder(const fs::path& model) {
   return encoder;
 }
 
-void save_unet(const UNet& unet, const fs::path& directory) {
-  write_network(unet, stored_parameters(unet), directory, kDiffusersStem);
+void save_unet(const UNet& unet, const fs::path& directory, const std::map<std::string, std::string>& metadata) {
+  write_network(unet, stored_parameters(unet), directory, kDiffusersStem, metadata);
 }
 
 void save_autoencoder(const Autoencoder& autoencoder, const fs::path& directory) {
@@ -249,7 +248,7 @@ void save_text_encoder(const TextEncoder& encoder, const fs::path& directory) {
 }
 
 void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, const fs::path& model) {
-  save_unet(*pipeline.unet, model / "unet");
+  save_unet(*pipeline.unet, model / "unet", pipeline.unet_metadata);
   // StableDiffusionPipeline and what has no pipeline of its own say "vae"; latent diffusion's pipelines "vqvae".
   const bool stable_diffusion = pipeline.text_encoder && pipeline.text_encoder->component() == "text_encoder";
   const bool latent_diffusion =

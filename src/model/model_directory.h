@@ -9,6 +9,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -31,8 +32,10 @@ std::shared_ptr<TextEncoder> load_text_encoder(const std::filesystem::path& mode
 // Whether `model` is a pipeline with a text encoder, or a text encoder's own directory.
 bool has_text_encoder(const std::filesystem::path& model);
 
-// Write config.json and the weights into `directory` (<model>/unet, ...), each atomically.
-void save_unet(const UNet& unet, const std::filesystem::path& directory);
+// Write config.json and the weights into `directory` (<model>/unet, ...), each atomically. `metadata` goes into the
+// weights' header: the privacy stamp of what was trained on private records.
+void save_unet(const UNet& unet, const std::filesystem::path& directory,
+               const std::map<std::string, std::string>& metadata = {});
 void save_autoencoder(const Autoencoder& autoencoder, const std::filesystem::path& directory);
 void save_text_encoder(const TextEncoder& encoder, const std::filesystem::path& directory);
 
@@ -42,6 +45,7 @@ struct Pipeline {
   std::shared_ptr<Autoencoder> autoencoder = nullptr;
   std::shared_ptr<TextEncoder> text_encoder = nullptr;
   std::filesystem::path tokenizer = {};  // a directory whose files are copied; empty: none
+  std::map<std::string, std::string> unet_metadata = {};
 };
 
 // Writes all of it, the scheduler's configuration and model_index.json, under the names that the pipeline of diffusers

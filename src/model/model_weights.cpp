@@ -96,7 +96,7 @@ void adopt(Network& network, Tensors tensors, const std::string& where) {
 }
 
 void write_network(const Network& network, const io::NamedTensors& tensors, const fs::path& directory,
-                   const std::string& stem) {
+                   const std::string& stem, const std::map<std::string, std::string>& metadata) {
   std::error_code failure;
   fs::create_directories(directory, failure);
   if (failure) throw IoError("cannot create " + directory.string() + ": " + failure.message());
@@ -106,7 +106,7 @@ void write_network(const Network& network, const io::NamedTensors& tensors, cons
     const auto type = network.stored_types.find(name);
     stored.emplace_back(name, type == network.stored_types.end() ? tensor : as_stored(tensor, type->second));
   }
-  io::write_safetensors(directory / (stem + ".safetensors"), stored);
+  io::write_safetensors(directory / (stem + ".safetensors"), stored, metadata);
   io::write_json_file(directory / "config.json", network.config_json());
 }
 

@@ -25,6 +25,6 @@ void adopt(Network& network, Tensors tensors, const std::string& where);
 // Writes config.json and `<stem>.safetensors` into `directory`, each atomically. Tensors whose values all fit into the
 // type that their file had (Network::stored_types) are written in it.
 void write_network(const Network& network, const io::NamedTensors& tensors, const std::filesystem::path& directory,
-                   const std::string& stem);
+                   const std::string& stem, const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace dpldm::model

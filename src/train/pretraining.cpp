@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include "accounting/privacy_stamp.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -118,7 +119,14 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   if (info.visibility != data::Visibility::kPublic) {
     throw ConfigError(config.latents + " is private; pre-training uses public latents only");
   }
-  const auto autoencoder = model::load_autoencoder(config.autoencoder);
+  // Of a whole pipeline only the autoencoder is taken, which is public even in a privately trained one.
+  const std::filesystem::path given = config.autoencoder;
+  std::filesystem::path own = given;
+  for (const char* component : {"vae", "vqvae"}) {
+    if (std::filesystem::exists(given / component)) own = given / component;
+  }
+  accounting::require_unstamped(own, "pre-training takes a public autoencoder only");
+  const auto autoencoder = model::load_autoencoder(given);
   if (model::weights_sha256(*autoencoder) != info.encoder_sha256) {
     throw ConfigError(config.latents + " was encoded by another autoencoder than " + config.autoencoder +
                       "; encode the images again");

@@ -2,10 +2,12 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
 #include <sodium.h>
+#include <sys/stat.h>
 
 #include "base/atomic_file.h"
 #include "base/build_facts.h"
@@ -43,11 +45,20 @@ std::string write_new_opening(const std::filesystem::path& path) {
   if (sodium_init() < 0) throw InternalError("libsodium could not be initialised");
   randombytes_buf(bytes.data(), bytes.size());
   const std::string opening = hexadecimal(bytes);
-  write_file_atomically(path, opening);
-  std::error_code error;
-  std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write, error);
-  if (error) throw IoError("cannot protect " + path.string() + ": " + error.message());
+  const mode_t mask = ::umask(S_IRWXG | S_IRWXO);  // for its owner alone, from the first moment
+  try {
+    write_file_atomically(path, opening);
+  } catch (...) {
+    ::umask(mask);
+    throw;
+  }
+  ::umask(mask);
   return opening;
+}
+
+// A run that claims nothing has no budget either, whatever the configuration says.
+double target_of(const config::FinetuneConfig& config, const PrivacyPlan& plan) {
+  return plan.is_private ? config.epsilon : std::numeric_limits<double>::infinity();
 }
 
 accounting::PrivacyLedger create(const config::FinetuneConfig& config, const PrivacyPlan& plan,
@@ -55,7 +66,7 @@ accounting::PrivacyLedger create(const config::FinetuneConfig& config, const Pri
   const std::filesystem::path path = options.run_dir / "ledger.jsonl";
   if (std::filesystem::exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
   // Steps were spent here whose ledger is gone; a new one beside them would not count them.
-  for (const char* leftover : {"checkpoints", "model"}) {
+  for (const char* leftover : {"checkpoints", "model", "ledger.jsonl.head"}) {
     if (std::filesystem::exists(options.run_dir / leftover)) {
       throw IoError(
           fmt::format("{} holds the {} of a run whose ledger is missing; a new run needs a directory of its own",
@@ -72,7 +83,7 @@ accounting::PrivacyLedger create(const config::FinetuneConfig& config, const Pri
                                             .clip_norm = config.clip_norm,
                                             .noise_multiplier = plan.noise_multiplier,
                                             .planned_steps = config.steps,
-                                            .target_epsilon = config.epsilon,
+                                            .target_epsilon = target_of(config, plan),
                                             .delta = plan.delta,
                                             .neighbouring = plan.neighbouring,
                                             .sampler = "poisson",
@@ -98,7 +109,7 @@ accounting::PrivacyLedger reopen(const config::FinetuneConfig& config, const Pri
       header.delta != plan.delta || header.noise_multiplier != plan.noise_multiplier ||
       header.clip_norm != config.clip_norm || header.is_private != plan.is_private ||
       header.neighbouring != plan.neighbouring || header.accountant != plan.accountant ||
-      header.mechanism != config.mechanism || header.target_epsilon != config.epsilon ||
+      header.mechanism != config.mechanism || header.target_epsilon != target_of(config, plan) ||
       header.planned_steps != config.steps) {
     throw ConfigError(path.string() +
                       " is of a run with other privacy settings; resume with the configuration that started it");

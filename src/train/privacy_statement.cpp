@@ -10,6 +10,8 @@
 namespace dpldm::train {
 namespace {
 
+constexpr std::size_t kMaxStatementBytes = std::size_t{1} << 24;
+
 nlohmann::json other_releases(const accounting::PrivacyLedger& ledger) {
   nlohmann::json list = nlohmann::json::array();
   for (const auto& [kind, event] : ledger.other_releases()) {
@@ -131,9 +133,10 @@ std::string page_of(const nlohmann::json& json) {
 
 }  // namespace
 
-void write_model_statement(const StatementFacts& facts) {
+std::string write_model_statement(const StatementFacts& facts) {
   std::filesystem::create_directories(facts.run_dir / "model");
   model::write_dp_metadata(facts.run_dir / "model", metadata_of(facts));
+  return read_file(facts.run_dir / "model" / "dp_metadata.json", kMaxStatementBytes);
 }
 
 void write_statement_page(const StatementFacts& facts) {

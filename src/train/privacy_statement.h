@@ -29,8 +29,8 @@ struct StatementFacts {
   bool latents_are_private;  // as the file says; a run on public ones is accounted for all the same
 };
 
-// <run_dir>/model/dp_metadata.json, to be written before the model's weights. Throws IoError.
-void write_model_statement(const StatementFacts& facts);
+// <run_dir>/model/dp_metadata.json, to be written before the model's weights. Returns its text. Throws IoError.
+std::string write_model_statement(const StatementFacts& facts);
 // <run_dir>/privacy_statement.md, the last file of a finished run. Throws IoError.
 void write_statement_page(const StatementFacts& facts);
 

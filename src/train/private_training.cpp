@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include "accounting/privacy_stamp.h"
 #include "base/build_facts.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -64,6 +65,7 @@ Setup make_setup(const config::FinetuneConfig& config) {
                       " was itself trained on private records (it has dp_metadata.json); finetune starts from a public "
                       "model only");
   }
+  accounting::require_unstamped(config.model, "finetune starts from a public model only");
   auto autoencoder = model::load_autoencoder(config.model);
   if (model::weights_sha256(*autoencoder) != info.encoder_sha256) {
     throw ConfigError(config.latents + " was encoded by another autoencoder than that of " + config.model +
@@ -384,6 +386,7 @@ class PrivateTraining {
     nlohmann::json line{{"step", step + 1},
                         {"learning_rate", learning_rate_at(config_.optimizer, step, config_.steps)}};
     std::string detail = "NOT PRIVATE";
+    if (!setup_.plan.is_private) line["private"] = false;
     if (setup_.plan.is_private) {
       // A bound that is cheap enough for every step; the statement has the exact number.
       const double bound = ledger_->epsilon_bound();
@@ -421,9 +424,12 @@ class PrivateTraining {
                                  .encoder_sha256 = setup_.latents.info().encoder_sha256,
                                  .class_names = setup_.latents.info().class_names,
                                  .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate};
-      // Before the weights: a crash in between must not leave weights that look as if they were public.
-      write_model_statement(facts);
-      model::save_pipeline({.unet = setup_.network, .autoencoder = setup_.autoencoder},
+      // The statement before the weights, and a stamp inside them: neither a crash in between nor a copy without the
+      // statement may leave weights that look as if they were public.
+      const std::string statement = write_model_statement(facts);
+      model::save_pipeline({.unet = setup_.network,
+                            .autoencoder = setup_.autoencoder,
+                            .unet_metadata = accounting::stamp_for(statement)},
                            setup_.schedule.config().to_json(), model);
       write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());

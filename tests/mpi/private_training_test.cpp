@@ -4,6 +4,7 @@
 // all of them.
 #include "train/private_training.h"
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -257,10 +258,16 @@ TEST_F(PrivateTrainingOnRanks, TestSeedStampsEverythingThatLeaves) {
   const auto metadata = model::read_dp_metadata(directory / "model");
   EXPECT_FALSE(metadata["private"].get<bool>());
   EXPECT_TRUE(metadata["epsilon"].is_null());
-  EXPECT_FALSE(accounting::PrivacyLedger::read(directory / "ledger.jsonl").header().is_private);
+  const accounting::LedgerHeader header = accounting::PrivacyLedger::read(directory / "ledger.jsonl").header();
+  EXPECT_FALSE(header.is_private);
+  EXPECT_FALSE(std::isfinite(header.target_epsilon));
+  std::map<std::string, std::string> weights_header;
+  io::read_safetensors(directory / "model/unet/diffusion_pytorch_model.safetensors", &weights_header);
+  EXPECT_TRUE(weights_header["dpldm.privacy"].starts_with("NOT PRIVATE"));
   const std::string page = read_file(directory / "privacy_statement.md", 1 << 20);
   EXPECT_NE(page.find("NOT PRIVATE"), std::string::npos);
   const std::string metrics = read_file(directory / "metrics.jsonl", 1 << 20);
+  EXPECT_NE(metrics.find("\"private\":false"), std::string::npos);
   EXPECT_EQ(metrics.find("epsilon"), std::string::npos);
   EXPECT_EQ(metrics.find("loss"), std::string::npos);
 }
@@ -305,6 +312,33 @@ TEST_F(PrivateTrainingOnRanks, ModelThatWasTrainedPrivatelyIsNoBase) {
   config::FinetuneConfig second = config();
   second.model = (run(config(), "earlier", *world_) / "model").string();
   EXPECT_THROW(run(second, "second", *world_), ConfigError);
+}
+
+TEST_F(PrivateTrainingOnRanks, ModelThatLostItsStatementIsNoBaseEither) {
+  const std::filesystem::path model = run(config(), "earlier", *world_) / "model";
+  if (world_->is_root()) std::filesystem::remove(model / "dp_metadata.json");
+  world_->barrier();
+  config::FinetuneConfig second = config();
+  second.model = model.string();
+  EXPECT_EQ(code_of([&] { run(second, "second", *world_); }), ExitCode::kConfig);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "second"));
+}
+
+// Each of them was spent by steps that a new ledger would not count.
+TEST_F(PrivateTrainingOnRanks, NewRunIsRefusedBesideTheLeftoversOfOneWhoseLedgerIsGone) {
+  const auto is_refused = [&](const std::string& name, const std::string& leftover) {
+    if (world_->is_root()) {
+      std::filesystem::create_directories(root_ / name / leftover);
+    }
+    world_->barrier();
+    EXPECT_EQ(code_of([&] { run(config(), name, *world_); }), ExitCode::kIo) << leftover;
+    EXPECT_FALSE(std::filesystem::exists(root_ / name / "metrics.jsonl"));
+    world_->barrier();
+  };
+  is_refused("a", "checkpoints");
+  is_refused("b", "model");
+  is_refused("c", "ledger.jsonl");
+  is_refused("d", "ledger.jsonl.head");
 }
 
 TEST_F(PrivateTrainingOnRanks, TimestepsOutsideTheScheduleAreRefusedBeforeAnythingIsWritten) {

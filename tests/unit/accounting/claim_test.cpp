@@ -73,6 +73,22 @@ TEST_F(Claim, OtherReleases_Count) {
   EXPECT_EQ(refusal(json), "not refused");
 }
 
+TEST_F(Claim, MoreStepsThanWereChargedOrAnUnknownClipping_IsRefused) {
+  const GaussianEvent event{.01, 1.0, 1000};
+  Json json = good();
+  json["epsilon"] = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  json["steps_in_model"] = 1000;
+  for (const char* clipping : {"flat", "automatic", "per-group"}) {
+    json["clipping"] = clipping;
+    EXPECT_EQ(refusal(json), "not refused");
+  }
+  json["clipping"] = "none";
+  EXPECT_THAT(refusal(json), testing::HasSubstr("not known to bound a record"));
+  json["clipping"] = "flat";
+  json["steps_in_model"] = 1001;
+  EXPECT_THAT(refusal(json), testing::HasSubstr("the model holds 1001 steps"));
+}
+
 TEST_F(Claim, EveryNumberThatIsChanged_IsFound) {
   Json json = good();
   const GaussianEvent event{.01, 1.0, 1000};

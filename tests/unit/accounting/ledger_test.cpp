@@ -86,6 +86,15 @@ class Ledger : public testing::Test {
   std::filesystem::path path_;
 };
 
+// On a file system without locks nothing else keeps two runs apart.
+TEST_F(Ledger, LineOfAnotherWriter_EndsTheChargingBeforeTheNextRelease) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  ledger.charge(step_of(0));
+  std::ofstream(path_, std::ios::app) << "{}\n";
+  EXPECT_THROW(ledger.charge(step_of(1)), IoError);
+  EXPECT_THROW(ledger.charge(step_of(2)), IoError);
+}
+
 TEST_F(Ledger, Charges_SurviveAndMerge) {
   LedgerHeader header = small_header();
   header.target_epsilon = std::numeric_limits<double>::infinity();

@@ -158,6 +158,13 @@ TEST(Pld, Edges_AreAnswered) {
   EXPECT_LT(epsilon_at(0.01, 1, 1, 0.999), 1e-6);
 }
 
+TEST(Pld, MoreNoiseThanAnyRunHas_IsAnsweredAtOnce) {
+  for (const double sigma : {1e9, 1e20, 1e300}) {
+    const std::vector<GaussianEvent> events{{0.01, sigma, 10, Sampler::kPoisson}};
+    EXPECT_LE(pld_epsilon(events, 1e-5, Neighbouring::kAddRemove), 1e-6) << sigma;
+  }
+}
+
 TEST(Pld, ImpossibleValues_AreRefusedWithASentence) {
   const auto refusal = [](double rate, double noise, std::int64_t steps, double delta) -> std::string {
     try {

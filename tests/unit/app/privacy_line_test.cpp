@@ -28,5 +28,12 @@ TEST(PrivacyLine, OtherMetadata_IsRefused) {
                ConfigError);
 }
 
+TEST(VisibilityOfSamples, OfAModelThatProtectsNobody_IsPrivate) {
+  EXPECT_EQ(visibility_of_samples(nullptr), data::Visibility::kPublic);  // a public model
+  EXPECT_EQ(visibility_of_samples({{"private", true}, {"training_records", "private"}}), data::Visibility::kPublic);
+  EXPECT_EQ(visibility_of_samples({{"private", false}, {"training_records", "private"}}), data::Visibility::kPrivate);
+  EXPECT_EQ(visibility_of_samples({{"private", false}, {"training_records", "public"}}), data::Visibility::kPublic);
+}
+
 }  // namespace
 }  // namespace dpldm::app

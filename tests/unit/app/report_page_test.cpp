@@ -95,6 +95,14 @@ TEST_F(ReportPage, PublicRun_SaysSoAndShowsItsLoss) {
   EXPECT_THAT(page, HasSubstr("Loss over the steps"));
 }
 
+TEST_F(ReportPage, PrivateRunWithoutItsLedger_IsNotCalledPublic) {
+  write_file_atomically(run_ / "config.yaml", "training:\n  steps: 8\nprivacy:\n  epsilon: 8\n");
+  EXPECT_THROW(report_page(run_), IoError);
+  write_file_atomically(run_ / "config.yaml", "training:\n  steps: 8\n");
+  add_json("model/dp_metadata.json", {{"private", true}});
+  EXPECT_THROW(report_page(run_), IoError);
+}
+
 TEST_F(ReportPage, ScoresAndPicture_AreShownInThePageItself) {
   add_json("evaluation.json", {{"accuracy", {{"mean", 0.7312}, {"sd", 0.004}, {"seeds", {0.73, 0.7324}}}},
                                {"samples", {{"num", 10000}}},

@@ -322,6 +322,22 @@ TEST(ClippedSum, RecordThatIsNotFiniteContributesExactlyZero) {
   }
 }
 
+// The factor of a norm beyond 1e38 is a float with few digits left: rounded up, it lets more than C through.
+TEST(ClippedSum, RecordOfEnormousGradientCannotExceedTheClip) {
+  for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+    for (const float size : {1e10F, 3e25F, 1e33F, 3e37F, 1e38F, 2.7e38F, 3.3e38F}) {
+      Linear layer(64, 64, false);
+      ClippedSum sum({layer.weight}, 1.0, rule);
+      sum.begin_step();
+      sum.begin_micro_batch(1, 1);
+      sum.report({.name = "one", .kind = model::LayerKind::kLinear, .weight = layer.weight, .bias = {}},
+                 torch::full({1, 1, 64}, 1.0), torch::full({1, 1, 64}, size), {});
+      sum.finish_micro_batch();
+      EXPECT_LE(sum.values().to(torch::kDouble).norm().item<double>(), 1.0) << size << " " << to_text(rule);
+    }
+  }
+}
+
 // The layer alone, with activations and gradients that cancel almost completely in G^T A: where norms from inner
 // products lose their digits.
 TEST(ClippedSum, CancellingGradientsStayWithinTheClip) {

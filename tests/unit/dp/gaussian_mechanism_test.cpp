@@ -65,6 +65,15 @@ TEST_F(GaussianMechanismTest, SigmaZero_ReleasesTheSumItself) {
   EXPECT_EQ(sum, (std::vector<float>{1, 2, 3}));
 }
 
+// All of it would be the one integer that stands for what is too large, and the sum would be released bare.
+TEST_F(GaussianMechanismTest, NoiseBeyondTheIntegers_IsRefused) {
+  std::vector<std::int64_t> sum = {5, -3};
+  for (const double sigma : {1e18, 1e300}) {
+    EXPECT_THROW(mechanism(ReleaseMode::kAllReduce, sigma).release(sum, charge(0, sigma)), ConfigError);
+    EXPECT_THROW(mechanism(ReleaseMode::kRoot, sigma).release(sum, charge(0, sigma)), ConfigError);
+  }
+}
+
 TEST_F(GaussianMechanismTest, EmptySum_IsReleased) {
   std::vector<float> nothing;
   mechanism().release(nothing, charge(0));

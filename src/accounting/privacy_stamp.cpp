@@ -1,0 +1,124 @@
+#include "accounting/privacy_stamp.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <fstream>
+#include <optional>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/atomic_file.h"
+#include "base/digest.h"
+#include "base/error.h"
+
+namespace dpldm::accounting {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kPrivacy = "dpldm.privacy";
+constexpr const char* kStatement = "dpldm.statement_sha256";
+constexpr const char* kStatementFile = "dp_metadata.json";
+constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as in io/safetensors.cpp
+constexpr std::size_t kMaxStatementBytes = std::size_t{1} << 24;
+
+// A safetensors file begins with the header's length, 8 bytes little-endian, and the header, a JSON object.
+json read_header(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::uint64_t num_bytes = 0;
+  stream.read(reinterpret_cast<char*>(&num_bytes), sizeof(num_bytes));
+  std::error_code error;
+  const std::uint64_t file_bytes = fs::file_size(file, error);
+  if (!stream || error || num_bytes > kMaxHeaderBytes || num_bytes + sizeof(num_bytes) > file_bytes) {
+    throw IoError(file.string() + " is not a safetensors file, or cannot be read");
+  }
+  std::string text(num_bytes, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(num_bytes));
+  json header = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!stream || !header.is_object()) throw IoError(file.string() + " has no safetensors header");
+  return header;
+}
+
+std::optional<PrivacyStamp> stamp_of(const fs::path& file) {
+  const json header = read_header(file);
+  const json metadata = header.value("__metadata__", json::object());
+  const auto text = [&](const char* key) {
+    const auto found = metadata.find(key);
+    return found != metadata.end() && found->is_string() ? found->get<std::string>() : std::string();
+  };
+  if (!metadata.is_object() || !metadata.contains(kPrivacy)) return std::nullopt;
+  return PrivacyStamp{file, text(kPrivacy), text(kStatement)};
+}
+
+// The directory itself and those in it.
+std::vector<fs::path> places(const fs::path& model) {
+  std::vector<fs::path> found{model};
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(model, error)) {
+    if (entry.is_directory()) found.push_back(entry.path());
+  }
+  return found;
+}
+
+// The statement lies in the pipeline's directory; `model` may be a network's own inside it.
+std::optional<std::string> read_statement(const fs::path& model) {
+  for (const fs::path& place : {model, model / ".."}) {
+    if (fs::exists(place / kStatementFile)) return read_file(place / kStatementFile, kMaxStatementBytes);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> stamp_for(const std::string& statement_text) {
+  const json statement = json::parse(statement_text, nullptr, /*allow_exceptions=*/false);
+  try {
+    const std::string privacy =
+        statement.at("private").get<bool>()
+            ? fmt::format("epsilon {:.6g}, delta {:.3g}, {}", statement.at("epsilon").get<double>(),
+                          statement.at("delta").get<double>(), statement.at("neighbouring").get<std::string>())
+            : "NOT PRIVATE: " + statement.at("not_private_because").get<std::string>();
+    return {{kPrivacy, privacy}, {kStatement, sha256_of(statement_text)}};
+  } catch (const json::exception& error) {
+    throw ConfigError(std::string("this is not a privacy statement: ") + error.what());
+  }
+}
+
+std::vector<PrivacyStamp> read_privacy_stamps(const fs::path& model) {
+  std::vector<PrivacyStamp> stamps;
+  for (const fs::path& place : places(model)) {
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(place, error)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      if (auto stamp = stamp_of(entry.path())) stamps.push_back(std::move(*stamp));
+    }
+  }
+  return stamps;
+}
+
+void require_unstamped(const fs::path& model, const std::string& purpose) {
+  const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
+  if (stamps.empty()) return;
+  throw ConfigError(fmt::format("{} holds weights that were trained on private records ({}); {}",
+                                stamps.front().file.string(), stamps.front().privacy, purpose));
+}
+
+void require_own_statement(const fs::path& model) {
+  const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
+  if (stamps.empty()) return;
+  const std::optional<std::string> statement = read_statement(model);
+  if (!statement) {
+    throw ConfigError(fmt::format("{} says '{}', but the dp_metadata.json that belongs to it is missing in {}",
+                                  stamps.front().file.string(), stamps.front().privacy, model.string()));
+  }
+  const std::string digest = sha256_of(*statement);
+  for (const PrivacyStamp& stamp : stamps) {
+    if (stamp.statement_sha256 == digest) continue;
+    throw ConfigError(fmt::format("the dp_metadata.json of {} is not the one that {} was written with, which said '{}'",
+                                  model.string(), stamp.file.string(), stamp.privacy));
+  }
+}
+
+}  // namespace dpldm::accounting

@@ -1,0 +1,43 @@
+// The mark that privately trained weights carry inside their own file.
+//
+// dp_metadata.json lies beside the weights and is easily left behind; a copy without it would look like a public model,
+// from which private fine-tuning may start and whose cost no ledger would know. So the weights' safetensors header says
+// it too, in __metadata__:
+//
+//   dpldm.privacy            "epsilon 4, delta 1e-05, add-remove", or "NOT PRIVATE: ..."
+//   dpldm.statement_sha256   of the dp_metadata.json that was written with them
+//
+// It guards against accidents: a program that reads tensors and writes them anew (diffusers' save_pretrained) drops it.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+namespace dpldm::accounting {
+
+struct PrivacyStamp {
+  std::filesystem::path file;
+  std::string privacy;
+  std::string statement_sha256;
+};
+
+// What to write into the header of weights whose statement is `statement_text`, the content of dp_metadata.json. Throws
+// ConfigError when that is not a privacy statement.
+std::map<std::string, std::string> stamp_for(const std::string& statement_text);
+
+// Of all safetensors files in the directory `model` and in its immediate sub-directories; reads headers only. Throws
+// IoError for a file that is not safetensors.
+std::vector<PrivacyStamp> read_privacy_stamps(const std::filesystem::path& model);
+
+// Throws ConfigError, with `purpose` ("finetune starts from a public model only"), when weights in `model` are stamped.
+void require_unstamped(const std::filesystem::path& model, const std::string& purpose);
+
+// Throws ConfigError when weights in `model` are stamped, and the dp_metadata.json beside them is missing or is not the
+// one that they were written with. Unstamped weights pass.
+void require_own_statement(const std::filesystem::path& model);
+
+}  // namespace dpldm::accounting

@@ -1,0 +1,89 @@
+#include "accounting/privacy_stamp.h"
+
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace dpldm::accounting {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+constexpr const char* kStatement =
+    R"({"private": true, "epsilon": 3.9, "delta": 1e-05, "neighbouring": "add-remove", "steps": 6})";
+constexpr const char* kNotPrivate = R"({"private": false, "not_private_because": "a test seed", "epsilon": null})";
+
+class Stamp : public testing::Test {
+ protected:
+  Stamp() {
+    model_ =
+        std::filesystem::path(testing::TempDir()) /
+        ("stamp-" + std::to_string(::getpid()) + "-" + testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(model_ / "unet");
+    std::filesystem::create_directories(model_ / "vae");
+    write_weights("vae", {{"format", "pt"}});
+  }
+  ~Stamp() override { std::filesystem::remove_all(model_); }
+
+  // A safetensors file without tensors.
+  void write_weights(const std::string& network, const std::map<std::string, std::string>& metadata) const {
+    const std::string header = nlohmann::json{{"__metadata__", metadata}}.dump();
+    const std::uint64_t size = header.size();
+    std::ofstream stream(model_ / network / "diffusion_pytorch_model.safetensors", std::ios::binary);
+    stream.write(reinterpret_cast<const char*>(&size), sizeof(size));
+    stream << header;
+  }
+  void write_statement(const std::string& text) const { std::ofstream(model_ / "dp_metadata.json") << text; }
+
+  std::filesystem::path model_;
+};
+
+TEST_F(Stamp, PublicWeights_HaveNone) {
+  write_weights("unet", {{"format", "pt"}});
+  EXPECT_THAT(read_privacy_stamps(model_), SizeIs(0));
+  EXPECT_NO_THROW(require_unstamped(model_, ""));
+  EXPECT_NO_THROW(require_own_statement(model_));
+}
+
+TEST_F(Stamp, WeightsWithoutTheirStatement_StillSayWhatTheyAre) {
+  write_weights("unet", stamp_for(kNotPrivate));
+  EXPECT_THAT(read_privacy_stamps(model_), SizeIs(1));
+  for (const auto& named : {model_, model_ / "unet"}) {
+    try {
+      require_unstamped(named, "a public model is needed");
+      ADD_FAILURE() << "taken for public";
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("NOT PRIVATE: a test seed"));
+      EXPECT_THAT(error.what(), HasSubstr("a public model is needed"));
+    }
+    EXPECT_THROW(require_own_statement(named), ConfigError);
+  }
+}
+
+TEST_F(Stamp, OwnStatement_IsTheOneOfTheSameWriting) {
+  write_weights("unet", stamp_for(kStatement));
+  write_statement(kStatement);
+  EXPECT_NO_THROW(require_own_statement(model_));
+  EXPECT_NO_THROW(require_own_statement(model_ / "unet"));
+  std::string better = kStatement;
+  better.replace(better.find("3.9"), 3, "0.1");
+  write_statement(better);
+  EXPECT_THROW(require_own_statement(model_), ConfigError);
+  EXPECT_THAT(read_privacy_stamps(model_)[0].privacy, "epsilon 3.9, delta 1e-05, add-remove");
+}
+
+TEST_F(Stamp, SomethingElseThanAStatementOrWeights_IsRefused) {
+  EXPECT_THROW(stamp_for("{}"), ConfigError);
+  EXPECT_THROW(stamp_for("not JSON"), ConfigError);
+  std::ofstream(model_ / "unet" / "x.safetensors") << "\xff\xff\xff\xff\xff\xff\xff\x7f{}";
+  EXPECT_THROW(read_privacy_stamps(model_), IoError);
+}
+
+}  // namespace
+}  // namespace dpldm::accounting

@@ -1,0 +1,32 @@
+#include "app/cli.h"
+
+#include <array>
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+namespace dpldm::app {
+namespace {
+
+rlim_t core_bytes() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_CORE, &limit);
+  return limit.rlim_cur;
+}
+
+// Their memory holds private records and keys.
+TEST(Program, CommandsRunWithoutCoreFiles) {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_CORE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_CORE, &limit);
+  static rlim_t while_running = RLIM_INFINITY;
+  const std::array commands{Command{"look", "", [](Invocation&) { while_running = core_bytes(); }}};
+  std::array arguments{std::string("program"), std::string("look")};
+  std::array<char*, 3> argv{arguments[0].data(), arguments[1].data(), nullptr};
+  EXPECT_EQ(run_program("program", "", commands, 2, argv.data()), 0);
+  EXPECT_LE(while_running, 1U);
+}
+
+}  // namespace
+}  // namespace dpldm::app
