@@ -197,6 +197,7 @@ std::shared_ptr<UNet> load_unet(const fs::path& model) {
     return std::make_shared<UNet>(config);
   }();
   adopt(*unet, std::move(tensors), directory.string());
+  if (config.num_classes > 0) unet->stored_types[kClassTableBias] = unet->stored_types[kClassTable];
   return unet;
 }
 

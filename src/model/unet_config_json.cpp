@@ -208,6 +208,18 @@ void check_class_embedding(const ConfigReader& reader, const UNetConfig& config)
   }
 }
 
+// diffusers would make attention narrower than the level.
+void check_head_width(const ConfigReader& reader, const UNetConfig& config) {
+  if (config.channels_per_head == 0) return;
+  for (std::int64_t level = 0; level < config.num_levels(); ++level) {
+    const bool used = config.down_attention_at(level) || config.up_attention_at(level) ||
+                      (level + 1 == config.num_levels() && config.add_attention);
+    if (used && config.block_out_channels[static_cast<std::size_t>(level)] % config.channels_per_head != 0) {
+      reader.refuse("attention_head_dim", "must divide the width of every level with attention");
+    }
+  }
+}
+
 void check(const ConfigReader& reader, const UNetConfig& config) {
   check_lengths(reader, config);
   check_class_embedding(reader, config);
@@ -219,6 +231,7 @@ void check(const ConfigReader& reader, const UNetConfig& config) {
     }
     return;
   }
+  check_head_width(reader, config);
   check_block_types(reader, "down_block_types", config.down_block_types, "DownBlock2D", "AttnDownBlock2D");
   check_block_types(reader, "up_block_types", config.up_block_types, "UpBlock2D", "AttnUpBlock2D");
   if (!config.mid_block_type.empty() && config.mid_block_type != "UNetMidBlock2D") {

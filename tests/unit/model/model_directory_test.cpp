@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 #include "io/json_file.h"
+#include "model/clip_text_model.h"
+#include "model/ldm_bert.h"
 #include "unit/model/networks.h"
 
 namespace dpldm::model {
@@ -91,6 +93,130 @@ TEST_F(ModelDirectory, HalfPrecisionFilesAreLoadedIntoFp32) {
   EXPECT_EQ(unet->named_parameters()["conv_in.weight"].scalar_type(), at::kFloat);
   EXPECT_TRUE(at::allclose(unet->named_parameters()["conv_in.weight"], unet_->named_parameters()["conv_in.weight"],
                            1e-3, 1e-4));
+}
+
+// What was not trained comes back as it was, bit for bit and in its type, so that a comparison shows what was.
+TEST_F(ModelDirectory, UntouchedTensorsComeBackInTheTypeOfTheirFile) {
+  auto tensors = stored();
+  for (auto& [name, tensor] : tensors) tensor = tensor.to(name == "conv_in.weight" ? at::kBFloat16 : at::kHalf);
+  store(tensors);
+  const auto unet = load_unet(root_);
+  {
+    const torch::NoGradGuard no_grad;
+    unet->named_parameters()["conv_out.bias"].add_(1e-7);
+  }
+  save_unet(*unet, root_ / "unet");
+  std::map<std::string, at::Tensor> before;
+  for (auto& [name, tensor] : tensors) before[name] = tensor;
+  for (auto& [name, tensor] : stored()) {
+    if (name == "conv_out.bias") {
+      EXPECT_EQ(tensor.scalar_type(), at::kFloat);
+    } else {
+      EXPECT_EQ(tensor.scalar_type(), before[name].scalar_type()) << name;
+      EXPECT_TRUE(at::equal(tensor, before[name])) << name;
+    }
+  }
+}
+
+TEST_F(ModelDirectory, WeightsInSeveralFilesAreRead) {
+  io::NamedTensors first = stored();
+  io::NamedTensors second(first.begin() + 10, first.end());
+  first.resize(10);
+  nlohmann::json map;
+  for (const auto& [name, tensor] : first) map[name] = "m-1.safetensors";
+  for (const auto& [name, tensor] : second) map[name] = "m-2.safetensors";
+  io::write_safetensors(root_ / "unet" / "m-1.safetensors", first);
+  io::write_safetensors(root_ / "unet" / "m-2.safetensors", second);
+  io::write_json_file(root_ / "unet" / (std::string(kWeights) + ".index.json"), {{"weight_map", map}});
+  fs::remove(root_ / "unet" / kWeights);
+  EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_));
+}
+
+// A class embedder beside the U-Net, as an embedding of its own.
+TEST_F(ModelDirectory, SeparateClassEmbedderIsFoldedIntoTheUnet) {
+  const at::Tensor table = unet_->class_embedder()->weight.detach().clone();
+  auto tensors = stored();
+  std::erase_if(tensors, [](const auto& entry) { return entry.first.starts_with("encoder_hid_proj."); });
+  store(tensors);
+  UNetConfig config = unet_->config();
+  config.num_classes = 0;
+  io::write_json_file(root_ / "unet" / "config.json", config.to_json());
+  fs::create_directories(root_ / "class_embedder");
+  io::write_json_file(root_ / "class_embedder" / "config.json", {{"_class_name", "ClassEmbedder"}});
+  io::write_safetensors(root_ / "class_embedder" / kWeights, {{"embedding.weight", table}});
+  EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_));
+  io::write_safetensors(root_ / "class_embedder" / kWeights, {{"embedding.weight", table.narrow(1, 0, 3)}});
+  EXPECT_THAT(refusal(), HasSubstr("embedding.weight"));
+}
+
+TEST_F(ModelDirectory, OtherKindsOfModelsAreRefused) {
+  fs::create_directories(root_ / "text_encoder_2");
+  io::write_json_file(root_ / "text_encoder_2" / "config.json", nlohmann::json::object());
+  EXPECT_THAT(refusal(), HasSubstr("Stable Diffusion XL"));
+  fs::create_directories(root_ / "transformer");
+  io::write_json_file(root_ / "transformer" / "config.json", nlohmann::json::object());
+  EXPECT_THAT(refusal(), HasSubstr("diffusion transformer"));
+}
+
+TEST_F(ModelDirectory, PickledWeightsAreRefusedWithAWord) {
+  fs::rename(root_ / "unet" / kWeights, root_ / "unet" / "diffusion_pytorch_model.bin");
+  EXPECT_THAT(refusal(), HasSubstr("pickle"));
+}
+
+LdmBertConfig small_bert() {
+  LdmBertConfig config;
+  config.vocab_size = 20;
+  config.max_position_embeddings = 6;
+  config.encoder_layers = 1;
+  config.encoder_ffn_dim = 8;
+  config.encoder_attention_heads = 2;
+  config.head_dim = 4;
+  config.d_model = 12;
+  return config;
+}
+
+std::string class_of_pipeline(const Pipeline& pipeline, const fs::path& model) {
+  save_pipeline(pipeline, {{"_class_name", "DDIMScheduler"}}, model);
+  return io::read_json_file(model / "model_index.json")["_class_name"];
+}
+
+TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
+  AutoencoderConfig vae_config;
+  vae_config.block_out_channels = {8};
+  vae_config.norm_num_groups = 4;
+  const auto vae = std::make_shared<AutoencoderKL>(vae_config);
+  EXPECT_EQ(class_of_pipeline({.unet = unet_, .autoencoder = vae}, root_ / "class"), "DiffusionPipeline");
+  UNetConfig text_config = small_unet_config();
+  text_config.num_classes = 0;
+  const auto text_unet = std::make_shared<UNet>(text_config);
+  fs::create_directories(root_ / "words");
+  io::write_json_file(root_ / "words" / "vocab.json", {{"a", 1}});
+  ClipTextConfig clip_config;
+  clip_config.vocab_size = 20;
+  clip_config.hidden_size = 12;
+  clip_config.intermediate_size = 16;
+  clip_config.num_hidden_layers = 1;
+  clip_config.num_attention_heads = 2;
+  Pipeline pipeline{.unet = text_unet,
+                    .autoencoder = vae,
+                    .text_encoder = std::make_shared<ClipTextModel>(clip_config),
+                    .tokenizer = root_ / "words"};
+  EXPECT_EQ(class_of_pipeline(pipeline, root_ / "clip"), "StableDiffusionPipeline");
+  EXPECT_TRUE(fs::exists(root_ / "clip" / "tokenizer" / "vocab.json"));
+  EXPECT_EQ(load_text_encoder(root_ / "clip")->component(), "text_encoder");
+  EXPECT_EQ(tokenizer_directory(root_ / "clip" / "unet"), root_ / "clip" / "tokenizer");
+  pipeline.text_encoder = std::make_shared<LdmBert>(small_bert());
+  EXPECT_EQ(class_of_pipeline(pipeline, root_ / "bert"), "LDMTextToImagePipeline");
+  EXPECT_EQ(weights_sha256(*load_text_encoder(root_ / "bert")), weights_sha256(*pipeline.text_encoder));
+  EXPECT_EQ(weights_sha256(*load_autoencoder(root_ / "bert")), weights_sha256(*vae));
+  EXPECT_FALSE(has_text_encoder(root_ / "class"));
+  EXPECT_TRUE(has_text_encoder(root_ / "bert"));
+  UNetConfig plain = UNetConfig::unconditional();
+  plain.block_out_channels = {8, 8, 8, 8};
+  plain.norm_num_groups = 4;
+  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "plain"),
+            "LDMPipeline");
+  EXPECT_EQ(load_unet(root_ / "plain")->config().class_name(), "UNet2DModel");
 }
 
 TEST_F(ModelDirectory, DigestDependsOnValuesNamesAndNothingElse) {

@@ -4,7 +4,10 @@
 
 #include "base/error.h"
 #include "model/autoencoder_kl.h"
+#include "model/clip_text_model.h"
+#include "model/ldm_bert.h"
 #include "model/unet.h"
+#include "model/vq_model.h"
 #include "unit/model/networks.h"
 
 namespace dpldm::model {
@@ -83,6 +86,102 @@ TEST(UNetConfig, ValuesThatMakeNoSenseAreRefused) {
   EXPECT_THAT(unet_refusal("attention_head_dim", json::array({1, 2, 3})), HasSubstr("attention_head_dim"));
   EXPECT_THAT(unet_refusal("_num_class_labels", 7), HasSubstr("encoder_hid_dim"));
   EXPECT_THAT(unet_refusal("downsample_padding", 2), HasSubstr("downsample_padding"));
+}
+
+json written_and_read(const UNetConfig& config) { return UNetConfig::from_json(config.to_json()).to_json(); }
+
+TEST(UnconditionalConfig, AbsentKeysHaveDiffusersDefaults) {
+  const UNetConfig config = UNetConfig::from_json({{"_class_name", "UNet2DModel"}});
+  EXPECT_EQ(config.to_json(), UNetConfig::unconditional().to_json());
+  EXPECT_EQ(config.heads_at(0), 224 / 8);
+}
+
+// The same key means heads in one class, and a head's width in the other.
+TEST(UnconditionalConfig, AttentionHeadDimIsTheWidthOfAHead) {
+  UNetConfig config = UNetConfig::unconditional();
+  config.block_out_channels = {32, 64, 64, 128};
+  config.channels_per_head = 32;
+  EXPECT_EQ(config.heads_at(0), 1);
+  EXPECT_EQ(config.heads_at(3), 4);
+  EXPECT_EQ(config.to_json()["attention_head_dim"], 32);
+  config.channels_per_head = 0;
+  config.num_heads = {1, 2, 2, 4};
+  EXPECT_EQ(config.to_json()["attention_head_dim"], 32);
+  config.num_heads = {1};
+  EXPECT_TRUE(config.to_json()["attention_head_dim"].is_null());
+  UNetConfig conditional;
+  conditional.channels_per_head = 64;
+  EXPECT_EQ(conditional.to_json()["attention_head_dim"], (json{5, 10, 20, 20}));
+}
+
+// A name of diffusers is written only where its class computes the same.
+TEST(UNetConfig, WhatDiffusersCannotSayHasAnotherClassName) {
+  UNetConfig heads = UNetConfig::unconditional();
+  heads.channels_per_head = 0;
+  heads.num_heads = {8};
+  EXPECT_EQ(heads.to_json()["_class_name"], "DPLDMUNet2DModel");
+  EXPECT_EQ(written_and_read(heads), heads.to_json());
+  UNetConfig samplers;
+  samplers.downsampling = Resampling::kResnet;
+  EXPECT_EQ(samplers.to_json()["_class_name"], "DPLDMUNet2DModel");
+  EXPECT_EQ(written_and_read(samplers), samplers.to_json());
+  UNetConfig plain_level = UNetConfig::unconditional();
+  plain_level.upsampling = Resampling::kResnet;
+  EXPECT_EQ(plain_level.to_json()["_class_name"], "UNet2DModel") << "the plain level has no upsampler";
+  plain_level.downsampling = Resampling::kResnet;
+  EXPECT_EQ(plain_level.to_json()["_class_name"], "DPLDMUNet2DModel");
+  plain_level.downsampling = Resampling::kResnetWithAttention;
+  EXPECT_EQ(plain_level.to_json()["_class_name"], "UNet2DModel");
+  EXPECT_EQ(written_and_read(plain_level), plain_level.to_json());
+}
+
+TEST(UnconditionalConfig, WhatIsNotSupportedIsRefusedByName) {
+  const json good = UNetConfig::unconditional().to_json();
+  for (const auto& [key, value] :
+       std::map<std::string, json>{{"downsample_type", "pool"},
+                                   {"down_block_types", json::array({"SkipDownBlock2D", "DownBlock2D", "a", "b"})},
+                                   {"mid_block_type", "UNetMidBlock2DCrossAttn"},
+                                   {"time_embedding_type", "learned"},
+                                   {"class_embed_type", "projection"},
+                                   {"attention_head_dim", 9},
+                                   {"attention_head_dim", json::array({8, 8, 8, 8})},
+                                   {"cross_attention_dim", 768},
+                                   {"resnet_time_scale_shift", "spatial"}}) {
+    EXPECT_THAT(refusal<UNetConfig>(good, key, value), HasSubstr(key)) << value.dump();
+  }
+}
+
+TEST(UNetConfig, NetworksWithoutEndAreRefused) {
+  EXPECT_THAT(unet_refusal("layers_per_block", 100000), HasSubstr("layers_per_block"));
+  EXPECT_THAT(unet_refusal("in_channels", std::int64_t{1} << 40), HasSubstr("in_channels"));
+  EXPECT_THAT(unet_refusal("block_out_channels", json(std::vector<int>(1000, 8))), HasSubstr("block_out_channels"));
+  EXPECT_THAT(unet_refusal("transformer_layers_per_block", 1000000), HasSubstr("transformer_layers_per_block"));
+}
+
+TEST(VQConfig, WithoutAScaleItIsOne) {
+  json config = VQConfig().to_json();
+  EXPECT_EQ(VQConfig::from_json(config).to_json(), config);
+  config.erase("scaling_factor");
+  EXPECT_EQ(VQConfig::from_json(config).scaling_factor, 1);
+}
+
+TEST(TextEncoderConfig, WhatIsWrittenIsReadAlike) {
+  ClipTextConfig clip;
+  clip.hidden_act = "gelu";
+  clip.num_hidden_layers = 23;
+  EXPECT_EQ(ClipTextConfig::from_json(clip.to_json()).to_json(), clip.to_json());
+  LdmBertConfig bert;
+  bert.encoder_layers = 3;
+  EXPECT_EQ(LdmBertConfig::from_json(bert.to_json()).to_json(), bert.to_json());
+}
+
+TEST(TextEncoderConfig, WhatIsNotSupportedIsRefusedByName) {
+  const json clip = ClipTextConfig().to_json();
+  EXPECT_THAT(refusal<ClipTextConfig>(clip, "hidden_act", "relu"), HasSubstr("hidden_act"));
+  EXPECT_THAT(refusal<ClipTextConfig>(clip, "architectures", json::array({"CLIPTextModelWithProjection"})),
+              HasSubstr("CLIPTextModelWithProjection"));
+  EXPECT_THAT(refusal<ClipTextConfig>(clip, "a_key_of_the_future", 1), HasSubstr("a_key_of_the_future"));
+  EXPECT_THROW(make_text_encoder({{"architectures", {"T5EncoderModel"}}}), ConfigError);
 }
 
 TEST(AutoencoderConfig, WhatIsWrittenIsReadAlike) {
