@@ -12,6 +12,7 @@ find_package(Freetype REQUIRED)
 find_package(Boost REQUIRED)
 pkg_check_modules(SODIUM REQUIRED IMPORTED_TARGET libsodium)
 pkg_check_modules(FFTW REQUIRED IMPORTED_TARGET fftw3)
+pkg_check_modules(ICU REQUIRED IMPORTED_TARGET icu-uc)
 pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-cpp)
 find_package(HDF5 REQUIRED COMPONENTS C)
 
@@ -22,6 +23,7 @@ add_library(dpldm::hdf5 ALIAS dpldm_hdf5)
 
 add_library(dpldm::sodium ALIAS PkgConfig::SODIUM)
 add_library(dpldm::fftw ALIAS PkgConfig::FFTW)
+add_library(dpldm::icu ALIAS PkgConfig::ICU)
 add_library(dpldm::yaml ALIAS PkgConfig::YAML)
 
 # An allocator that keeps large blocks apart: glibc's spends a tenth of a training step on looking for them (docs/build.md). The sanitizers

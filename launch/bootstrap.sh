@@ -37,7 +37,7 @@ packages=(
   build-essential cmake ninja-build ccache git ca-certificates pkg-config python3 python3-venv
   openmpi-bin libopenmpi-dev libhdf5-dev libcxxopts-dev libspdlog-dev libfmt-dev libgtest-dev libgmock-dev
   libyaml-cpp-dev nlohmann-json3-dev libsodium-dev libboost-dev libfftw3-dev zlib1g-dev libpng-dev libjpeg62-turbo-dev
-  libfreetype-dev libtcmalloc-minimal4 fonts-dejavu-core fonts-liberation fonts-freefont-ttf dataset-fashion-mnist
+  libfreetype-dev libicu-dev libtcmalloc-minimal4 fonts-dejavu-core fonts-liberation fonts-freefont-ttf dataset-fashion-mnist
 )
 
 missing_packages() {

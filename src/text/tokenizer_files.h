@@ -1,0 +1,45 @@
+// A tokenizer's directory, as transformers writes it (<model>/tokenizer):
+//
+//   tokenizer.json                                     everything; preferred when it is there
+//   vocab.json and merges.txt, or vocab.txt            CLIP's or BERT's vocabulary
+//   tokenizer_config.json, special_tokens_map.json     special tokens and switches
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace dpldm::text {
+
+enum class TokenizerKind { kClip, kBert };
+
+// A token that stands for itself wherever its content occurs in a text.
+struct SpecialToken {
+  std::string content;
+  std::int32_t id = 0;
+  bool normalized = false;  // looked for after normalization rather than before
+};
+
+struct TokenizerDefinition {
+  TokenizerKind kind = TokenizerKind::kClip;
+  std::unordered_map<std::string, std::int32_t> vocabulary;
+  std::vector<std::pair<std::string, std::string>> merges;  // CLIP: most frequent first
+  std::vector<SpecialToken> specials;
+  std::string start;
+  std::string end;
+  std::string pad;
+  std::string unknown;
+  // BERT only.
+  bool lower_case = true;
+  bool strip_accents = true;
+  bool split_ideographs = true;
+};
+
+// Throws IoError for files that are absent or damaged, ConfigError for a tokenizer of another kind or with settings
+// that this program does not have.
+TokenizerDefinition read_tokenizer_files(const std::filesystem::path& directory);
+
+}  // namespace dpldm::text

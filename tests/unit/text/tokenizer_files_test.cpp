@@ -1,0 +1,90 @@
+#include "text/tokenizer_files.h"
+
+#include <functional>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "support/file_bytes.h"
+#include "support/temporary_directory.h"
+#include "text/tokenizer.h"
+
+namespace dpldm::text {
+namespace {
+
+using ::testing::HasSubstr;
+
+class TokenizerFiles : public testing::Test {
+ protected:
+  void write(const std::string& name, const std::string& content) const {
+    test::write_bytes(folder_.path() / name, content);
+  }
+
+  template <typename ErrorType>
+  void expect_refusal(const std::string& what) const {
+    try {
+      load_tokenizer(folder_.path(), 8);
+      FAIL() << "accepted; expected: " << what;
+    } catch (const ErrorType& error) {
+      EXPECT_THAT(error.what(), HasSubstr(what));
+    }
+  }
+
+  test::TemporaryDirectory folder_;
+};
+
+TEST_F(TokenizerFiles, WhatIsNoTokenizer_IsRefusedInOneSentence) {
+  expect_refusal<IoError>("holds no tokenizer");
+  write("tokenizer.json", R"({"model": {"type": "Unigram"}})");
+  expect_refusal<ConfigError>("a model of type 'Unigram'");
+  write("tokenizer.json", R"({"model": {"type": "WordPiece", "vocab": {"a": -1}}})");
+  expect_refusal<ConfigError>("has the id -1");
+  write("tokenizer.json", R"({"model": {"type": "WordPiece", "vocab": {"a": 1e300}}})");
+  expect_refusal<ConfigError>("ids are whole numbers");
+  write("tokenizer.json", R"({"model": {"type": "WordPiece", "vocab": {"a": 0}}})");
+  expect_refusal<ConfigError>("start token '[CLS]' is not in its vocabulary");
+  write("tokenizer.json",
+        R"({"model": {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": {"a": 0}, "merges": [["a"]]}})");
+  expect_refusal<ConfigError>("neither a text nor a pair");
+}
+
+TEST_F(TokenizerFiles, MergeOfSymbolsThatDoNotExist_IsRefused) {
+  write("vocab.json", R"({"a": 0, "b": 1, "<|startoftext|>": 2, "<|endoftext|>": 3})");
+  write("merges.txt", "#version: 0.2\na b\n");
+  expect_refusal<ConfigError>("the merge 'a b'");
+  write("merges.txt", "#version: 0.2\nab\n");
+  expect_refusal<ConfigError>("not two symbols");
+}
+
+TEST_F(TokenizerFiles, SymbolsThatTheVocabularyLacks_BecomeTheUnknownToken) {
+  write("vocab.json", R"({"a": 0, "b</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3, "ab</w>": 4})");
+  write("merges.txt", "#version: 0.2\na b</w>\n");
+  const auto tokenizer = load_tokenizer(folder_.path(), 8);
+  EXPECT_EQ(tokenizer->encode("AB azb"), (std::vector<std::int32_t>{2, 4, 0, 3, 1, 3, 3, 3}));
+  EXPECT_EQ(tokenizer->vocabulary_size(), 5);
+}
+
+TEST_F(TokenizerFiles, Identity_ChangesWithTheVocabularyAndNotWithTheKindOfFile) {
+  const auto identity = [&] { return load_tokenizer(folder_.path(), 8)->sha256(); };
+  write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n");
+  const std::string from_lines = identity();
+  write("tokenizer.json", R"({"model": {"type": "WordPiece", "vocab":
+      {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}}})");
+  EXPECT_EQ(identity(), from_lines);
+  write("tokenizer.json", R"({"model": {"type": "WordPiece", "vocab":
+      {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "b": 5}}})");
+  EXPECT_NE(identity(), from_lines);
+}
+
+TEST_F(TokenizerFiles, CaptionThatIsNotUtf8_IsRefused) {
+  write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n");
+  const auto tokenizer = load_tokenizer(folder_.path(), 8);
+  for (const char* text : {"\xff", "a\xc3", "\xed\xa0\x80", "\xf5\x80\x80\x80", "\xc0\xaf"}) {
+    EXPECT_THROW(tokenizer->encode(text), ConfigError) << text;
+  }
+}
+
+}  // namespace
+}  // namespace dpldm::text
