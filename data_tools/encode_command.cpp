@@ -22,6 +22,7 @@
 #include "config/training_config.h"
 #include "data/image_file.h"
 #include "data/latent_file.h"
+#include "data_tools/caption_tokens.h"
 #include "data_tools/commands.h"
 #include "data_tools/encode_journal.h"
 #include "data_tools/options.h"
@@ -42,6 +43,7 @@ struct EncodeOptions {
   at::ScalarType precision = at::kFloat;
   std::int64_t threads = 0;
   std::chrono::seconds save_every{0};
+  CaptionOptions captions;
 };
 
 std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
@@ -56,6 +58,11 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
       ("precision", "fp32 or bf16: what the encoder computes in",
        cxxopts::value<std::string>()->default_value("fp32"))  //
       ("half", "store float16 instead of float32")            //
+      ("captions", "one caption per image: .csv or .jsonl; without it, those of the image file",
+       cxxopts::value<std::string>())                                                                     //
+      ("tokenizer", "the tokenizer's directory; without it, the model's", cxxopts::value<std::string>())  //
+      ("num-tokens", "tokens per caption; 0: what the model's text encoder takes, else 77",
+       cxxopts::value<std::string>()->default_value("0"))  //
       ("threads", "threads of each rank; 0: its share of the cores",
        cxxopts::value<std::string>()->default_value("0"))  //
       ("save-every", "seconds after which what is done is made safe against an interruption",
@@ -71,6 +78,9 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
   result.batch = integer_between(*parsed, "batch", 1, 4096);
   result.threads = integer_between(*parsed, "threads", 0, 1024);
   result.save_every = std::chrono::seconds(integer_between(*parsed, "save-every", 0, 3600));
+  if (parsed->count("captions") > 0) result.captions.captions = (*parsed)["captions"].as<std::string>();
+  if (parsed->count("tokenizer") > 0) result.captions.tokenizer = (*parsed)["tokenizer"].as<std::string>();
+  result.captions.num_tokens = integer_between(*parsed, "num-tokens", 0, 4096);
   const auto precision = (*parsed)["precision"].as<std::string>();
   if (precision != "fp32" && precision != "bf16") {
     throw ConfigError("--precision is '" + precision + "'; fp32 and bf16 are allowed");
@@ -89,7 +99,7 @@ at::Tensor encode_batch(model::Autoencoder& autoencoder, const at::Tensor& image
 }
 
 data::LatentFileInfo latent_info(const data::ImageFileInfo& images, model::Autoencoder& autoencoder,
-                                 const at::Tensor& example_moments) {
+                                 const at::Tensor& example_moments, const text::Tokenizer* tokenizer) {
   data::LatentFileInfo info;
   info.visibility = images.visibility;
   info.num_records = images.num_records;
@@ -103,6 +113,11 @@ data::LatentFileInfo latent_info(const data::ImageFileInfo& images, model::Autoe
   info.scaling_factor = autoencoder.config().scaling_factor;
   info.encoder_sha256 = model::weights_sha256(autoencoder);
   info.class_names = images.class_names;
+  if (tokenizer != nullptr) {
+    info.num_tokens = tokenizer->num_tokens();
+    info.vocabulary_size = tokenizer->vocabulary_size();
+    info.tokenizer_sha256 = tokenizer->sha256();
+  }
   return info;
 }
 
@@ -128,6 +143,8 @@ std::string work_key(const data::ImageFileInfo& images, const data::LatentFileIn
                                 {"flips", options.flips},
                                 {"half", options.half},
                                 {"batch", options.batch},
+                                {"tokenizer", latents.tokenizer_sha256},
+                                {"num_tokens", latents.num_tokens},
                                 {"precision", options.precision == at::kFloat ? "fp32" : "bf16"},
                                 {"libtorch", TORCH_VERSION}};
   return sha256_of(decisive.dump()).substr(0, 16);
@@ -280,14 +297,21 @@ void run_encode(app::Invocation& invocation) {
   check_fit(images.info(), autoencoder->config());
   // Gives the shape of the latents, and fills the layers' caches of converted weights before threads share them.
   const at::Tensor example = encode_batch(*autoencoder, images.read_images(0, 1), *options);
-  const data::LatentFileInfo info = latent_info(images.info(), *autoencoder, example);
-  comm::require_equal_on_all_ranks(comm, "images and autoencoder", images.info().content_sha256 + info.encoder_sha256);
+  const auto tokenizer = tokenizer_for(options->captions, options->model, images.info());
+  const data::LatentFileInfo info = latent_info(images.info(), *autoencoder, example, tokenizer.get());
+  comm::require_equal_on_all_ranks(comm, "images, autoencoder and tokenizer",
+                                   images.info().content_sha256 + info.encoder_sha256 + info.tokenizer_sha256);
 
   std::optional<data::LatentFileWriter> writer;
   if (comm.is_root()) {
-    if (images.info().has_captions) spdlog::warn("captions are not encoded: the latents will have labels alone");
+    if (images.info().has_captions && !tokenizer) {
+      spdlog::warn("the captions are left out: the model has no tokenizer, and --tokenizer names none");
+    }
+    // Before the file is begun: captions are where a mistake is likely.
+    const at::Tensor tokens = tokenizer ? caption_tokens(options->captions, images, *tokenizer) : at::Tensor();
     writer.emplace(options->output, info, !info.class_names.empty(), options->half,
                    work_key(images.info(), info, *options));
+    if (tokens.defined()) writer->write_tokens(tokens);
   }
   const Work work = share_work(comm, writer, *options, info.num_records);
   data::MomentsWriter moments(work.place, info);
@@ -299,9 +323,10 @@ void run_encode(app::Invocation& invocation) {
   if (writer) {
     if (!info.class_names.empty()) writer->write_labels(images.read_labels());
     writer->commit();
-    fmt::print("{}: {} {} records of {} latent(s) {}x{}x{}, {}\n", options->output.string(), info.num_records,
+    fmt::print("{}: {} {} records of {} latent(s) {}x{}x{}, {}{}\n", options->output.string(), info.num_records,
                data::to_text(info.visibility), info.num_variants, info.channels, info.height, info.width,
-               options->half ? "float16" : "float32");
+               options->half ? "float16" : "float32",
+               tokenizer ? fmt::format(", {} tokens each", info.num_tokens) : "");
   }
   comm.barrier();  // no rank reports success before the file is there
 }

@@ -52,6 +52,10 @@ Json description_of(const data::LatentFile& file) {
             {"num_tokens", info.num_tokens},
             {"class_names", info.class_names},
             {"content_sha256", info.content_sha256}};
+  if (info.num_tokens > 0) {
+    json["vocabulary_size"] = info.vocabulary_size;
+    json["tokenizer_sha256"] = info.tokenizer_sha256;
+  }
   if (info.visibility == data::Visibility::kPublic && !info.class_names.empty()) {
     json["class_counts"] = class_counts(file.read_labels(), info.class_names);
   }

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -47,6 +48,7 @@ void check_info(const LatentFileInfo& info) {
   require_between("image width", info.image_width, 1, kMaxSide);
   require_between("image channels", info.image_channels, 1, 3);
   require_between("num_tokens", info.num_tokens, 0, 4096);
+  if (info.num_tokens > 0) require_between("vocabulary_size", info.vocabulary_size, 1, std::int64_t{1} << 22);
   if (!std::isfinite(info.scaling_factor) || info.scaling_factor <= 0) {
     throw IoError(fmt::format("scaling_factor is {}; it must be positive", info.scaling_factor));
   }
@@ -70,6 +72,10 @@ LatentFileInfo read_info(const hdf5::File& file) {
   info.encoder_sha256 = file.read_text_attribute("encoder_sha256");
   info.class_names = file.read_texts_attribute("class_names");
   info.num_tokens = file.read_integer_attribute("num_tokens");
+  if (info.num_tokens > 0) {
+    info.vocabulary_size = file.read_integer_attribute("vocabulary_size");
+    info.tokenizer_sha256 = file.read_text_attribute("tokenizer_sha256");
+  }
   info.content_sha256 = file.read_text_attribute("content_sha256");
   in_file(file.path(), [&] { check_info(info); });
   return info;
@@ -87,6 +93,10 @@ void write_info(hdf5::File& file, const LatentFileInfo& info) {
   file.write_attribute("encoder_sha256", info.encoder_sha256);
   file.write_attribute("class_names", std::span<const std::string>(info.class_names));
   file.write_attribute("num_tokens", info.num_tokens);
+  if (info.num_tokens > 0) {
+    file.write_attribute("vocabulary_size", info.vocabulary_size);
+    file.write_attribute("tokenizer_sha256", info.tokenizer_sha256);
+  }
 }
 
 // What a write to a file changes.
@@ -129,6 +139,15 @@ class WatchedFile {
 
 at::ScalarType scalar_type_of(hdf5::ElementType type) {
   return type == hdf5::ElementType::kFloat16 ? at::kHalf : at::kFloat;
+}
+
+// An id outside the vocabulary would make a text encoder read outside its table.
+void require_known_tokens(const std::string& what, const at::Tensor& tokens, std::int64_t vocabulary_size) {
+  if (tokens.numel() == 0) return;
+  const auto [lowest, highest] = at::aminmax(tokens);
+  if (lowest.item<std::int64_t>() < 0 || highest.item<std::int64_t>() >= vocabulary_size) {
+    throw IoError(fmt::format("{} has a token outside 0 to {}", what, vocabulary_size - 1));
+  }
 }
 
 void require_finite(const std::string& what, const at::Tensor& values) {
@@ -200,6 +219,7 @@ at::Tensor LatentFile::read_tokens(std::span<const std::int64_t> record_ids) con
   if (!impl_->tokens) throw ConfigError(impl_->file.path().string() + " has no tokens");
   at::Tensor stored = at::empty({static_cast<std::int64_t>(record_ids.size()), impl_->info.num_tokens}, at::kInt);
   impl_->gather(*impl_->tokens, record_ids, stored.data_ptr());
+  require_known_tokens(impl_->file.path().string() + ": dataset 'tokens'", stored, impl_->info.vocabulary_size);
   return stored.to(at::kLong);
 }
 
@@ -219,7 +239,15 @@ void LatentFile::verify_content() const {
     read_labels();
     add_rows(digest, *impl_->labels);
   }
-  if (impl_->tokens) add_rows(digest, *impl_->tokens);
+  if (impl_->tokens) {
+    for (std::int64_t first = 0; first < impl_->info.num_records; first += kRecordsPerPiece) {
+      const std::int64_t count = std::min(kRecordsPerPiece, impl_->info.num_records - first);
+      std::vector<std::int64_t> ids(static_cast<std::size_t>(count));
+      std::iota(ids.begin(), ids.end(), first);
+      read_tokens(ids);
+    }
+    add_rows(digest, *impl_->tokens);
+  }
   require_digest(impl_->file.path(), impl_->info.content_sha256, digest.finish());
 }
 
@@ -371,6 +399,7 @@ void LatentFileWriter::write_tokens(const at::Tensor& tokens) {
   if (tokens.sizes() != at::IntArrayRef{impl_->info.num_records, impl_->info.num_tokens}) {
     throw ConfigError(fmt::format("tokens must be [{}, {}]", impl_->info.num_records, impl_->info.num_tokens));
   }
+  require_known_tokens("tokens", tokens, impl_->info.vocabulary_size);
   impl_->tokens = tokens.to(at::kInt).contiguous();
 }
 

@@ -30,7 +30,9 @@ struct LatentFileInfo {
   double scaling_factor = 1.0;  // of the encoder; the diffusion latent is sample * scaling_factor
   std::string encoder_sha256;   // of the autoencoder's weights
   std::vector<std::string> class_names;
-  std::int64_t num_tokens = 0;  // L, 0 without captions
+  std::int64_t num_tokens = 0;       // L, 0 without captions
+  std::int64_t vocabulary_size = 0;  // token ids are below it; 0 without captions
+  std::string tokenizer_sha256;      // of what made the tokens; empty without captions
   std::string content_sha256;
 };
 
@@ -49,12 +51,12 @@ class LatentFile {
   at::Tensor read_moments(std::span<const std::int64_t> record_ids) const;
   // int64 [N]. Throws ConfigError when the file has no labels.
   at::Tensor read_labels() const;
-  // int64 [n, L].
+  // int64 [n, L], each id in 0..vocabulary_size-1. Throws ConfigError when the file has no tokens.
   at::Tensor read_tokens(std::span<const std::int64_t> record_ids) const;
 
   // Whether the moments are stored as float16.
   bool half_precision() const;
-  // Reads everything once: values finite, labels in range, checksum as recorded. Throws IoError otherwise.
+  // Reads everything once: values finite, labels and tokens in range, checksum as recorded. Throws IoError otherwise.
   void verify_content() const;
   // Throws IoError when the file that was opened has been written to since. A file of the same name that took its place
   // by a rename is another file: this one stays readable, and is still what it was. Does not use HDF5: any thread.
@@ -121,7 +123,7 @@ class LatentFileWriter {
   void write_moments(std::int64_t first, const at::Tensor& moments);
   // int64 [N].
   void write_labels(const at::Tensor& labels);
-  // int64 [N, L].
+  // Whole numbers [N, L], each in 0..vocabulary_size-1.
   void write_tokens(const at::Tensor& tokens);
   // Writes the checksum over the whole content, syncs, renames. Throws IoError; then no file is left.
   void commit();

@@ -33,6 +33,8 @@ LatentFileInfo small_info() {
   info.encoder_sha256 = "abc";
   info.class_names = {"cat", "dog"};
   info.num_tokens = 3;
+  info.vocabulary_size = 18;
+  info.tokenizer_sha256 = "def";
   return info;
 }
 
@@ -60,6 +62,8 @@ TEST(LatentFile, WhatIsWritten_IsReadInAnyOrder) {
     EXPECT_EQ(file.info().image_width, 16);
     EXPECT_EQ(file.info().scaling_factor, 0.5);
     EXPECT_EQ(file.info().encoder_sha256, "abc");
+    EXPECT_EQ(file.info().vocabulary_size, 18);
+    EXPECT_EQ(file.info().tokenizer_sha256, "def");
     const std::vector<std::int64_t> ids{5, 0, 1, 2, 4, 4};
     const at::Tensor index = at::tensor(ids);
     // Multiples of 0.25 below 64 are exact in half precision too.
@@ -115,6 +119,29 @@ TEST(LatentFile, NotFiniteValues_AreRefusedWhenWrittenAndWhenRead) {
   EXPECT_THROW(file.read_moments(std::vector<std::int64_t>{0}), IoError);
   EXPECT_NO_THROW(file.read_moments(std::vector<std::int64_t>{1}));
   EXPECT_THROW(file.verify_content(), IoError);
+}
+
+TEST(LatentFile, TokensOutsideTheVocabulary_AreRefusedWhenWrittenAndWhenRead) {
+  const TemporaryDirectory folder;
+  LatentFileWriter writer(folder.path() / "l.h5", small_info(), true, false);
+  EXPECT_THROW(writer.write_tokens(some_tokens() + 1), IoError);
+  EXPECT_THROW(writer.write_tokens(some_tokens() - 1), IoError);
+
+  write_small(folder.path() / "damaged.h5", false);
+  {
+    const hdf5::File file = hdf5::File::open_for_writing(folder.path() / "damaged.h5");
+    const std::int32_t row[] = {3, -1, 5};
+    file.open_dataset("tokens").write_rows(2, 1, row);
+  }
+  const LatentFile file(folder.path() / "damaged.h5");
+  EXPECT_NO_THROW(file.read_tokens(std::vector<std::int64_t>{0, 1}));
+  EXPECT_THROW(file.read_tokens(std::vector<std::int64_t>{1, 2}), IoError);
+  try {
+    file.verify_content();
+    FAIL() << "a negative token was accepted";
+  } catch (const IoError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("a token outside 0 to 17"));
+  }
 }
 
 TEST(LatentFile, ImageFileInItsPlace_IsRefused) {

@@ -1,6 +1,8 @@
+#include <functional>
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <torch/torch.h>
 
 #include "data/image_file.h"
@@ -93,6 +95,67 @@ TEST_F(Encode, File_IsTheSameForEveryNumberOfRanksAndThreads) {
     EXPECT_EQ(test::bytes_of(path("threads.h5")), test::bytes_of(path("one.h5"))) << precision;
     EXPECT_EQ(test::bytes_of(path("ranks.h5")), test::bytes_of(path("one.h5"))) << precision;
   }
+}
+
+// The captions of the images 0, 1, ... as rows, in one text.
+std::string caption_rows(const std::function<std::string(std::int64_t)>& row) {
+  std::string rows;
+  for (std::int64_t i = 0; i < kNumImages; ++i) rows += row(i);
+  return rows;
+}
+
+TEST_F(Encode, Captions_BecomeTokensInWhicheverFormTheyCome) {
+  write("model/tokenizer/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\ncat\ndog\n,\n");
+  write("model/bert/config.json", R"({"max_position_embeddings": 6})");
+  const auto word = [](std::int64_t i) { return i % 3 == 0 ? "cat" : "Dog, cat"; };
+  write("c.csv", "caption\n" + caption_rows([&](std::int64_t i) { return fmt::format("\"{}\"\n", word(i)); }));
+  write("c.jsonl", caption_rows([&](std::int64_t i) {
+          // Backwards, each with its record.
+          const std::int64_t record = kNumImages - 1 - i;
+          return fmt::format("{{\"record\": {}, \"caption\": \"{}\"}}\n\n", record, word(record));
+        }));
+  for (const char* captions : {"c.csv", "c.jsonl"}) {
+    const std::string output = text(std::string(captions) + ".h5");
+    const test::ProcessResult result = run(arguments({"--captions", text(captions), "-o", output}));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_THAT(result.out, testing::HasSubstr(", 6 tokens each"));
+    const data::LatentFile file(output);
+    EXPECT_EQ(file.info().num_tokens, 6);
+    EXPECT_EQ(file.info().vocabulary_size, 7);
+    EXPECT_EQ(file.info().tokenizer_sha256.size(), 64U);
+    EXPECT_NO_THROW(file.verify_content());
+    const std::vector<std::int64_t> ids{0, 1, 10};
+    EXPECT_TRUE(
+        at::equal(file.read_tokens(ids),
+                  torch::tensor({2, 4, 3, 0, 0, 0, 2, 5, 6, 4, 3, 0, 2, 5, 6, 4, 3, 0}, torch::kLong).view({3, 6})))
+        << file.read_tokens(ids);
+  }
+  EXPECT_EQ(run({"inspect", "--json", text("c.csv.h5")}).out.find("\"vocabulary_size\":7") == std::string::npos, false);
+}
+
+TEST_F(Encode, WrongCaptions_AreRefusedWithoutQuotingThem) {
+  const auto refused = [&](const std::string& name, const std::string& content, const std::string& what) {
+    write(name, content);
+    expect_refusal(arguments({"--captions", text(name), "-o", text("l.h5")}), 64, what);
+    EXPECT_THAT(run(arguments({"--captions", text(name), "-o", text("l.h5")})).err,
+                testing::Not(testing::HasSubstr("secret")));
+  };
+  refused("c.csv", "caption\nsecret\n", "has no tokenizer");
+  write("model/tokenizer/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n");
+  refused("c.csv", "caption\nsecret\n", "1 captions for 11 images");
+  refused("c.csv", "text\nsecret\n", "no column 'caption'");
+  refused("c.txt", "secret\n", "must end in .csv or .jsonl");
+  refused("c.jsonl", "\n{\"caption\": \"secret\"\n", "line 2 is not a JSON object");
+  refused("c.jsonl", "[\"secret\"]\n", "line 1 is not a JSON object");
+  refused("c.jsonl", "{\"text\": \"secret\"}\n", "no text under the key 'caption'");
+  const auto numbered = [](std::int64_t first) {
+    return "record,caption\n" +
+           caption_rows([&](std::int64_t i) { return fmt::format("{},secret\n", i == 0 ? first : i); });
+  };
+  refused("c.csv", numbered(11), "not one of 0 to 10");
+  refused("c.csv", numbered(10), "two captions for record 10");
+  refused("c.csv", "caption\n" + caption_rows([](std::int64_t) { return std::string("secret\xff\n"); }),
+          "record 0: a caption is not UTF-8");
 }
 
 TEST_F(Encode, WrongInput_IsRefusedOnEveryNumberOfRanks) {
