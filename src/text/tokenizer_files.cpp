@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 
 #include <fmt/format.h>
@@ -126,13 +127,18 @@ void read_special_names(const Json& json, TokenizerDefinition& definition) {
   take("unk_token", definition.unknown);
 }
 
-// The special tokens of tokenizers without a list of added tokens: those that have a role.
-void add_named_specials(const Json& json, TokenizerDefinition& definition) {
+// The special tokens of tokenizers without a list of added tokens: those that have a role. Where one token has several,
+// the switches that were named last are valid, as in transformers.
+void add_named_specials(const Json& config, const Json& special_map, TokenizerDefinition& definition) {
+  std::map<std::string, bool> normalized;
   for (const char* role : kRoles) {
-    const auto token = named_token(json, role);
-    if (!token) continue;
-    const auto id = definition.vocabulary.find(token->content);
-    if (id != definition.vocabulary.end()) add_special(definition, token->content, id->second, token->normalized);
+    auto token = named_token(special_map, role);
+    if (!token) token = named_token(config, role);
+    if (token) normalized[token->content] = token->normalized;
+  }
+  for (const auto& [content, is_normalized] : normalized) {
+    const auto id = definition.vocabulary.find(content);
+    if (id != definition.vocabulary.end()) add_special(definition, content, id->second, is_normalized);
   }
 }
 
@@ -235,8 +241,7 @@ TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
       add_special(definition, entry, number);
     }
   }
-  add_named_specials(special_map, definition);
-  add_named_specials(config, definition);
+  add_named_specials(config, special_map, definition);
   add_default_specials(definition);
   return definition;
 }
