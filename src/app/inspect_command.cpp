@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "data/latent_file.h"
 #include "io/json_file.h"
+#include "model/low_rank.h"
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
 #include "train/checkpoint.h"
@@ -28,8 +29,8 @@ std::int64_t num_parameters(const torch::nn::Module& network) {
   return count;
 }
 
-// Sizes of what could be trained: by selector alone, as papers count; the class embedder apart; and what `finetune`
-// trains unless told otherwise.
+// Sizes of what could be trained: by selector alone, as papers count; low-rank pairs of rank 8 on attention-core; the
+// class embedder apart; and what `finetune` trains unless told otherwise.
 Json trainable_sets(model::UNet& unet) {
   Json sets;
   for (const std::string& select : model::named_selectors()) {
@@ -42,6 +43,11 @@ Json trainable_sets(model::UNet& unet) {
     } catch (const ConfigError&) {
       sets[select] = 0;  // a network without such modules
     }
+  }
+  if (sets["attention-core"] > 0) {
+    model::LowRankOptions pairs;
+    pairs.freeze_dead_cross_attention = false;
+    sets["lora"] = model::num_low_rank_elements(unet, pairs);
   }
   if (unet.class_embedder() != nullptr) sets["class-embedder"] = unet.class_embedder()->weight.numel();
   sets["default"] = model::TrainableSet(unet, {}).num_elements();

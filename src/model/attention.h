@@ -33,7 +33,7 @@ class Attention {
   // for all queries and depends neither on them nor on keys.
   at::Tensor forward_one_token(const at::Tensor& context) const;
   // Whether a tap waits for the queries or keys, which forward_one_token does not compute.
-  bool queries_or_keys_tapped() const { return to_q_->site() != nullptr || to_k_->site() != nullptr; }
+  bool queries_or_keys_tapped() const { return to_q_->reports() || to_k_->reports(); }
   Linear& to_out() const { return *to_out_; }
 
  private:

@@ -212,7 +212,34 @@ at::ScalarType Layer::norm_type(const at::Tensor& x) const {
   return x.is_cpu() ? weight.scalar_type() : x.scalar_type();
 }
 
-Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bias) : Layer(LayerKind::kLinear) {
+void MatrixLayer::add_low_rank_pair(std::int64_t rank, double scale) {
+  if (!takes_low_rank_pair() || a_) throw InternalError("a low-rank pair on a layer that takes none, or has one");
+  const torch::NoGradGuard no_grad;
+  a_ = register_module("lora_A", make_factor(weight.size(1), rank));
+  b_ = register_module("lora_B", make_factor(rank, weight.size(0)));
+  a_->weight.zero_();
+  b_->weight.zero_();
+  scale_ = scale;
+}
+
+void MatrixLayer::merge_low_rank_pair() {
+  const torch::NoGradGuard no_grad;
+  weight.add_(at::mm(b_->weight.flatten(1), a_->weight.flatten(1)).view(weight.sizes()), scale_);
+  unregister_module("lora_A");
+  unregister_module("lora_B");
+  a_.reset();
+  b_.reset();
+}
+
+bool MatrixLayer::reports() const {
+  return site() != nullptr || (a_ && (a_->site() != nullptr || b_->site() != nullptr));
+}
+
+at::Tensor MatrixLayer::with_pair(const at::Tensor& y, const at::Tensor& x) const {
+  return a_ ? at::add(y, b_->forward(a_->forward(x)), scale_) : y;
+}
+
+Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bias) : MatrixLayer(LayerKind::kLinear) {
   weight = register_parameter("weight", uniform_fan_in({out_features, in_features}, in_features));
   if (with_bias) bias = register_parameter("bias", uniform_fan_in({out_features}, in_features));
 }
@@ -220,16 +247,28 @@ Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bi
 at::Tensor Linear::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
   const std::optional<at::Tensor> b = optional(bias_in(x.scalar_type()));
-  if (recording()) return TappedLinear::apply(x, w, b, anchor(), tap_, site_.get());
-  return at::linear(x, w, b);
+  if (recording()) return with_pair(TappedLinear::apply(x, w, b, anchor(), tap_, site_.get()), x);
+  return with_pair(at::linear(x, w, b), x);
+}
+
+std::shared_ptr<MatrixLayer> Linear::make_factor(std::int64_t in, std::int64_t out) const {
+  return std::make_shared<Linear>(in, out, /*with_bias=*/false);
 }
 
 Conv2d::Conv2d(std::int64_t in_channels, std::int64_t out_channels, std::int64_t kernel, std::int64_t stride,
-               std::int64_t padding, std::int64_t groups)
-    : Layer(LayerKind::kConv2d), stride_(stride), padding_(padding), groups_(groups) {
+               std::int64_t padding, std::int64_t groups, bool with_bias)
+    : MatrixLayer(LayerKind::kConv2d), stride_(stride), padding_(padding), groups_(groups) {
   const std::int64_t fan_in = in_channels / groups * kernel * kernel;
   weight = register_parameter("weight", uniform_fan_in({out_channels, in_channels / groups, kernel, kernel}, fan_in));
-  bias = register_parameter("bias", uniform_fan_in({out_channels}, fan_in));
+  if (with_bias) bias = register_parameter("bias", uniform_fan_in({out_channels}, fan_in));
+}
+
+bool Conv2d::takes_low_rank_pair() const {
+  return weight.size(2) == 1 && weight.size(3) == 1 && stride_ == 1 && padding_ == 0 && groups_ == 1;
+}
+
+std::shared_ptr<MatrixLayer> Conv2d::make_factor(std::int64_t in, std::int64_t out) const {
+  return std::make_shared<Conv2d>(in, out, 1, 1, 0, 1, /*with_bias=*/false);
 }
 
 void Conv2d::describe(TapSite& site) const {
@@ -241,8 +280,8 @@ void Conv2d::describe(TapSite& site) const {
 at::Tensor Conv2d::forward(const at::Tensor& x) {
   const at::Tensor w = weight_in(x.scalar_type());
   const std::optional<at::Tensor> b = optional(bias_in(x.scalar_type()));
-  if (recording()) return TappedConv2d::apply(x, w, b, anchor(), tap_, site_.get());
-  return at::conv2d(x, w, b, {stride_, stride_}, {padding_, padding_}, {1, 1}, groups_);
+  if (recording()) return with_pair(TappedConv2d::apply(x, w, b, anchor(), tap_, site_.get()), x);
+  return with_pair(at::conv2d(x, w, b, {stride_, stride_}, {padding_, padding_}, {1, 1}, groups_), x);
 }
 
 GroupNorm::GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps)

@@ -79,22 +79,59 @@ class Layer : public torch::nn::Module {
   CastCopy bias_copy_;
 };
 
+// A layer that multiplies by a matrix, and may carry a low-rank pair beside it (low_rank.h): y += scale B (A x). The
+// factors are layers themselves, registered as diffusers and peft name them ("lora_A", "lora_B").
+class MatrixLayer : public Layer {
+ public:
+  virtual at::Tensor forward(const at::Tensor& x) = 0;
+
+  // Whether there is a rule for a pair: a Linear, or a 1x1 convolution.
+  virtual bool takes_low_rank_pair() const = 0;
+  // Both factors are zero: A [rank, in], B [out, rank]. Throws InternalError where no pair can be, or is already.
+  void add_low_rank_pair(std::int64_t rank, double scale);
+  // weight += scale B A, and the pair is gone.
+  void merge_low_rank_pair();
+  // nullptr without a pair.
+  MatrixLayer* factor_a() const { return a_.get(); }
+  MatrixLayer* factor_b() const { return b_.get(); }
+  // Whether a tap waits for this layer or for a factor of its pair.
+  bool reports() const;
+
+ protected:
+  using Layer::Layer;
+  // A layer of the same kind without a bias.
+  virtual std::shared_ptr<MatrixLayer> make_factor(std::int64_t in, std::int64_t out) const = 0;
+  // y, the layer's own output for `x`, with the pair's added where there is one.
+  at::Tensor with_pair(const at::Tensor& y, const at::Tensor& x) const;
+
+ private:
+  std::shared_ptr<MatrixLayer> a_;
+  std::shared_ptr<MatrixLayer> b_;
+  double scale_ = 0;
+};
+
 // y = x W^T + b on the last axis. weight [out, in].
-class Linear : public Layer {
+class Linear : public MatrixLayer {
  public:
   Linear(std::int64_t in_features, std::int64_t out_features, bool with_bias = true);
-  at::Tensor forward(const at::Tensor& x);
+  at::Tensor forward(const at::Tensor& x) override;
+  bool takes_low_rank_pair() const override { return true; }
+
+ protected:
+  std::shared_ptr<MatrixLayer> make_factor(std::int64_t in, std::int64_t out) const override;
 };
 
 // x [B, in, H, W]; weight [out, in / groups, kernel, kernel].
-class Conv2d : public Layer {
+class Conv2d : public MatrixLayer {
  public:
   Conv2d(std::int64_t in_channels, std::int64_t out_channels, std::int64_t kernel, std::int64_t stride = 1,
-         std::int64_t padding = 0, std::int64_t groups = 1);
-  at::Tensor forward(const at::Tensor& x);
+         std::int64_t padding = 0, std::int64_t groups = 1, bool with_bias = true);
+  at::Tensor forward(const at::Tensor& x) override;
+  bool takes_low_rank_pair() const override;
 
  protected:
   void describe(TapSite& site) const override;
+  std::shared_ptr<MatrixLayer> make_factor(std::int64_t in, std::int64_t out) const override;
 
  private:
   std::int64_t stride_;

@@ -67,11 +67,22 @@ Predicate from_module(const std::string& number) {
   };
 }
 
-Predicate selector_named(const std::string& select) {
+Predicate low_rank_factors(const std::string& frozen) {
+  if (frozen != "none" && frozen != "A" && frozen != "B") {
+    throw ConfigError("the frozen factor of low-rank pairs is '" + frozen + "'; it must be none, A or B");
+  }
+  return [frozen](const std::string& name) {
+    return (frozen != "A" && contains(name, ".lora_A.")) || (frozen != "B" && contains(name, ".lora_B."));
+  };
+}
+
+Predicate selector_of(const TrainableOptions& options) {
+  const std::string& select = options.select;
+  if (select == "lora") return low_rank_factors(options.frozen_factor);
   if (select.starts_with(kFromModule)) return from_module(select.substr(std::string(kFromModule).size()));
   const auto found = fixed_selectors().find(select);
   if (found == fixed_selectors().end()) {
-    throw ConfigError(fmt::format("unknown trainable set '{}'; there are {}, none and {}N", select,
+    throw ConfigError(fmt::format("unknown trainable set '{}'; there are {}, lora, none and {}N", select,
                                   fmt::join(named_selectors(), ", "), kFromModule));
   }
   return found->second;
@@ -98,6 +109,28 @@ std::map<std::string, Layer*> owners_in(const torch::nn::Module& network) {
   return owners;
 }
 
+// Batch norm takes its statistics over records: even a frozen one would let a record move another's gradient.
+void require_no_batch_norm(const torch::nn::Module& network) {
+  for (const auto& module : network.named_modules("", false)) {
+    const torch::nn::Module* found = module.value().get();
+    if (dynamic_cast<const torch::nn::BatchNorm1dImpl*>(found) == nullptr &&
+        dynamic_cast<const torch::nn::BatchNorm2dImpl*>(found) == nullptr &&
+        dynamic_cast<const torch::nn::BatchNorm3dImpl*>(found) == nullptr) {
+      continue;
+    }
+    throw ConfigError("'" + module.key() + "' is a batch norm, which mixes records; per-record gradients do not exist");
+  }
+}
+
+// All names of each parameter.
+std::map<const void*, std::vector<std::string>> names_of_tensors(const torch::nn::Module& network) {
+  std::map<const void*, std::vector<std::string>> names;
+  for (const auto& parameter : network.named_parameters()) {
+    names[parameter.value().unsafeGetTensorImpl()].push_back(parameter.key());
+  }
+  return names;
+}
+
 }  // namespace
 
 const std::vector<std::string>& named_selectors() {
@@ -107,10 +140,12 @@ const std::vector<std::string>& named_selectors() {
 }
 
 TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : network_(network) {
-  const Predicate selected = selector_named(options.select);
+  const Predicate selected = selector_of(options);
   const Predicate included = matching(options.include);
   const Predicate excluded = matching(options.exclude);
   const bool one_token = network.class_embedder() != nullptr;
+  require_no_batch_norm(network);
+  const auto names = names_of_tensors(network);
   const auto owners = owners_in(network);
   for (const auto& parameter : network.named_parameters()) {
     const std::string& name = parameter.key();
@@ -123,6 +158,11 @@ TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : net
     const auto owner = owners.find(name);
     if (owner == owners.end())
       throw ConfigError("parameter '" + name + "' cannot be trained with per-record gradients");
+    const auto& same = names.at(parameter.value().unsafeGetTensorImpl());
+    if (same.size() > 1) {
+      throw ConfigError(fmt::format("parameter '{}' is shared: it is {} too; shared parameters have no per-record rule",
+                                    name, same[0] == name ? same[1] : same[0]));
+    }
     const bool is_weight = parameter.value().is_same(owner->second->weight);
     parameters_.push_back({name, owner->second, is_weight, parameter.value(), num_elements_});
     num_elements_ += parameter.value().numel();

@@ -18,6 +18,7 @@ struct TrainableOptions {
   // cross-kv          of that, only keys and values
   // resnets           the residual blocks
   // all               everything
+  // lora              the low-rank pairs that were added to the network before (low_rank.h)
   // none              nothing but what follows here
   std::string select = "attention";
   std::string include;      // regular expression (ECMAScript): parameters whose name it finds are trained too
@@ -26,6 +27,8 @@ struct TrainableOptions {
   // Under a context of one token, attention to it is constant in queries and keys: attn2.to_q, attn2.to_k and norm2
   // have gradients that are exactly zero. Training them would add noise to them and nothing else.
   bool freeze_dead_cross_attention = true;
+  // With "lora": the factor that stays as it was drawn, "A" or "B"; "none" trains both.
+  std::string frozen_factor = "none";
 };
 
 struct TrainedParameter {
@@ -39,7 +42,8 @@ struct TrainedParameter {
 class TrainableSet {
  public:
   // Resolves `options` against `network`, which must outlive the set. Throws ConfigError for an unknown selector, a
-  // broken regular expression, an empty set, and a selected parameter that no tapped layer owns.
+  // broken regular expression, an empty set, a selected parameter that no tapped layer owns or that has two names, and
+  // a network with batch norm, trained or not.
   TrainableSet(UNet& network, const TrainableOptions& options);
 
   // In the order of the network.
@@ -61,7 +65,8 @@ class TrainableSet {
   std::int64_t num_network_elements_ = 0;
 };
 
-// The selectors that can be counted for any network, for tables: those above without "attention@>=N" and "none".
+// The selectors that can be counted for any network, for tables: those above without "attention@>=N", "lora" and
+// "none".
 const std::vector<std::string>& named_selectors();
 
 }  // namespace dpldm::model
