@@ -7,15 +7,18 @@ constexpr const char* kLocalCopyMeaning =
     "Directory on each node's own disk: the file is copied there, once per node, and read from there. Empty reads it "
     "where it is.";
 
-void add_runtime(Schema& schema, RuntimeConfig& runtime) {
+// `least_micro_batch` is 0 where that means: as memory allows.
+void add_runtime(Schema& schema, RuntimeConfig& runtime, double least_micro_batch = 1) {
   schema.add("runtime.backend", runtime.backend, {"auto", "mpi", "nccl"},
              "What ranks exchange device memory through. Auto takes NCCL where every rank has a GPU of its own.");
   schema.add("runtime.precision", runtime.precision, {"fp32", "bf16"},
              "What the network computes in. Weights, per-record norms, sums, noise and the optimiser are fp32 always.");
   schema.add("runtime.threads", runtime.threads, {0, 1024},
              "CPU threads of each rank; 0 shares the node's cores among its ranks.");
-  schema.add("runtime.micro_batch_size", runtime.micro_batch_size, {1, 1e9},
-             "Records that pass through the network at once on one rank. Costs memory; does not change the result.");
+  std::string micro_batch =
+      "Records that pass through the network at once on one rank. Costs memory; does not change the result.";
+  if (least_micro_batch == 0) micro_batch += " 0 takes as many as engine.memory_limit allows, up to 128.";
+  schema.add("runtime.micro_batch_size", runtime.micro_batch_size, {least_micro_batch, 1e9}, micro_batch);
   schema.add("runtime.start_deadline_seconds", runtime.start_deadline_seconds, kPositive,
              "How long a rank waits for the others at start, in seconds.");
   schema.add(
@@ -123,7 +126,7 @@ Schema FinetuneConfig::schema() {
              "Of the fresh class embeddings. Public: it does not touch selection or noise.");
   schema.add("trained.set", trained_set,
              "Which parameters are trained: attention, attention-core, cross-attention, cross-kv, attention@>=N, "
-             "resnets, all.");
+             "resnets, all; or lora, which trains low-rank pairs beside frozen weights.");
   schema.add("trained.include", trained_include, "Regular expression: parameters whose name it finds are trained too.");
   schema.add("trained.exclude", trained_exclude,
              "Regular expression: parameters whose name it finds are never trained.");
@@ -134,6 +137,14 @@ Schema FinetuneConfig::schema() {
              "Start from the model's class embeddings, or from fresh ones with the mean and spread of the model's.");
   schema.add("trained.class_embedding_scale", class_embedding_scale, kPositive,
              "Spread of fresh embeddings, in units of the model's.");
+  schema.add("lora.rank", lora_rank, {1, 65536}, "Of each low-rank pair. All of lora.* counts with trained.set: lora.");
+  schema.add("lora.alpha", lora_alpha, kPositive,
+             "A pair's product is scaled by alpha / rank; null takes the rank, which is a scale of 1.");
+  schema.add("lora.layers", lora_layers,
+             "The set (in the words of trained.set) whose Linear layers and 1x1 convolutions get a pair.");
+  schema.add("lora.frozen", lora_frozen, {"none", "A", "B"},
+             "A factor that keeps its random start while the other is trained from zero. With A frozen, noise in one "
+             "factor is not multiplied by noise in the other.");
   schema.add("privacy.epsilon", epsilon, kPositive, "Target; the run can never exceed it.");
   schema.add("privacy.delta", delta, {0, 1, true}, "Null means min(1e-5, 1/(N ln N)).");
   schema.add("privacy.clip_norm", clip_norm, {1e-9, 1e9},
@@ -157,8 +168,11 @@ Schema FinetuneConfig::schema() {
              "Who holds the sum before the noise is added: every rank, or rank 0 alone.");
   schema.add("engine.rule", engine_rule, {"auto", "kept", "norm-only", "gram"},
              "How per-record gradients of linear layers are formed.");
+  schema.add("engine.memory_limit", memory_limit, kNotNegative,
+             "GiB that a rank may use, for runtime.micro_batch_size: 0. With 0 it is three quarters of the node's "
+             "memory, shared among its ranks.");
   add_optimizer(schema, optimizer);
-  add_runtime(schema, runtime);
+  add_runtime(schema, runtime, 0);
   add_checkpoint(schema, checkpoint);
   return schema;
 }

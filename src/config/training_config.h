@@ -109,6 +109,10 @@ struct FinetuneConfig {
   std::string trained_exclude;
   bool train_conditioner = true;
   bool freeze_dead_cross_attention = true;
+  std::int64_t lora_rank = 8;
+  std::optional<double> lora_alpha;
+  std::string lora_layers = "attention-core";
+  std::string lora_frozen = "none";
   std::string class_embeddings = "keep";
   double class_embedding_scale = 1;
   std::int64_t public_seed = 1;
@@ -116,8 +120,9 @@ struct FinetuneConfig {
   std::string sharding = "static";
   std::string release_mode = "allreduce";
   std::string engine_rule = "auto";
+  double memory_limit = 0;
   OptimizerConfig optimizer;
-  RuntimeConfig runtime;
+  RuntimeConfig runtime{.micro_batch_size = 0};
   CheckpointConfig checkpoint;
 
   Schema schema();

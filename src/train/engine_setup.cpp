@@ -2,29 +2,51 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
 #include <torch/torch.h>
 
 #include "dp/record_products.h"
+#include "dp/record_separation.h"
 #include "dp/rule_timing.h"
-#include "train/threads.h"
+#include "train/micro_batch_size.h"
+#include "train/trial_step.h"
 
 namespace dpldm::train {
 namespace {
 
-// One forward and backward pass over made-up latents.
-void made_up_pass(const config::FinetuneConfig& config, const data::LatentFileInfo& latents, model::UNet& network,
-                  std::int64_t records) {
-  const std::int64_t rows = records * config.noise_multiplicity;
-  const at::Tensor x = torch::randn({rows, latents.channels, latents.height, latents.width});
-  model::Conditioning conditioning;
-  if (network.config().num_classes > 0) conditioning.class_labels = torch::zeros({rows}, torch::kLong);
-  network.forward(x.to(compute_type(config.runtime)), torch::zeros({rows}, torch::kLong), conditioning)
-      .to(torch::kFloat)
-      .pow(2)
-      .sum()
-      .backward();
+void made_up_pass(model::UNet& network, const MadeUpRows& made) {
+  network.forward(made.sample, made.timestep, made.conditioning).to(torch::kFloat).pow(2).sum().backward();
+}
+
+// The same first row for all `neighbours`, beside others.
+MadeUpRows rows_beside(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                       const model::UNet& network, int neighbours) {
+  constexpr std::int64_t kRows = 3;
+  MadeUpRows rows = made_up_rows(config.runtime, latents, network, kRows, 0);
+  const MadeUpRows others = made_up_rows(config.runtime, latents, network, kRows, neighbours);
+  const auto take_others = [](const at::Tensor& mine, const at::Tensor& theirs) {
+    if (mine.defined()) mine.narrow(0, 1, kRows - 1).copy_(theirs.narrow(0, 1, kRows - 1));
+  };
+  take_others(rows.sample, others.sample);
+  take_others(rows.timestep, others.timestep);
+  take_others(rows.conditioning.context, others.conditioning.context);
+  take_others(rows.conditioning.class_labels, others.conditioning.class_labels);
+  return rows;
+}
+
+void require_separate_records(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                              model::UNet& network, model::TrainableSet& trained) {
+  std::set<std::string> layers;
+  for (const model::TrainedParameter& parameter : trained.parameters()) {
+    layers.insert(parameter.name.substr(0, parameter.name.rfind('.')));
+  }
+  dp::require_separate_records({layers.begin(), layers.end()}, [&](model::GradientTap& tap, int neighbours) {
+    trained.attach(&tap);
+    made_up_pass(network, rows_beside(config, latents, network, neighbours));
+    trained.detach();
+  });
 }
 
 // Layers of one shape and rule on one line.
@@ -46,24 +68,43 @@ void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records
   }
 }
 
-}  // namespace
-
+// Collective. The same plan on all ranks: rank 0 times the rules in one pass, and prints a table. Empty where a rule is
+// configured, and in runs with a test seed, which must not depend on timings.
 dp::RulePlan choose_rules(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
-                          model::UNet& network, model::TrainableSet& trained, comm::Communicator& comm) {
+                          model::UNet& network, model::TrainableSet& trained, std::int64_t micro_batch,
+                          comm::Communicator& comm) {
   if (dp::rule_from(config.engine_rule) != dp::Rule::kAutomatic || config.test_seed) return {};
   std::string plan;
   if (comm.is_root()) {
     // Few records tell as much as many: every layer's work is proportional to them.
     constexpr std::int64_t kMost = 8;
-    const std::int64_t records = std::min<std::int64_t>(config.runtime.micro_batch_size, kMost);
+    const std::int64_t records = std::min(micro_batch, kMost);
     dp::RuleTimer timer(config.noise_multiplicity);
     trained.attach(&timer);
-    made_up_pass(config, latents, network, records);
+    made_up_pass(network, made_up_rows(config.runtime, latents, network, records * config.noise_multiplicity, 0));
     trained.detach();
     print_rules(timer.layers(), records);
     plan = dp::to_text(timer.plan());
   }
   return dp::rule_plan_from(comm::broadcast_text(comm, plan));
+}
+
+}  // namespace
+
+EngineSetup set_up_engine(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                          model::UNet& network, model::TrainableSet& trained, comm::Communicator& comm) {
+  comm::run_on_root(comm, [&] { require_separate_records(config, latents, network, trained); });
+  EngineSetup setup;
+  const auto fitting = [&] {
+    // On a grid each record is rounded by itself, and its gradient must not depend on its neighbours in a product.
+    if (config.mechanism == "lattice") return std::int64_t{1};
+    return choose_micro_batch(config, latents, network, trained, setup.rules, comm);
+  };
+  setup.micro_batch = fitting();
+  setup.rules = choose_rules(config, latents, network, trained, setup.micro_batch, comm);
+  // Rules differ in what they keep.
+  if (!setup.rules.empty()) setup.micro_batch = fitting();
+  return setup;
 }
 
 dp::Clipping clipping_of(const config::FinetuneConfig& config, const model::TrainableSet& trained) {
@@ -77,6 +118,27 @@ dp::Clipping clipping_of(const config::FinetuneConfig& config, const model::Trai
     clipping.group = dp::groups_by_module(names);
   }
   return clipping;
+}
+
+model::TrainableOptions trainable_options(const config::FinetuneConfig& config) {
+  model::TrainableOptions options;
+  options.select = config.trained_set;
+  options.include = config.trained_include;
+  options.exclude = config.trained_exclude;
+  options.conditioner = config.train_conditioner;
+  options.freeze_dead_cross_attention = config.freeze_dead_cross_attention;
+  options.frozen_factor = config.lora_frozen;
+  return options;
+}
+
+model::LowRankOptions low_rank_options(const config::FinetuneConfig& config) {
+  model::LowRankOptions options;
+  options.rank = config.lora_rank;
+  options.alpha = config.lora_alpha.value_or(static_cast<double>(config.lora_rank));
+  options.layers = config.lora_layers;
+  options.freeze_dead_cross_attention = config.freeze_dead_cross_attention;
+  options.frozen = config.lora_frozen;
+  return options;
 }
 
 }  // namespace dpldm::train

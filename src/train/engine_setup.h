@@ -5,18 +5,29 @@
 #include "config/training_config.h"
 #include "data/latent_file.h"
 #include "dp/clipped_sum.h"
+#include "model/low_rank.h"
 #include "model/trainable_set.h"
 #include "model/unet.h"
 
 namespace dpldm::train {
 
-// Collective. The same plan on all ranks. With engine.rule "auto", rank 0 times the rules in one pass over made-up
-// latents of the right shape (nothing private is read), and prints a table of layers, rules and costs; otherwise, and
-// in runs with a test seed, which must not depend on timings, the plan is empty. Leaves `trained` without a tap.
-dp::RulePlan choose_rules(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+struct EngineSetup {
+  dp::RulePlan rules{};          // empty: each layer's own choice
+  std::int64_t micro_batch = 1;  // records that pass through the network at once, padding included
+};
+
+// Collective. Everything is found with made-up latents of the right shape, so nothing private is read, and is the same
+// on all ranks. Throws ConfigError for a network in which records are mixed or a trained layer is not used once; then
+// finds the micro-batch that fits (micro_batch_size.h) and times the rules, of which rank 0 prints a table. Leaves
+// `trained` without a tap.
+EngineSetup set_up_engine(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
                           model::UNet& network, model::TrainableSet& trained, comm::Communicator& comm);
 
 // As the configuration says, for the trained parameters.
 dp::Clipping clipping_of(const config::FinetuneConfig& config, const model::TrainableSet& trained);
+
+// As the configuration says.
+model::TrainableOptions trainable_options(const config::FinetuneConfig& config);
+model::LowRankOptions low_rank_options(const config::FinetuneConfig& config);
 
 }  // namespace dpldm::train

@@ -88,4 +88,21 @@ std::string mechanism_text(const config::FinetuneConfig& config, std::int64_t nu
       dp::LatticeSum::kGridSteps, dp::LatticeSum::tightening(static_cast<std::size_t>(num_trained)));
 }
 
+std::string clipping_text(const config::FinetuneConfig& config) {
+  if (config.clipping == "automatic") {
+    return fmt::format("automatic: each record's gradient divided by its norm + {}", config.automatic_gamma);
+  }
+  if (config.clipping == "per-group") {
+    return fmt::format("per-group: each of the m groups of parameters to C / sqrt(m), C = {}", config.clip_norm);
+  }
+  return fmt::format("flat: each record's whole gradient to C = {}", config.clip_norm);
+}
+
+std::string trained_set_text(const config::FinetuneConfig& config) {
+  if (config.trained_set != "lora") return config.trained_set;
+  const double alpha = config.lora_alpha.value_or(static_cast<double>(config.lora_rank));
+  return fmt::format("lora (rank {}, alpha {}, on the layers of {}, frozen factor: {})", config.lora_rank, alpha,
+                     config.lora_layers, config.lora_frozen);
+}
+
 }  // namespace dpldm::train

@@ -37,4 +37,10 @@ std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_e
 // tightened by.
 std::string mechanism_text(const config::FinetuneConfig& config, std::int64_t num_trained);
 
+// How records are clipped, in words: "flat, min(1, C / norm)" and so on.
+std::string clipping_text(const config::FinetuneConfig& config);
+
+// What is trained, in words: the set's name; with low-rank pairs their rank, scale and place too.
+std::string trained_set_text(const config::FinetuneConfig& config);
+
 }  // namespace dpldm::train

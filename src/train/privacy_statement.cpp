@@ -42,12 +42,15 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
       {"steps_in_model", facts.steps_done},
       {"noise_multiplier", header.noise_multiplier},
       {"clip_norm", header.clip_norm},
+      {"clipping", facts.config.clipping},
+      {"clipping_text", clipping_text(facts.config)},
       {"noise_multiplicity", facts.config.noise_multiplicity},
       {"mechanism", header.mechanism},
       {"mechanism_text", mechanism_text(facts.config, facts.num_trained)},
       {"training_records", facts.latents_are_private ? "private" : "public"},
       {"delta", header.delta},
       {"trained_set", facts.config.trained_set},
+      {"trained_set_text", trained_set_text(facts.config)},
       {"trained_elements", facts.num_trained},
       {"trained_parameters", facts.trained_names},
       {"class_names", facts.class_names},
@@ -98,13 +101,13 @@ std::string page_of(const nlohmann::json& json) {
                                        release["sampler"].get<std::string>(), release["sampling_rate"].dump()));
   }
   row("noise multiplier sigma", json["noise_multiplier"].dump());
-  row("clip norm C", json["clip_norm"].dump());
+  row("clipping", json["clipping_text"].get<std::string>());
   row("draws per record K", json["noise_multiplicity"].dump() + " (averaged before the clip)");
   row("mechanism", json["mechanism_text"].get<std::string>());
   row("accountant",
       fmt::format("{}, dpldm {}", json["accountant"].get<std::string>(), json["program_version"].get<std::string>()));
   row("trained",
-      fmt::format("{} elements, set '{}'", json["trained_elements"].dump(), json["trained_set"].get<std::string>()));
+      fmt::format("{} elements, set {}", json["trained_elements"].dump(), json["trained_set_text"].get<std::string>()));
   row("public U-Net (SHA-256)", json["public_inputs"]["base_unet_sha256"].get<std::string>());
   row("public autoencoder (SHA-256)", json["public_inputs"]["autoencoder_sha256"].get<std::string>());
   row("commitment to the key", json["key_commitment"].get<std::string>());

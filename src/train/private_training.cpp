@@ -18,16 +18,17 @@
 #include "base/progress.h"
 #include "data/latent_file.h"
 #include "diffusion/noise_schedule.h"
-#include "diffusion/training_objective.h"
 #include "dp/charged_step.h"
 #include "dp/clipped_sum.h"
 #include "dp/gaussian_mechanism.h"
 #include "dp/keys.h"
 #include "dp/lattice_sum.h"
 #include "dp/record_selection.h"
+#include "model/low_rank.h"
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
 #include "train/class_embeddings.h"
+#include "train/cost_estimate.h"
 #include "train/engine_setup.h"
 #include "train/local_copy.h"
 #include "train/optimizer.h"
@@ -36,9 +37,9 @@
 #include "train/privacy_plan.h"
 #include "train/privacy_statement.h"
 #include "train/private_batch.h"
+#include "train/public_training.h"
 #include "train/rank_agreement.h"
 #include "train/run_state.h"
-#include "train/step_cost.h"
 #include "train/threads.h"
 
 namespace dpldm::train {
@@ -51,8 +52,18 @@ struct Setup {
   std::shared_ptr<model::Autoencoder> autoencoder;
   diffusion::NoiseSchedule schedule;
   std::string base_sha256;  // of the public U-Net
+  nlohmann::json inputs;    // what a resumed run must start from, name -> SHA-256
   PrivacyPlan plan;
 };
+
+// With trained.set "lora": pairs beside the weights, drawn from the public seed.
+void add_low_rank_pairs(const config::FinetuneConfig& config, model::UNet& network, nlohmann::json& inputs) {
+  if (config.trained_set != "lora") return;
+  constexpr std::int64_t kPairPurpose = 4;
+  model::add_low_rank_pairs(network, low_rank_options(config), step_generator(config.public_seed, 0, kPairPurpose));
+  // A frozen factor is in no checkpoint: it must be drawn alike again.
+  inputs["network with low-rank pairs"] = model::weights_sha256(network);
+}
 
 Setup make_setup(const config::FinetuneConfig& config) {
   if (config.latents.empty()) throw ConfigError("finetune.data.latents is not set; name a file of private latents");
@@ -89,6 +100,8 @@ Setup make_setup(const config::FinetuneConfig& config) {
                     "finetune.trained.class_embeddings to fresh",
                     network->config().num_classes - 1, num_classes));
   }
+  nlohmann::json inputs{{"base model", base_sha256}};
+  add_low_rank_pairs(config, *network, inputs);
   diffusion::NoiseSchedule schedule(diffusion::ScheduleConfig::from_json(model::read_scheduler_config(config.model)));
   const std::int64_t num_timesteps = schedule.config().num_train_timesteps;
   const std::int64_t timestep_high = config.timestep_high > 0 ? config.timestep_high : num_timesteps;
@@ -98,8 +111,8 @@ Setup make_setup(const config::FinetuneConfig& config) {
         config.timestep_low, timestep_high, num_timesteps));
   }
   PrivacyPlan plan = make_privacy_plan(config, info.num_records);
-  return {std::move(latents),  std::move(network),     std::move(autoencoder),
-          std::move(schedule), std::move(base_sha256), std::move(plan)};
+  return {std::move(latents),     std::move(network), std::move(autoencoder), std::move(schedule),
+          std::move(base_sha256), std::move(inputs),  std::move(plan)};
 }
 
 // The start-up table: every effective setting that a person would ask for.
@@ -121,7 +134,7 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
   row("trained parameters",
       fmt::format("{} of {} ({:.1f} %), set '{}'", trained.num_elements(), total,
                   100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(total),
-                  config.trained_set));
+                  trained_set_text(config)));
   row("learning rate", fmt::format("{} ({})", config.optimizer.learning_rate, config.optimizer.schedule));
   if (plan.is_private) {
     row("privacy", fmt::format("epsilon {:.4f} of at most {}, delta {:.3g}, {}, {}", plan.planned_epsilon,
@@ -151,49 +164,6 @@ std::vector<std::string> names(const model::TrainableSet& trained) {
   return result;
 }
 
-std::string in_words(double seconds) {
-  if (seconds < 100) return fmt::format("{:.1f} s", seconds);
-  if (seconds < 6000) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
-}
-
-// Collective. Time and memory of a step, measured on made-up latents, so that nothing private is read.
-void print_cost(const config::FinetuneConfig& config, const Setup& setup, model::TrainableSet& trained,
-                comm::Communicator& comm) {
-  dp::ClippedSum clipped(tensors(trained), clipping_of(config, trained), dp::rule_from(config.engine_rule));
-  trained.attach(&clipped);
-  clipped.begin_step();
-  const std::int64_t draws = config.noise_multiplicity;
-  const data::LatentFileInfo& info = setup.latents.info();
-  const model::UNetConfig& network = setup.network->config();
-  const StepCost cost = measure_step(
-      [&](std::int64_t num_records) {
-        const std::int64_t rows = num_records * draws;
-        const at::Tensor target = torch::randn({rows, info.channels, info.height, info.width});
-        model::Conditioning conditioning;
-        if (network.num_classes > 0) conditioning.class_labels = torch::zeros({rows}, torch::kLong);
-        clipped.begin_micro_batch(num_records, draws);
-        const at::Tensor prediction = setup.network->forward(target.to(compute_type(config.runtime)),
-                                                             torch::zeros({rows}, torch::kLong), conditioning);
-        (diffusion::per_record_mean_squared_error(prediction, target).sum() / static_cast<double>(draws)).backward();
-        clipped.finish_micro_batch();
-      },
-      config.runtime.micro_batch_size);
-  trained.detach();
-  comm.barrier();
-  if (!comm.is_root()) return;
-  const double step = cost.seconds_per_record * static_cast<double>(config.expected_batch_size) / comm.size();
-  // Gradient sum, released gradient, two moments and the average, in fp32; they are not allocated yet.
-  const std::int64_t state_bytes = 5 * 4 * trained.num_elements();
-  const std::int64_t bytes = resident_bytes() + state_bytes + cost.bytes_per_record * config.runtime.micro_batch_size;
-  fmt::print(stderr, "  {:<22} about {} for a step, {} for {} steps; measured with {} made-up record(s)\n", "time",
-             in_words(step), in_words(step * static_cast<double>(config.steps)), config.steps, cost.records);
-  fmt::print(stderr, "  {:<22} about {:.2f} GiB for each rank, of which {:.2f} for a micro-batch of {}\n", "memory",
-             static_cast<double>(bytes) / (1 << 30),
-             static_cast<double>(cost.bytes_per_record * config.runtime.micro_batch_size) / (1 << 30),
-             config.runtime.micro_batch_size);
-}
-
 // The hash of what decides the result. The rest may change when the run goes on elsewhere.
 std::string identity_of(config::FinetuneConfig config) {
   config.runtime = {};
@@ -203,18 +173,20 @@ std::string identity_of(config::FinetuneConfig config) {
   config.model.clear();
   config.sharding = config::FinetuneConfig().sharding;
   config.release_mode = config::FinetuneConfig().release_mode;
+  config.memory_limit = 0;
   return sha256_of(config.schema().dump());
 }
 
 class PrivateTraining {
  public:
   PrivateTraining(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm, Setup& setup,
-                  model::TrainableSet& trained, StepCompanion* companion)
+                  model::TrainableSet& trained, const EngineSetup& engine, StepCompanion* companion)
       : config_(config),
         options_(options),
         comm_(comm),
         setup_(setup),
         trained_(trained),
+        micro_batch_(engine.micro_batch),
         parameters_(named_tensors(trained)),
         clipped_(tensors(trained), clipping_of(config, trained), dp::rule_from(config.engine_rule)),
         optimizer_(config.optimizer, config.steps, parameters_),
@@ -227,10 +199,9 @@ class PrivateTraining {
                    dp::release_mode_from(config.release_mode), at::get_num_threads()),
         batches_(setup.latents, setup.schedule, *setup.network, config, keys_.draws()),
         // The latents are the ledger's to compare: a bare hash of private data has no place in a checkpoint.
-        state_(options.run_dir, config.checkpoint, config.runtime,
-               {config_sha256_, {{"base model", setup.base_sha256}}}, comm),
+        state_(options.run_dir, config.checkpoint, config.runtime, {config_sha256_, setup.inputs}, comm),
         companion_(companion) {
-    clipped_.use_rules(choose_rules(config, setup.latents.info(), *setup.network, trained, comm));
+    clipped_.use_rules(engine.rules);
     trained_.attach(&clipped_);
     if (is_lattice()) lattice_.emplace(static_cast<std::size_t>(clipped_.size()), setup.plan.num_records);
   }
@@ -267,11 +238,10 @@ class PrivateTraining {
 
     clipped_.begin_step();
     if (lattice_) lattice_->begin_step();
-    const auto slots = static_cast<std::int64_t>(micro_batch());
     for (const std::vector<std::int64_t>& records : selected) {
       const auto count = static_cast<std::int64_t>(records.size());
-      clipped_.begin_micro_batch(count, config_.noise_multiplicity, slots - count);
-      batches_.summed_loss(step, records, slots).backward();
+      clipped_.begin_micro_batch(count, config_.noise_multiplicity, micro_batch_ - count);
+      batches_.summed_loss(step, records, micro_batch_).backward();
       clipped_.finish_micro_batch();
       if (lattice_) {
         lattice_->add_record(clipped_.sum());
@@ -295,15 +265,6 @@ class PrivateTraining {
   }
 
   bool is_lattice() const { return config_.mechanism == "lattice"; }
-  // Records in every micro-batch, padding included. The last one of a step is half empty on average, so small expected
-  // batches are cut into four at least. A function of public settings alone. On a grid each record is rounded by
-  // itself, and its gradient must not depend on its neighbours in a product.
-  std::size_t micro_batch() const {
-    if (is_lattice()) return 1;
-    const std::int64_t share = config_.expected_batch_size / (4 * comm_.size());
-    return static_cast<std::size_t>(std::clamp<std::int64_t>(share, 1, config_.runtime.micro_batch_size));
-  }
-
   // An audit's canaries: they take part like records, each with a vector of norm C.
   void add_companions(std::int64_t step) {
     std::vector<float> vector(static_cast<std::size_t>(clipped_.size()));
@@ -342,7 +303,7 @@ class PrivateTraining {
     const std::vector<std::int64_t> mine = dp::share_of_rank(
         dp::selected_records(keys_.selection(), step, setup_.plan.num_records, setup_.plan.sampling_rate),
         setup_.plan.num_records, comm_.rank(), comm_.size(), dp::sharding_from(config_.sharding));
-    const auto size = micro_batch();
+    const auto size = static_cast<std::size_t>(micro_batch_);
     std::vector<std::vector<std::int64_t>> batches;
     for (std::size_t first = 0; first < mine.size(); first += size) {
       const std::span<const std::int64_t> part = std::span(mine).subspan(first, std::min(size, mine.size() - first));
@@ -427,6 +388,7 @@ class PrivateTraining {
       // The statement before the weights, and a stamp inside them: neither a crash in between nor a copy without the
       // statement may leave weights that look as if they were public.
       const std::string statement = write_model_statement(facts);
+      model::merge_low_rank_pairs(*setup_.network);
       model::save_pipeline({.unet = setup_.network,
                             .autoencoder = setup_.autoencoder,
                             .unet_metadata = accounting::stamp_for(statement)},
@@ -442,6 +404,7 @@ class PrivateTraining {
   comm::Communicator& comm_;
   Setup& setup_;
   model::TrainableSet& trained_;
+  const std::int64_t micro_batch_;  // records in every micro-batch, padding included
   FlatParameters parameters_;
   dp::ClippedSum clipped_;
   Optimizer optimizer_;
@@ -469,28 +432,24 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   comm::Communicator& comm = devices ? *devices : host;
   Setup setup = make_setup(config);
   const int threads = set_threads(config.runtime, comm);
-  model::TrainableOptions selection;
-  selection.select = config.trained_set;
-  selection.include = config.trained_include;
-  selection.exclude = config.trained_exclude;
-  selection.conditioner = config.train_conditioner;
-  selection.freeze_dead_cross_attention = config.freeze_dead_cross_attention;
-  model::TrainableSet trained(*setup.network, selection);
+  model::TrainableSet trained(*setup.network, trainable_options(config));
   const std::string effective = config.schema().dump();
   require_same_run_on_all_ranks(comm, {effective, setup.latents.info().content_sha256, setup.base_sha256});
   if (comm.is_root()) {
     print_table(config, setup, trained, comm, threads);
     for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);
   }
+  const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, comm);
+  if (comm.is_root()) fmt::print(stderr, "  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch);
   if (options.dry_run) {
-    print_cost(config, setup, trained, comm);
+    print_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
     return;
   }
 
   setup.latents =
       data::LatentFile(readable_copy(config.latents, setup.latents.info().content_sha256, config.local_copy, comm));
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
-  PrivateTraining(config, options, comm, setup, trained, companion).run();
+  PrivateTraining(config, options, comm, setup, trained, engine, companion).run();
 }
 
 }  // namespace dpldm::train

@@ -64,12 +64,34 @@ StepCost measure_step(const std::function<void(std::int64_t)>& micro_batch, std:
   return cost;
 }
 
-std::int64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  std::int64_t size = 0;
-  std::int64_t resident = 0;
-  if (!(file >> size >> resident)) return 0;
-  return resident * sysconf(_SC_PAGESIZE);
+MemoryUse measure_memory(const std::function<void(std::int64_t)>& micro_batch) {
+  AllocationWatch watch;
+  micro_batch(1);  // sets up what later passes reuse
+  const auto peak_of = [&](std::int64_t num_records) {
+    watch.restart();
+    micro_batch(num_records);
+    return watch.peak();
+  };
+  const std::int64_t one = peak_of(1);
+  const std::int64_t two = peak_of(2);
+  const std::int64_t per_record = std::max<std::int64_t>(two - one, 1);
+  return {std::max<std::int64_t>(one - per_record, 0), per_record};
+}
+
+std::int64_t lasting_bytes(std::int64_t num_network_elements, std::int64_t num_trained_elements) {
+  constexpr std::int64_t kLibraries = std::int64_t{400} << 20;
+  return 4 * num_network_elements + 5 * 4 * num_trained_elements + kLibraries;
+}
+
+std::int64_t node_memory_bytes() {
+  std::int64_t bytes = sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+  // Version 2 of control groups, then version 1. The word "max" is no number, and then there is no limit.
+  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::ifstream file(path);
+    std::int64_t limit = 0;
+    if (file >> limit && limit > 0) bytes = std::min(bytes, limit);
+  }
+  return bytes;
 }
 
 }  // namespace dpldm::train

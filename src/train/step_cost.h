@@ -39,7 +39,18 @@ struct StepCost {
 // with up to `largest` where that takes no longer than a few seconds.
 StepCost measure_step(const std::function<void(std::int64_t)>& micro_batch, std::int64_t largest);
 
-// Memory of this process that is in use, in bytes; 0 where the system does not tell.
-std::int64_t resident_bytes();
+// What micro-batches take beside what lasts: `fixed_bytes` whatever their size, and so much for each record.
+struct MemoryUse {
+  std::int64_t fixed_bytes = 0;
+  std::int64_t bytes_per_record = 0;
+};
+// From the peaks of one and of two made-up records.
+MemoryUse measure_memory(const std::function<void(std::int64_t)>& micro_batch);
+
+// Weights, gradient sum, released gradient, two moments and the average, in fp32, and what the libraries take.
+std::int64_t lasting_bytes(std::int64_t num_network_elements, std::int64_t num_trained_elements);
+
+// Memory that the processes of this node may use in all: what it has, or less where a control group limits it.
+std::int64_t node_memory_bytes();
 
 }  // namespace dpldm::train

@@ -159,6 +159,42 @@ TEST_F(PrivateTrainingOnRanks, BalancedShardingRootReleaseAndMicroBatchesDoNotCh
   EXPECT_LE(largest_difference(usual, weights(run(other, "other", *world_))), kTolerance);
 }
 
+TEST_F(PrivateTrainingOnRanks, MicroBatchesOfAnySizeAndTheAutomaticOneGiveTheSameModel) {
+  config::FinetuneConfig eight = config();
+  eight.expected_batch_size = 16;
+  eight.steps = 4;
+  eight.clip_norm = 0.05;
+  const Tensors one_by_one = [&] {
+    config::FinetuneConfig one = eight;
+    one.runtime.micro_batch_size = 1;
+    return weights(run(one, "one", *world_));
+  }();
+  for (const std::int64_t size : {3, 8, 0}) {
+    eight.runtime.micro_batch_size = size;
+    EXPECT_LE(largest_difference(one_by_one, weights(run(eight, "size" + std::to_string(size), *world_))), kTolerance);
+  }
+}
+
+TEST_F(PrivateTrainingOnRanks, MemoryLimitThatNoRecordFitsIsRefusedOnAllRanks) {
+  config::FinetuneConfig tight = config();
+  tight.runtime.micro_batch_size = 0;
+  tight.memory_limit = 1e-3;
+  EXPECT_EQ(code_of([&] { run(tight, "tight", *world_); }), ExitCode::kConfig);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "tight"));
+}
+
+TEST_F(PrivateTrainingOnRanks, StatementNamesTheKindOfClipping) {
+  for (const char* kind : {"flat", "automatic", "per-group"}) {
+    config::FinetuneConfig clipping = config();
+    clipping.clipping = kind;
+    clipping.steps = 1;
+    const std::filesystem::path directory = run(clipping, kind, *world_);
+    const std::string page = read_file(directory / "privacy_statement.md", 1 << 20);
+    EXPECT_NE(page.find(std::string("| clipping | ") + kind), std::string::npos) << page;
+    EXPECT_EQ(model::read_dp_metadata(directory / "model")["clipping"], kind);
+  }
+}
+
 TEST_F(PrivateTrainingOnRanks, OnALattice_TheModelIsBitIdenticalForAnyRanksShardingModeAndMicroBatch) {
   config::FinetuneConfig lattice = config();
   lattice.mechanism = "lattice";
@@ -202,6 +238,59 @@ TEST_F(PrivateTrainingOnRanks, FrozenTensorsComeBackBitIdentical) {
     if (!is_trained) {
       EXPECT_TRUE(tensor.equal(trained.at(name))) << name;
     }
+  }
+}
+
+// What is stored are ordinary weights: each pair's product has gone into the weight beside it, and nothing else moved.
+TEST_F(PrivateTrainingOnRanks, LowRankPairsGiveTheModelOfOneRankAndEndInTheWeights) {
+  config::FinetuneConfig lora = config();
+  lora.trained_set = "lora";
+  lora.lora_rank = 2;
+  lora.lora_alpha = 4;
+  lora.lora_layers = "attention";
+  const Tensors alone = weights(run_alone(lora, "alone"));
+  EXPECT_LE(largest_difference(alone, weights(run(lora, "together", *world_))), kTolerance);
+  const Tensors base = weights_of_base();
+  EXPECT_EQ(alone.size(), base.size());
+  int changed = 0;
+  for (const auto& [name, tensor] : base) {
+    if (tensor.equal(alone.at(name))) continue;
+    ++changed;
+    if (name.starts_with("encoder_hid_proj")) continue;
+    EXPECT_NE(name.find("attentions."), std::string::npos) << name;
+    const at::Tensor values = std::get<1>(at::_linalg_svd((alone.at(name) - tensor).flatten(1), false, false));
+    EXPECT_LE(values[2].item<double>(), 1e-4 * values[0].item<double>()) << name;
+    EXPECT_GE(values[1].item<double>(), 1e-3 * values[0].item<double>()) << name;
+  }
+  // Four transformers with twelve such layers each, of which attn2.to_q and to_k are dead; and the class embeddings.
+  EXPECT_EQ(changed, 4 * 10 + 1);
+  const auto metadata = model::read_dp_metadata(root_ / "together/model");
+  EXPECT_EQ(metadata["trained_set"], "lora");
+}
+
+TEST_F(PrivateTrainingOnRanks, LowRankPairsWithAFrozenFactorGoOnAfterAnInterruption) {
+  for (const char* frozen : {"A", "B"}) {
+    config::FinetuneConfig lora = stopping_after_one_step();
+    lora.trained_set = "lora";
+    lora.train_conditioner = false;
+    lora.lora_frozen = frozen;
+    lora.lora_rank = 3;
+    lora.steps = 3;
+    const std::string name = std::string("frozen-") + frozen;
+    for (int i = 0; i < 5; ++i) {
+      try {
+        run(lora, name, *world_, /*resume=*/i > 0);
+        break;
+      } catch (const Checkpointed&) {
+        continue;
+      }
+    }
+    lora.checkpoint = config().checkpoint;
+    EXPECT_LE(largest_difference(weights(run(lora, name + "-whole", *world_)), weights(root_ / name)), kTolerance);
+    EXPECT_GE(largest_difference(weights_of_base(), weights(root_ / name)), 10 * kTolerance);
+    // Another draw of the frozen factor is another starting point.
+    lora.public_seed = 2;
+    EXPECT_EQ(code_of([&] { run(lora, name, *world_, /*resume=*/true); }), ExitCode::kConfig);
   }
 }
 

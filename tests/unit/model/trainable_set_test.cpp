@@ -138,6 +138,30 @@ TEST(TrainableSet, WhatCannotBeTrainedIsRefused) {
   EXPECT_NO_THROW(TrainableSet(unet, selecting("attention")));
 }
 
+std::string refusal_of(UNet& unet, const TrainableOptions& options) {
+  try {
+    TrainableSet(unet, options);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(TrainableSet, AParameterWithTwoNamesIsRefusedByBoth) {
+  UNet unet(small_unet_config());
+  unet.register_module("twin", unet.named_modules("", false)["conv_out"]);
+  const std::string refusal = refusal_of(unet, selecting("all"));
+  EXPECT_THAT(refusal, HasSubstr("'conv_out.weight' is shared"));
+  EXPECT_THAT(refusal, HasSubstr("twin.weight"));
+  EXPECT_EQ(refusal_of(unet, selecting("attention")), "");  // frozen, it may have any number of names
+}
+
+TEST(TrainableSet, BatchNormIsRefusedByNameEvenWhereItIsFrozen) {
+  UNet unet(small_unet_config());
+  unet.register_module("odd", torch::nn::BatchNorm2d(4).ptr());
+  EXPECT_THAT(refusal_of(unet, selecting("attention")), HasSubstr("'odd' is a batch norm"));
+}
+
 struct CountingTap : GradientTap {
   void report(const TapSite& site, const at::Tensor&, const at::Tensor&, const NormStatistics&) override {
     sites.insert(site.name);

@@ -1,0 +1,51 @@
+#include "train/micro_batch_size.h"
+
+#include <algorithm>
+#include <span>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "train/trial_step.h"
+
+namespace dpldm::train {
+namespace {
+
+constexpr double kGiB = 1 << 30;
+constexpr std::int64_t kMost = 128;  // more records at once do not make a record faster
+
+}  // namespace
+
+std::int64_t micro_batch_within(std::int64_t limit, const MemoryUse& use, std::int64_t most) {
+  if (use.fixed_bytes + use.bytes_per_record > limit) return 0;
+  if (use.bytes_per_record <= 0) return most;
+  return std::min(most, (limit - use.fixed_bytes) / use.bytes_per_record);
+}
+
+std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::Communicator& comm) {
+  if (config.memory_limit > 0) return static_cast<std::int64_t>(config.memory_limit * kGiB);
+  return node_memory_bytes() / 4 * 3 / comm.local_size();
+}
+
+std::int64_t choose_micro_batch(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                                model::UNet& network, model::TrainableSet& trained, const dp::RulePlan& plan,
+                                comm::Communicator& comm) {
+  const std::int64_t share = std::max<std::int64_t>(config.expected_batch_size / (4 * comm.size()), 1);
+  if (config.runtime.micro_batch_size > 0) return std::min(share, config.runtime.micro_batch_size);
+  MemoryUse use = [&] {
+    TrialStep trial(config, latents, network, trained, plan);
+    return measure_memory([&](std::int64_t num_records) { trial.run(num_records); });
+  }();
+  use.fixed_bytes += lasting_bytes(trained.num_network_elements(), trained.num_elements());
+  const std::int64_t limit = memory_limit_of(config, comm);
+  std::int64_t size = micro_batch_within(limit, use, std::min(share, kMost));
+  comm.all_reduce_min(comm::host_buffer(std::span(&size, 1)));
+  if (size == 0 && config.memory_limit > 0) {
+    throw ConfigError(
+        fmt::format("finetune.engine.memory_limit is {:.2f} GiB; a rank needs {:.2f} GiB to work on one record",
+                    config.memory_limit, static_cast<double>(use.fixed_bytes + use.bytes_per_record) / kGiB));
+  }
+  return std::max<std::int64_t>(size, 1);
+}
+
+}  // namespace dpldm::train
