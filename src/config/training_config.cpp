@@ -8,10 +8,12 @@ constexpr const char* kLocalCopyMeaning =
     "where it is.";
 
 // `least_micro_batch` is 0 where that means: as memory allows.
-void add_runtime(Schema& schema, RuntimeConfig& runtime, double least_micro_batch = 1) {
+// `precisions`: those of the command.
+void add_runtime(Schema& schema, RuntimeConfig& runtime, double least_micro_batch = 1,
+                 std::vector<std::string> precisions = {"fp32", "bf16"}) {
   schema.add("runtime.backend", runtime.backend, {"auto", "mpi", "nccl"},
              "What ranks exchange device memory through. Auto takes NCCL where every rank has a GPU of its own.");
-  schema.add("runtime.precision", runtime.precision, {"fp32", "bf16"},
+  schema.add("runtime.precision", runtime.precision, std::move(precisions),
              "What the network computes in. Weights, per-record norms, sums, noise and the optimiser are fp32 always.");
   schema.add("runtime.threads", runtime.threads, {0, 1024},
              "CPU threads of each rank; 0 shares the node's cores among its ranks.");
@@ -169,10 +171,13 @@ Schema FinetuneConfig::schema() {
   schema.add("engine.rule", engine_rule, {"auto", "kept", "norm-only", "gram"},
              "How per-record gradients of linear layers are formed.");
   schema.add("engine.memory_limit", memory_limit, kNotNegative,
-             "GiB that a rank may use, for runtime.micro_batch_size: 0. With 0 it is three quarters of the node's "
-             "memory, shared among its ranks.");
+             "GiB that a rank may use, for runtime.micro_batch_size: 0. With 0 it is three quarters of a GPU's "
+             "memory, or of the node's shared among its ranks.");
   add_optimizer(schema, optimizer);
-  add_runtime(schema, runtime, 0);
+  add_runtime(schema, runtime, 0, {"fp32", "tf32", "bf16"});
+  schema.add("runtime.device", runtime.device, {"auto", "cpu", "cuda"},
+             "Where each rank computes. Auto takes a GPU where there is one for every rank of this node, in a build "
+             "with CUDA.");
   add_checkpoint(schema, checkpoint);
   return schema;
 }

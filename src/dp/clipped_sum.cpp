@@ -57,7 +57,8 @@ ClippedSum::ClippedSum(std::vector<at::Tensor> parameters, Clipping clipping, Ru
   }
   // fp32 always, except where a test trains in double.
   const bool in_double = !parameters_.empty() && parameters_.front().scalar_type() == at::kDouble;
-  sum_ = at::zeros({size_}, in_double ? at::kDouble : at::kFloat);
+  const at::Device place = parameters_.empty() ? at::kCPU : parameters_.front().device();
+  sum_ = at::zeros({size_}, at::TensorOptions(in_double ? at::kDouble : at::kFloat).device(place));
 }
 
 ClippedSum::Slot& ClippedSum::slot(const at::Tensor& parameter) {
@@ -79,7 +80,7 @@ void ClippedSum::begin_micro_batch(std::int64_t num_records, std::int64_t multip
   num_padding_ = num_padding;
   multiplicity_ = multiplicity;
   reported_.clear();
-  squared_ = at::zeros({num_groups_, num_records + num_padding}, at::kDouble);
+  squared_ = at::zeros({num_groups_, num_records + num_padding}, sum_.options().dtype(at::kDouble));
   slack_ = at::zeros_like(squared_);
   for (auto& [parameter, where] : slots_) where.seen = false;
 }

@@ -76,8 +76,10 @@ class ClippedSum : public model::GradientTap {
   // outside the clip.
   void finish_micro_batch();
 
-  // fp32, one entry per trained parameter element, in units of C. Valid until the next begin_step.
+  // fp32, one entry per trained parameter element, in units of C, in the memory where the parameters are. Valid until
+  // the next begin_step.
   std::span<float> sum();
+  bool is_on_device() const { return !sum_.is_cpu(); }
   // The same as a tensor (double in a test that trains in double).
   const at::Tensor& values() const { return sum_; }
 

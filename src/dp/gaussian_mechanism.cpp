@@ -10,6 +10,7 @@
 #include <sodium.h>
 
 #include "base/error.h"
+#include "dp/device_noise.h"
 #include "dp/keystream.h"
 
 namespace dpldm::dp {
@@ -97,11 +98,23 @@ void GaussianMechanism::release(std::span<std::int64_t> sum, ChargedStep charge)
   release_values(sum, charge);
 }
 
-template <class Value>
-void GaussianMechanism::release_values(std::span<Value> sum, const ChargedStep& charge) {
+void GaussianMechanism::release_on_device(std::span<float> sum, ChargedStep charge) {
+  const std::uint64_t step = take(charge);
+  const comm::Buffer buffer{sum.data(), sum.size(), comm::DType::kFloat32, comm::Place::kDevice};
+  comm_.reduce_sum(buffer, 0);
+  if (noise_key_) add_noise_on_device(sum.data(), sum.size(), *noise_key_, step, noise_multiplier_ * clip_norm_);
+  comm_.broadcast(buffer, 0);
+}
+
+std::uint64_t GaussianMechanism::take(const ChargedStep& charge) {
   require_releasable(charge);
   last_step_ = charge.step();
-  const auto step = static_cast<std::uint64_t>(charge.step());
+  return static_cast<std::uint64_t>(charge.step());
+}
+
+template <class Value>
+void GaussianMechanism::release_values(std::span<Value> sum, const ChargedStep& charge) {
+  const std::uint64_t step = take(charge);
   switch (mode_) {
     case ReleaseMode::kAllReduce:
       release_by_all_reduce(sum, step);

@@ -42,10 +42,15 @@ class GaussianMechanism {
   // is not above the last step, or is for another sigma.
   void release(std::span<float> sum, ChargedStep charge);
   void release(std::span<std::int64_t> sum, ChargedStep charge);
+  // The same for a sum in the memory of this rank's device, always by way of rank 0 (ReleaseMode::kRoot), where the
+  // noise is made.
+  void release_on_device(std::span<float> sum, ChargedStep charge);
 
  private:
   template <class Value>
   void release_values(std::span<Value> sum, const ChargedStep& charge);
+  // Checks the charge and takes it. The step's number.
+  std::uint64_t take(const ChargedStep& charge);
   void require_releasable(const ChargedStep& charge) const;
   template <class Value>
   void release_by_all_reduce(std::span<Value> sum, std::uint64_t step);

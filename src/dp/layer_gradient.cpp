@@ -30,6 +30,9 @@ void in_wide_type(const at::Tensor& tensor, const Work& work) {
 }
 
 ElementType element_type(const at::Tensor& tensor) {
+  if (!tensor.is_cpu() && tensor.scalar_type() == at::kDouble) {
+    throw InternalError("per-record gradients of fp64 are formed on the CPU alone");
+  }
   switch (tensor.scalar_type()) {
     case at::kBFloat16:
       return ElementType::kBFloat16;
@@ -63,7 +66,7 @@ class KeptGradient : public LayerGradient {
       if (!part.defined()) continue;
       in_wide_type(part, [&](auto wide) {
         add_squared_rows(part.const_data_ptr<decltype(wide)>(), part.size(0), part.numel() / part.size(0),
-                         own.data_ptr<double>());
+                         own.data_ptr<double>(), !part.is_cpu());
       });
       slack_ = summation_slack(part);
     }
@@ -81,7 +84,7 @@ class KeptGradient : public LayerGradient {
     in_wide_type(part, [&](auto wide) {
       using Real = decltype(wide);
       add_weighted_rows(part.const_data_ptr<Real>(), part.size(0), sum.numel(), factors.const_data_ptr<Real>(),
-                        sum.data_ptr<Real>());
+                        sum.data_ptr<Real>(), !part.is_cpu());
     });
   }
 
@@ -96,8 +99,8 @@ at::Tensor with_adjacent_axis(const at::Tensor& values) {
 }
 
 Sequences sequences(const at::Tensor& values) {
-  return {values.const_data_ptr(), element_type(values), values.size(0),   values.size(1),
-          values.size(2),          values.stride(0),     values.stride(1), values.stride(2)};
+  return {values.const_data_ptr(), element_type(values), values.size(0),   values.size(1),  values.size(2),
+          values.stride(0),        values.stride(1),     values.stride(2), !values.is_cpu()};
 }
 
 // A Linear (or 1x1 convolution) on sequences: activation [R, n, d], output gradient [R, n, p].
@@ -218,6 +221,24 @@ at::Tensor by_record(const at::Tensor& rows, std::int64_t multiplicity) {
   return rows.reshape(shape);
 }
 
+// The same on a device, in LibTorch's operations: x and gradient [rows, ...], statistics in x's shape up to expansion.
+std::unique_ptr<LayerGradient> norm_gradient_on_device(const model::TapSite& site, const at::Tensor& x,
+                                                       const at::Tensor& output_gradient, const at::Tensor& mean,
+                                                       const at::Tensor& rstd, std::int64_t channel_axis,
+                                                       std::int64_t multiplicity) {
+  const at::Tensor g = widened(output_gradient);
+  // [R, K, ..., channels, ...] -> [R, channels].
+  const auto per_record = [&](const at::Tensor& values) {
+    const at::Tensor last = values.movedim(channel_axis, -1);
+    return last.reshape({last.size(0) / multiplicity, -1, last.size(-1)}).sum(1).contiguous();
+  };
+  at::Tensor weight;
+  at::Tensor bias;
+  if (site.weight.defined()) weight = per_record(g * (widened(x) - mean) * rstd);
+  if (site.bias.defined()) bias = per_record(g);
+  return std::make_unique<KeptGradient>(std::move(weight), std::move(bias));
+}
+
 // Scale and shift of a norm: the gradients are elementwise products summed over everything but record and channel.
 std::unique_ptr<LayerGradient> norm_gradient(const model::TapSite& site, const at::Tensor& x,
                                              const at::Tensor& output_gradient, const model::NormStatistics& statistics,
@@ -225,6 +246,16 @@ std::unique_ptr<LayerGradient> norm_gradient(const model::TapSite& site, const a
   const bool by_group = site.kind == model::LayerKind::kGroupNorm;
   const std::int64_t channels = by_group ? x.size(1) : x.size(-1);
   const std::int64_t rows = x.size(0);
+  if (!x.is_cpu()) {
+    // [rows, groups] -> [rows, channels, 1, 1]; [rows, tokens...] -> [rows, tokens..., 1].
+    const auto expanded = [&](const at::Tensor& s) {
+      const at::Tensor wide = widened(s);
+      if (!by_group) return wide.reshape(x.sizes().slice(0, x.dim() - 1)).unsqueeze(-1);
+      return wide.reshape({rows, -1}).repeat_interleave(channels / (s.numel() / rows), 1).unsqueeze(-1).unsqueeze(-1);
+    };
+    return norm_gradient_on_device(site, x, output_gradient, expanded(statistics.mean), expanded(statistics.rstd),
+                                   by_group ? 1 : -1, multiplicity);
+  }
   const auto options = x.options().dtype(wide_type(x));
   const at::Tensor input = x.contiguous();
   const at::Tensor gradient = output_gradient.to(x.scalar_type()).contiguous();

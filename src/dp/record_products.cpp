@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 
 #include "base/error.h"
+#include "dp/device_products.h"
 #include "dp/record_kernels.h"
 
 namespace dpldm::dp {
@@ -68,8 +69,9 @@ void with_kernels(ElementType type, const Work& work) {
 }
 
 void require_partners(const Sequences& a, const Sequences& g) {
-  if (a.type != g.type || a.num_records != g.num_records || a.num_tokens != g.num_tokens) {
-    throw InternalError("the two sides of a product differ in type, records or tokens");
+  if (a.type != g.type || a.num_records != g.num_records || a.num_tokens != g.num_tokens ||
+      a.on_device != g.on_device) {
+    throw InternalError("the two sides of a product differ in type, records, tokens or place");
   }
 }
 
@@ -101,6 +103,7 @@ void for_records(std::int64_t num_records, const Body& body) {
 
 void add_product_norms(const Sequences& a, const Sequences& g, double* squared) {
   require_partners(a, g);
+  if (a.on_device) return device::add_product_norms(a, g, squared);
   with_kernels(a.type, [&](const auto& k) {
     for_records(a.num_records, [&](std::int64_t first, std::int64_t last) {
       const Scratch scratch(k.scratch_bytes(a, g, g.width));
@@ -111,6 +114,7 @@ void add_product_norms(const Sequences& a, const Sequences& g, double* squared) 
 
 void add_gram_norms(const Sequences& a, const Sequences& g, double* squared) {
   require_partners(a, g);
+  if (a.on_device) return device::add_gram_norms(a, g, squared);
   with_kernels(a.type, [&](const auto& k) {
     for_records(a.num_records, [&](std::int64_t first, std::int64_t last) {
       const Scratch scratch(k.gram_scratch_bytes(a, g));
@@ -127,6 +131,9 @@ double gram_slack(const Sequences& a, const Sequences& g) {
 template <class Real>
 void add_weighted_products(const Sequences& a, const Sequences& g, const Real* factors, Real* sum) {
   require_partners(a, g);
+  if constexpr (std::is_same_v<Real, float>) {
+    if (a.on_device) return device::add_weighted_products(a, g, factors, sum);
+  }
   const RecordKernels<Real>& k = kernels<Real>(a.type);
   // Each thread has some rows of the product, in whole panels, and as many packed records as half a core's second-level
   // cache holds.
@@ -146,6 +153,9 @@ void add_weighted_products(const Sequences& a, const Sequences& g, const Real* f
 template <class Real>
 void form_products(const Sequences& a, const Sequences& g, Real* out) {
   require_partners(a, g);
+  if constexpr (std::is_same_v<Real, float>) {
+    if (a.on_device) return device::form_products(a, g, out);
+  }
   const RecordKernels<Real>& k = kernels<Real>(a.type);
   for_records(a.num_records, [&](std::int64_t first, std::int64_t last) {
     const Scratch scratch(k.scratch_bytes(a, g, g.width));
@@ -154,6 +164,7 @@ void form_products(const Sequences& a, const Sequences& g, Real* out) {
 }
 
 void add_energies(const Sequences& values, double* energies) {
+  if (values.on_device) return device::add_energies(values, energies);
   with_kernels(values.type, [&](const auto& k) {
     for_records(values.num_records,
                 [&](std::int64_t first, std::int64_t last) { k.energies(values, first, last, energies); });
@@ -162,21 +173,31 @@ void add_energies(const Sequences& values, double* energies) {
 
 template <class Real>
 void sum_tokens(const Sequences& values, Real* out) {
+  if constexpr (std::is_same_v<Real, float>) {
+    if (values.on_device) return device::sum_tokens(values, out);
+  }
   const RecordKernels<Real>& k = kernels<Real>(values.type);
   for_records(values.num_records,
               [&](std::int64_t first, std::int64_t last) { k.sum_tokens(values, first, last, out); });
 }
 
 template <class Real>
-void add_squared_rows(const Real* values, std::int64_t num_records, std::int64_t size, double* squared) {
+void add_squared_rows(const Real* values, std::int64_t num_records, std::int64_t size, double* squared,
+                      bool on_device) {
+  if constexpr (std::is_same_v<Real, float>) {
+    if (on_device) return device::add_squared_rows(values, num_records, size, squared);
+  }
   const auto& k = kernels<Real>(std::is_same_v<Real, double> ? ElementType::kDouble : ElementType::kFloat);
   for_records(num_records,
               [&](std::int64_t first, std::int64_t last) { k.squared_rows(values, size, first, last, squared); });
 }
 
 template <class Real>
-void add_weighted_rows(const Real* values, std::int64_t num_records, std::int64_t size, const Real* factors,
-                       Real* sum) {
+void add_weighted_rows(const Real* values, std::int64_t num_records, std::int64_t size, const Real* factors, Real* sum,
+                       bool on_device) {
+  if constexpr (std::is_same_v<Real, float>) {
+    if (on_device) return device::add_weighted_rows(values, num_records, size, factors, sum);
+  }
   const auto& k = kernels<Real>(std::is_same_v<Real, double> ? ElementType::kDouble : ElementType::kFloat);
   constexpr std::int64_t kPiece = 4096;  // of the sum: stays in the first-level cache while the records pass by
   at::parallel_for(0, (size + kPiece - 1) / kPiece, 1, [&](std::int64_t first, std::int64_t last) {
@@ -208,10 +229,10 @@ template void form_products(const Sequences&, const Sequences&, float*);
 template void form_products(const Sequences&, const Sequences&, double*);
 template void sum_tokens(const Sequences&, float*);
 template void sum_tokens(const Sequences&, double*);
-template void add_squared_rows(const float*, std::int64_t, std::int64_t, double*);
-template void add_squared_rows(const double*, std::int64_t, std::int64_t, double*);
-template void add_weighted_rows(const float*, std::int64_t, std::int64_t, const float*, float*);
-template void add_weighted_rows(const double*, std::int64_t, std::int64_t, const double*, double*);
+template void add_squared_rows(const float*, std::int64_t, std::int64_t, double*, bool);
+template void add_squared_rows(const double*, std::int64_t, std::int64_t, double*, bool);
+template void add_weighted_rows(const float*, std::int64_t, std::int64_t, const float*, float*, bool);
+template void add_weighted_rows(const double*, std::int64_t, std::int64_t, const double*, double*, bool);
 template void layer_norm_gradients(const NormalisedInput&, std::int64_t, float*, float*);
 template void layer_norm_gradients(const NormalisedInput&, std::int64_t, double*, double*);
 template void group_norm_gradients(const NormalisedInput&, std::int64_t, std::int64_t, float*, float*);

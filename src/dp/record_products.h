@@ -1,4 +1,4 @@
-// Products of sequences, one per record, on the CPU: the arithmetic under the rules of layer_gradient.h.
+// Products of sequences, one per record: the arithmetic under the rules of layer_gradient.h.
 //
 // With A_r [n, d] and G_r [n, p] one record's inputs and output gradients, its weight gradient is G_r^T A_r [p, d].
 // These functions form it tile by tile in registers, so that a norm or a weighted sum needs no memory beyond two packed
@@ -8,8 +8,9 @@
 // The norm and the sum run through the same tile in the same order, so the vector that is added is, bit for bit, the
 // one whose norm was taken, and what one record contributes does not depend on which others are in the micro-batch.
 //
-// Instruction sets are chosen at run time: AVX-512 with bf16 products, AVX-512, AVX2, and what the compiler makes of
-// the plain code.
+// On the CPU, instruction sets are chosen at run time: AVX-512 with bf16 products, AVX-512, AVX2, and what the compiler
+// makes of the plain code. What lies on a device is worked on there (device_products.h), in fp32 and bf16 only; factors
+// and results must lie there too.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,7 @@ struct Sequences {
   std::int64_t record_stride = 0;
   std::int64_t token_stride = 0;
   std::int64_t channel_stride = 1;
+  bool on_device = false;  // where `data` points
 };
 
 // The two sides have one type, and equal records and tokens. Results are fp32, except where the input is fp64: `Real`
@@ -57,15 +59,16 @@ void add_energies(const Sequences& values, double* energies);
 template <class Real>
 void sum_tokens(const Sequences& values, Real* out);
 
-// squared[r] += |values[r]|^2 for values [R, size].
+// squared[r] += |values[r]|^2 for values [R, size]. `on_device`: where all pointers point.
 template <class Real>
-void add_squared_rows(const Real* values, std::int64_t num_records, std::int64_t size, double* squared);
+void add_squared_rows(const Real* values, std::int64_t num_records, std::int64_t size, double* squared, bool on_device);
 // sum [size] += sum over r of factors[r] values[r]; factor 0 as above.
 template <class Real>
-void add_weighted_rows(const Real* values, std::int64_t num_records, std::int64_t size, const Real* factors, Real* sum);
+void add_weighted_rows(const Real* values, std::int64_t num_records, std::int64_t size, const Real* factors, Real* sum,
+                       bool on_device);
 
-// What a normalisation's scale needs: x and the gradient of the scaled output, both contiguous [rows, ...], and
-// `draws` adjacent rows per record. weight and bias [R, channels] are overwritten; either may be null.
+// On the CPU alone. What a normalisation's scale needs: x and the gradient of the scaled output, both contiguous [rows,
+// ...], and `draws` adjacent rows per record. weight and bias [R, channels] are overwritten; either may be null.
 struct NormalisedInput {
   const void* x = nullptr;
   const void* gradient = nullptr;

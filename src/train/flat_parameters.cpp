@@ -35,7 +35,7 @@ std::vector<std::pair<std::string, at::Tensor>> FlatParameters::unflatten(const 
 }
 
 at::Tensor FlatParameters::flatten(const std::map<std::string, at::Tensor>& tensors) const {
-  at::Tensor flat = at::empty({size()});
+  at::Tensor flat = at::empty_like(values_);
   if (tensors.size() != named_.size()) {
     throw IoError("expected " + std::to_string(named_.size()) + " tensors, found " + std::to_string(tensors.size()));
   }

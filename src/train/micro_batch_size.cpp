@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 
+#include <ATen/DeviceAccelerator.h>
 #include <fmt/format.h>
 
 #include "base/error.h"
@@ -22,8 +23,12 @@ std::int64_t micro_batch_within(std::int64_t limit, const MemoryUse& use, std::i
   return std::min(most, (limit - use.fixed_bytes) / use.bytes_per_record);
 }
 
-std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::Communicator& comm) {
+std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::Communicator& comm, c10::Device device) {
   if (config.memory_limit > 0) return static_cast<std::int64_t>(config.memory_limit * kGiB);
+  if (device.is_cuda()) {
+    const auto [free, total] = at::accelerator::getMemoryInfo(device.index());
+    return static_cast<std::int64_t>(total / 4 * 3);
+  }
   return node_memory_bytes() / 4 * 3 / comm.local_size();
 }
 
@@ -37,7 +42,7 @@ std::int64_t choose_micro_batch(const config::FinetuneConfig& config, const data
     return measure_memory([&](std::int64_t num_records) { trial.run(num_records); });
   }();
   use.fixed_bytes += lasting_bytes(trained.num_network_elements(), trained.num_elements());
-  const std::int64_t limit = memory_limit_of(config, comm);
+  const std::int64_t limit = memory_limit_of(config, comm, network.parameters().front().device());
   std::int64_t size = micro_batch_within(limit, use, std::min(share, kMost));
   comm.all_reduce_min(comm::host_buffer(std::span(&size, 1)));
   if (size == 0 && config.memory_limit > 0) {

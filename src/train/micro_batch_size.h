@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include <c10/core/Device.h>
+
 #include "comm/communicator.h"
 #include "config/training_config.h"
 #include "data/latent_file.h"
@@ -19,9 +21,9 @@ namespace dpldm::train {
 // The largest micro-batch of 1 to `most` records whose memory stays within `limit` bytes; 0 where not even one does.
 std::int64_t micro_batch_within(std::int64_t limit, const MemoryUse& use, std::int64_t most);
 
-// What a rank may use: `engine.memory_limit`, or where that is 0, three quarters of the node's memory shared among its
-// ranks. Bytes.
-std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::Communicator& comm);
+// What a rank may use on `device`: `engine.memory_limit`, or where that is 0, three quarters of a GPU's memory, or of
+// the node's shared among its ranks. Bytes.
+std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::Communicator& comm, c10::Device device);
 
 // Collective. `runtime.micro_batch_size`, or where that is 0, what fits: measured with one and two made-up records
 // under `plan`. At most a quarter of a rank's expected records, since the last micro-batch is half empty on average.

@@ -15,6 +15,7 @@ PrivateBatches::PrivateBatches(const data::LatentFile& latents, const diffusion:
       network_(network),
       config_(config),
       draws_(draws),
+      device_(network.parameters().front().device()),
       // Read before the reader starts, which then has the file to itself.
       labels_(network.config().num_classes > 0 ? latents.read_labels() : at::Tensor()),
       reader_(latents) {}
@@ -59,10 +60,10 @@ at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::i
   noise = padded(noise);
   t = padded(t);
   model::Conditioning conditioning;
-  if (labels_.defined()) conditioning.class_labels = padded(labels);
-  const at::Tensor x = schedule_.add_noise(z, noise, t).to(compute_type(config_.runtime));
-  const at::Tensor prediction = network_.forward(x, t, conditioning);
-  return diffusion::per_record_mean_squared_error(prediction, schedule_.target(z, noise, t)).sum() /
+  if (labels_.defined()) conditioning.class_labels = padded(labels).to(device_);
+  const at::Tensor x = schedule_.add_noise(z, noise, t).to(device_, compute_type(config_.runtime));
+  const at::Tensor prediction = network_.forward(x, t.to(device_), conditioning);
+  return diffusion::per_record_mean_squared_error(prediction, schedule_.target(z, noise, t).to(device_)).sum() /
          static_cast<double>(draws);
 }
 

@@ -38,6 +38,7 @@ class PrivateBatches {
   model::UNet& network_;
   const config::FinetuneConfig& config_;
   const dp::SecretKey& draws_;
+  at::Device device_;  // the network's
   at::Tensor labels_;  // int64 [N]; undefined without classes
   data::MomentsPrefetch reader_;
 };

@@ -28,6 +28,7 @@
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
 #include "train/class_embeddings.h"
+#include "train/compute_device.h"
 #include "train/cost_estimate.h"
 #include "train/engine_setup.h"
 #include "train/local_copy.h"
@@ -54,6 +55,7 @@ struct Setup {
   std::string base_sha256;  // of the public U-Net
   nlohmann::json inputs;    // what a resumed run must start from, name -> SHA-256
   PrivacyPlan plan;
+  at::Device device = at::kCPU;  // where the network is
 };
 
 // With trained.set "lora": pairs beside the weights, drawn from the public seed.
@@ -112,7 +114,7 @@ Setup make_setup(const config::FinetuneConfig& config) {
   }
   PrivacyPlan plan = make_privacy_plan(config, info.num_records);
   return {std::move(latents),     std::move(network), std::move(autoencoder), std::move(schedule),
-          std::move(base_sha256), std::move(inputs),  std::move(plan)};
+          std::move(base_sha256), std::move(inputs),  std::move(plan),        at::kCPU};
 }
 
 // The start-up table: every effective setting that a person would ask for.
@@ -124,7 +126,8 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
     fmt::print(stderr, "  {:<22} {}\n", what, value);
   };
   fmt::print(stderr, "finetune\n");
-  row("ranks", fmt::format("{} x {} thread(s) on the CPU, {}", comm.size(), threads, config.runtime.precision));
+  const std::string place = setup.device.is_cpu() ? fmt::format("{} thread(s) on the CPU", threads) : "a GPU";
+  row("ranks", fmt::format("{} x {}, {}", comm.size(), place, config.runtime.precision));
   row("private records N", fmt::format("{}", plan.num_records));
   row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
   row("steps T", fmt::format("{}", config.steps));
@@ -254,6 +257,8 @@ class PrivateTraining {
     if (lattice_) {
       mechanism_.release(lattice_->sum(), std::move(charge));
       lattice_->write(clipped_.sum());
+    } else if (clipped_.is_on_device()) {
+      mechanism_.release_on_device(clipped_.sum(), std::move(charge));
     } else {
       mechanism_.release(clipped_.sum(), std::move(charge));
     }
@@ -421,6 +426,12 @@ class PrivateTraining {
   bool has_charged_ = false;
 };
 
+// What needs the sum in host memory.
+std::string why_on_the_cpu(const config::FinetuneConfig& config, const StepCompanion* companion) {
+  if (config.mechanism == "lattice") return "privacy.mechanism lattice adds on the CPU";
+  return companion != nullptr ? "an audit looks at sums on the CPU" : "";
+}
+
 }  // namespace
 
 void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& host,
@@ -432,6 +443,9 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   comm::Communicator& comm = devices ? *devices : host;
   Setup setup = make_setup(config);
   const int threads = set_threads(config.runtime, comm);
+  setup.device = choose_compute_device(config.runtime, comm, devices != nullptr || comm.size() == 1,
+                                       why_on_the_cpu(config, companion));
+  setup.network->to(setup.device);
   model::TrainableSet trained(*setup.network, trainable_options(config));
   const std::string effective = config.schema().dump();
   require_same_run_on_all_ranks(comm, {effective, setup.latents.info().content_sha256, setup.base_sha256});

@@ -45,7 +45,8 @@ void require_same_run_on_all_ranks(comm::Communicator& comm, const RunFacts& fac
 void require_same_parameters(comm::Communicator& comm, const at::Tensor& parameters, const std::string& when) {
   if (comm.size() == 1) return;
   Sha256 digest;
-  digest.add(parameters.const_data_ptr(), parameters.nbytes());
+  const at::Tensor values = parameters.cpu();
+  digest.add(values.const_data_ptr(), values.nbytes());
   std::string mine = digest.finish();
   std::string all(mine.size() * static_cast<std::size_t>(comm.size()), '\0');
   comm.all_gather({mine.data(), mine.size(), comm::DType::kUInt8, comm::Place::kHost},

@@ -28,7 +28,7 @@ std::map<std::string, at::Tensor> by_name(std::vector<std::pair<std::string, at:
 
 // Tensors that nobody changes.
 std::map<std::string, at::Tensor> copies(std::map<std::string, at::Tensor> tensors) {
-  for (auto& [name, tensor] : tensors) tensor = tensor.clone();
+  for (auto& [name, tensor] : tensors) tensor = tensor.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true);
   return tensors;
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <fstream>
 #include <memory>
+#include <mutex>
 
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
@@ -23,12 +24,14 @@ double seconds_of(const std::function<void()>& work) {
 struct AllocationWatch::State : c10::MemoryReportingInfoBase {
   void reportMemoryUsage(void* /*ptr*/, std::int64_t alloc_size, std::size_t /*total_allocated*/,
                          std::size_t /*total_reserved*/, c10::Device device) override {
-    if (!device.is_cpu()) return;
-    held += alloc_size;  // negative when it is given back
+    if (!device.is_cpu() && !device.is_cuda()) return;
+    const std::lock_guard lock(mutex);  // a device's backward pass has a thread of its own
+    held += alloc_size;                 // negative when it is given back
     most = std::max(most, held);
   }
   bool memoryProfilingEnabled() const override { return true; }
 
+  std::mutex mutex;
   std::int64_t held = 0;
   std::int64_t most = 0;
   std::int64_t at_start = 0;

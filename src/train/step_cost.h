@@ -11,7 +11,8 @@ class DebugInfoGuard;
 
 namespace dpldm::train {
 
-// Counts the memory that LibTorch's CPU allocator hands out on this thread while it lives.
+// Counts the memory that LibTorch hands out while it lives, for this thread and for the backward passes that it starts:
+// that of the CPU, and of a device where one is in use.
 class AllocationWatch {
  public:
   AllocationWatch();

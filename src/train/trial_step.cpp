@@ -32,6 +32,9 @@ MadeUpRows made_up_rows(const config::RuntimeConfig& runtime, const data::Latent
     made.target[row].normal_(0, 1, generator);
     made.timestep[row].random_(0, 1000, generator);
   }
+  const at::Device device = network.parameters().front().device();
+  made.target = made.target.to(device);
+  made.timestep = made.timestep.to(device);
   made.sample = made.target.to(compute_type(runtime));
   if (network.config().num_classes > 0) {
     made.conditioning.class_labels = (made.timestep % network.config().num_classes).contiguous();

@@ -66,6 +66,7 @@ class PrivateTrainingOnRanks : public testing::Test {
     config.optimizer.learning_rate = 1e-2;
     config.runtime.threads = 1;
     config.runtime.micro_batch_size = 3;
+    config.runtime.device = "cpu";
     return config;
   }
 

@@ -1,0 +1,166 @@
+// The whole per-record engine on a device against the CPU: every layer kind, every rule, K draws, padding, records that
+// are not finite; and the noise of a release.
+#include <limits>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "comm/communicator.h"
+#include "dp/charged_step.h"
+#include "dp/clipped_sum.h"
+#include "dp/gaussian_mechanism.h"
+#include "dp/keys.h"
+#include "model/layers.h"
+#include "support/temporary_directory.h"
+
+namespace dpldm::dp {
+namespace {
+
+using model::Conv2d;
+using model::Embedding;
+using model::GroupNorm;
+using model::LayerNorm;
+using model::Linear;
+
+struct Net : torch::nn::Module {
+  Net() {
+    register_module("conv", conv);
+    register_module("grouped", grouped);
+    register_module("norm", norm);
+    register_module("linear", linear);
+    register_module("layer_norm", layer_norm);
+    register_module("embedding", embedding);
+    linear->add_low_rank_pair(2, 1.5);
+    const torch::NoGradGuard no_grad;
+    for (auto& p : parameters()) p.normal_(0, 0.5);
+  }
+  // x [B, 4, H, W], ids [B, 2] -> [B].
+  at::Tensor losses(const at::Tensor& x, const at::Tensor& ids) {
+    at::Tensor h = norm->forward(grouped->forward(conv->forward(x)));
+    h = layer_norm->forward(linear->forward(h.flatten(2).transpose(1, 2)).tanh());
+    h = h * embedding->forward(ids, x.scalar_type()).mean(1, true);
+    return h.to(at::kFloat).pow(2).flatten(1).mean(1);
+  }
+  std::vector<std::pair<std::string, model::Layer*>> layers() {
+    return {{"conv", conv.get()},
+            {"grouped", grouped.get()},
+            {"norm", norm.get()},
+            {"linear", linear.get()},
+            {"linear.lora_A", linear->factor_a()},
+            {"linear.lora_B", linear->factor_b()},
+            {"layer_norm", layer_norm.get()},
+            {"embedding", embedding.get()}};
+  }
+  std::shared_ptr<Conv2d> conv = std::make_shared<Conv2d>(4, 6, 1);
+  std::shared_ptr<Conv2d> grouped = std::make_shared<Conv2d>(6, 6, 3, 2, 1, 2);
+  std::shared_ptr<GroupNorm> norm = std::make_shared<GroupNorm>(3, 6, 1e-5);
+  std::shared_ptr<Linear> linear = std::make_shared<Linear>(6, 5);
+  std::shared_ptr<LayerNorm> layer_norm = std::make_shared<LayerNorm>(5);
+  std::shared_ptr<Embedding> embedding = std::make_shared<Embedding>(7, 5);
+};
+
+struct Result {
+  at::Tensor sum;
+  at::Tensor norms;
+};
+
+constexpr std::int64_t kRecords = 5;
+constexpr std::int64_t kPadding = 2;
+constexpr std::int64_t kDraws = 2;
+
+// On the CPU's copies of x and ids, wherever the network is.
+Result clipped_on(const at::Device& device, const at::Tensor& x, const at::Tensor& ids, const Clipping& clipping,
+                  Rule rule) {
+  torch::manual_seed(3);
+  Net net;
+  net.to(device);
+  ClippedSum sum(net.parameters(), clipping, rule);
+  for (auto& [name, layer] : net.layers()) layer->attach(&sum, name, true, layer->bias.defined());
+  sum.begin_step();
+  sum.begin_micro_batch(kRecords, kDraws, kPadding);
+  (net.losses(x.to(device), ids.to(device)).sum() / static_cast<double>(kDraws)).backward();
+  sum.finish_micro_batch();
+  EXPECT_EQ(sum.is_on_device(), !device.is_cpu());
+  return {sum.values().cpu().clone(), sum.last_norms().cpu().clone()};
+}
+
+double relative(const at::Tensor& got, const at::Tensor& want) {
+  return ((got - want).norm() / want.norm()).item<double>();
+}
+
+class ClippedSumOnDevice : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!torch::cuda::is_available()) GTEST_SKIP() << "there is no GPU";
+    at::globalContext().setFloat32MatmulPrecision("highest");
+    at::globalContext().setAllowTF32CuDNN(false);
+    torch::manual_seed(4);
+    const std::int64_t rows = (kRecords + kPadding) * kDraws;
+    x_ = torch::randn({rows, 4, 7, 5});
+    ids_ = torch::randint(0, 7, {rows, 2}, torch::kLong);
+  }
+  at::Tensor x_;
+  at::Tensor ids_;
+};
+
+TEST_F(ClippedSumOnDevice, NormsAndSumAreThoseOfTheCpuForEveryRuleAndClipping) {
+  for (const Clipping::Kind kind : {Clipping::Kind::kFlat, Clipping::Kind::kAutomatic}) {
+    for (const Rule rule : {Rule::kAutomatic, Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+      const Clipping clipping{.kind = kind, .clip_norm = 0.05, .group = {}};
+      const Result host = clipped_on(at::kCPU, x_, ids_, clipping, rule);
+      const Result device = clipped_on(at::kCUDA, x_, ids_, clipping, rule);
+      EXPECT_LE(relative(device.norms, host.norms), 1e-4) << to_text(rule);
+      EXPECT_LE(relative(device.sum, host.sum), 1e-4) << to_text(rule);
+    }
+  }
+}
+
+TEST_F(ClippedSumOnDevice, InBf16RecordsStayWithinTheClip) {
+  const Clipping clipping{.clip_norm = 1e-3, .group = {}};
+  for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+    const at::Tensor sum = clipped_on(at::kCUDA, x_.to(at::kBFloat16), ids_, clipping, rule).sum;
+    EXPECT_LE(sum.to(at::kDouble).norm().item<double>(), static_cast<double>(kRecords)) << to_text(rule);
+    EXPECT_GT(sum.norm().item<double>(), 0.5) << to_text(rule);
+  }
+}
+
+TEST_F(ClippedSumOnDevice, WhatIsNotFiniteAndPaddingContributeNothing) {
+  const Clipping clipping{.clip_norm = 0.05, .group = {}};
+  at::Tensor poisoned = x_.clone();
+  poisoned.narrow(0, kRecords * kDraws, kPadding * kDraws).fill_(std::numeric_limits<float>::quiet_NaN());
+  for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+    const at::Tensor clean = clipped_on(at::kCUDA, x_, ids_, clipping, rule).sum;
+    EXPECT_TRUE(clipped_on(at::kCUDA, poisoned, ids_, clipping, rule).sum.equal(clean)) << to_text(rule);
+    at::Tensor broken = x_.clone();
+    broken[0].fill_(std::numeric_limits<float>::infinity());
+    EXPECT_TRUE(at::isfinite(clipped_on(at::kCUDA, broken, ids_, clipping, rule).sum).all().item<bool>());
+  }
+}
+
+TEST_F(ClippedSumOnDevice, ReleaseAddsTheSameNoiseAsOnTheCpu) {
+  const auto comm = comm::make_self_communicator();
+  const auto noise_of = [&](at::Tensor sum) {
+    RunKeys keys = RunKeys::create(*comm, 7);
+    GaussianMechanism mechanism(*comm, keys.take_noise(), 1.3, 1.0, ReleaseMode::kRoot);
+    const test::TemporaryDirectory directory;
+    auto ledger = accounting::PrivacyLedger::create(directory.path() / "ledger.jsonl", {});
+    accounting::LedgerEntry entry;
+    entry.step = 4;
+    entry.event = {0.1, 1.3, 1, accounting::Sampler::kPoisson};
+    ChargedStep charge = charge_step(*comm, &ledger, entry);
+    const std::span<float> values{sum.data_ptr<float>(), static_cast<std::size_t>(sum.numel())};
+    if (sum.is_cpu()) {
+      mechanism.release(values, std::move(charge));
+    } else {
+      mechanism.release_on_device(values, std::move(charge));
+    }
+    return sum.cpu();
+  };
+  const at::Tensor host = noise_of(torch::full({100'003}, 0.25));
+  const at::Tensor device = noise_of(torch::full({100'003}, 0.25, torch::kCUDA));
+  EXPECT_LE((device - host).abs().max().item<double>(), 1e-5);
+  EXPECT_NEAR(device.std().item<double>(), 1.3, 0.02);
+}
+
+}  // namespace
+}  // namespace dpldm::dp
