@@ -218,16 +218,6 @@ __global__ void token_sums(Operand<In> values, float* out) {
   out[blockIdx.y * values.columns + column] = sum;
 }
 
-__global__ void factors_of(const double* squared, const double* slack, std::int64_t num_records, std::int64_t num_rows,
-                           double clip_norm, float* factors) {
-  const std::int64_t r = blockIdx.x * static_cast<std::int64_t>(blockDim.x) + threadIdx.x;
-  if (r >= num_rows) return;
-  const double bound = sqrt(fmax(squared[r] + slack[r], 0.0));
-  const double factor = fmin(1.0 / clip_norm, 1.0 / bound) * (1.0 - 0x1p-20);
-  // fmax drops a NaN, so the sum itself is asked.
-  factors[r] = r < num_records && isfinite(squared[r] + slack[r]) ? static_cast<float>(factor) : 0.0F;
-}
-
 // Device memory for the length of a call, ordered with the stream.
 class Workspace {
  public:
@@ -396,14 +386,6 @@ void add_weighted_rows(const float* values, std::int64_t num_records, std::int64
   weighted_rows<<<blocks(std::min(kMostBlocks, (size + kThreads - 1) / kThreads)), kThreads, 0, stream>>>(
       values, num_records, size, factors, sum);
   check(cudaGetLastError(), "weighted sum of gradients");
-}
-
-void clip_factors(const double* squared, const double* slack, std::int64_t num_records, std::int64_t num_rows,
-                  double clip_norm, float* factors, Stream stream) {
-  if (num_rows == 0) return;
-  factors_of<<<blocks((num_rows + kThreads - 1) / kThreads), kThreads, 0, stream>>>(squared, slack, num_records,
-                                                                                    num_rows, clip_norm, factors);
-  check(cudaGetLastError(), "clip factors");
 }
 
 bool device_available(const char** reason) {

@@ -50,11 +50,6 @@ void add_squared_rows(const float* values, std::int64_t num_records, std::int64_
 void add_weighted_rows(const float* values, std::int64_t num_records, std::int64_t size, const float* factors,
                        float* sum, Stream stream);
 
-// factors[r] = min(1 / C, 1 / sqrt(squared[r] + slack[r])) (1 - 2^-20), 0 where that is not finite and for
-// r >= num_records (padding).
-void clip_factors(const double* squared, const double* slack, std::int64_t num_records, std::int64_t num_rows,
-                  double clip_norm, float* factors, Stream stream);
-
 // Whether this process can use a device; with the reason where it cannot.
 bool device_available(const char** reason);
 

@@ -183,23 +183,5 @@ TEST_F(CudaRecordProducts, ARecordWithFactorZeroAddsNothingEvenIfNotFinite) {
   for (const float value : sum.values()) EXPECT_TRUE(std::isfinite(value));
 }
 
-TEST_F(CudaRecordProducts, ClipFactorsBoundEveryRecordAndDropPaddingAndWhatIsNotFinite) {
-  const double nan = std::numeric_limits<double>::quiet_NaN();
-  const double inf = std::numeric_limits<double>::infinity();
-  const std::vector<double> squared{0.0, 1e-4, 4.0, nan, inf, 4.0};
-  const OnDevice<double> device_squared(squared);
-  const OnDevice<double> slack(std::vector<double>(squared.size(), 0.0));
-  const OnDevice<float> factors(std::vector<float>(squared.size(), 7.0F));
-  cuda::clip_factors(device_squared.get(), slack.get(), 5, 6, 0.5, factors.get(), nullptr);
-  const std::vector<float> got = factors.values();
-  EXPECT_NEAR(got[0], 2.0F, 1e-5);
-  EXPECT_NEAR(got[1], 2.0F, 1e-5);
-  EXPECT_NEAR(got[2], 0.5F, 1e-5);
-  EXPECT_LT(got[2], 0.5F);
-  EXPECT_EQ(got[3], 0.0F);
-  EXPECT_EQ(got[4], 0.0F);
-  EXPECT_EQ(got[5], 0.0F);
-}
-
 }  // namespace
 }  // namespace dpldm

@@ -1,9 +1,13 @@
 // Published networks, built from their architectures without weights, and the sizes of what is trained in them.
 //
 // The expected integers were counted in Python from the original implementations (latent-diffusion, DP-LDM, diffusers).
+#include <set>
+#include <string>
+
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "model/low_rank.h"
 #include "model/trainable_set.h"
 
 namespace dpldm::model {
@@ -14,6 +18,7 @@ struct Counts {
   std::int64_t attention;
   std::int64_t core;      // queries, keys, values, outputs; 0: not compared
   std::int64_t cross_kv;  // 0: not compared
+  int modules = 16;       // that have attention
 };
 
 std::int64_t count(UNet& unet, const std::string& select, bool conditioner = false) {
@@ -24,11 +29,24 @@ std::int64_t count(UNet& unet, const std::string& select, bool conditioner = fal
   return TrainableSet(unet, options).num_elements();
 }
 
+int num_attention_modules(const UNet& unet) {
+  std::set<std::string> modules;
+  static const std::string kPart = ".attentions.";
+  for (const auto& parameter : unet.named_parameters()) {
+    const std::size_t at = parameter.key().find(kPart);
+    if (at != std::string::npos) {
+      modules.insert(parameter.key().substr(0, parameter.key().find('.', at + kPart.size())));
+    }
+  }
+  return static_cast<int>(modules.size());
+}
+
 void expect_counts(const UNetConfig& config, const Counts& expected) {
   const ShapesOnly shapes_only;
   UNet unet(config);
   EXPECT_EQ(count(unet, "all"), expected.network);
   EXPECT_EQ(count(unet, "attention"), expected.attention);
+  EXPECT_EQ(num_attention_modules(unet), expected.modules);
   if (expected.core > 0) {
     EXPECT_EQ(count(unet, "attention-core"), expected.core);
   }
@@ -143,7 +161,7 @@ TEST(ParameterCounts, DpLdmMnist) {
   config.num_heads = {4};
   set_latent_diffusion_resnets(config);
   EXPECT_EQ(config.class_name(), "DPLDMUNet2DModel");
-  expect_counts(config, {4'606'467, 1'578'304, 475'392, 7'040});
+  expect_counts(config, {4'606'467, 1'578'304, 475'392, 7'040, 7});
   config.num_classes = 26;
   const ShapesOnly shapes_only;
   UNet unet(config);
@@ -182,7 +200,18 @@ TEST(ParameterCounts, LatentDiffusionUnconditional) {
   churches.channels_per_head = 0;
   churches.num_heads = {8};
   set_latent_diffusion_resnets(churches);
-  expect_counts(churches, {294'966'916, 20'847'744, 20'828'928, 0});
+  expect_counts(churches, {294'966'916, 20'847'744, 20'828'928, 0, 21});
+}
+
+// What diffusers' own script trains on Stable Diffusion at rank 4: queries, keys, values and outputs.
+TEST(ParameterCounts, LowRankPairs) {
+  const ShapesOnly shapes_only;
+  UNet unet(stable_diffusion());
+  LowRankOptions pairs;
+  pairs.rank = 4;
+  EXPECT_EQ(num_low_rank_elements(unet, pairs), 797'184);
+  add_low_rank_pairs(unet, pairs, at::detail::createCPUGenerator());
+  EXPECT_EQ(count(unet, "lora"), 797'184);
 }
 
 // DP-LDM's `ablation_blocks`.
