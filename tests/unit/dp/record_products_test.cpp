@@ -75,7 +75,7 @@ TEST_P(EveryInstructionSet, ProductsNormsAndSumsAgreeWithFp64) {
           EXPECT_TRUE(near(sum, 1 + (truth * factors.to(at::kDouble).view({-1, 1, 1})).sum(0))) << where;
           at::Tensor rows = torch::ones({s.p, s.d}, wide);
           add_weighted_rows(products.const_data_ptr<Real>(), s.records, s.p * s.d, factors.const_data_ptr<Real>(),
-                            rows.data_ptr<Real>());
+                            rows.data_ptr<Real>(), /*on_device=*/false);
           EXPECT_TRUE(near(rows, 1 + (truth * factors.to(at::kDouble).view({-1, 1, 1})).sum(0))) << where;
           at::Tensor tokens = torch::empty({s.records, s.p}, wide);
           sum_tokens(sequences(g), tokens.data_ptr<Real>());
@@ -122,7 +122,8 @@ TEST_P(EveryInstructionSet, ARecordWithFactorZeroAddsNothingEvenIfNotFinite) {
   add_weighted_products(sequences(a), sequences(g), factors.const_data_ptr<float>(), sum.data_ptr<float>());
   EXPECT_TRUE(torch::isfinite(sum).all().item<bool>());
   at::Tensor rows = torch::zeros({40});
-  add_weighted_rows(a.const_data_ptr<float>(), 3, 40, factors.const_data_ptr<float>(), rows.data_ptr<float>());
+  add_weighted_rows(a.const_data_ptr<float>(), 3, 40, factors.const_data_ptr<float>(), rows.data_ptr<float>(),
+                    /*on_device=*/false);
   EXPECT_TRUE(torch::isfinite(rows).all().item<bool>());
 }
 
