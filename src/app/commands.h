@@ -11,6 +11,7 @@ void run_finetune(Invocation& invocation);
 void run_sample(Invocation& invocation);
 void run_evaluate(Invocation& invocation);
 void run_privacy(Invocation& invocation);
+void run_convert(Invocation& invocation);
 void run_inspect(Invocation& invocation);
 void run_probe(Invocation& invocation);
 void run_report(Invocation& invocation);

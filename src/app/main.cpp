@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
       Command{"evaluate", "score synthetic images against a held-out real set", dpldm::app::run_evaluate},
       Command{"privacy", "epsilon, calibration, planning, ledgers", dpldm::app::run_privacy},
       Command{"audit", "try to refute the privacy claim by measurement", dpldm::app::run_audit},
+      Command{"convert", "turn a checkpoint of latent-diffusion into a model directory", dpldm::app::run_convert},
       Command{"inspect", "describe a model, checkpoint or latent file", dpldm::app::run_inspect},
       Command{"probe", "run a network once on given tensors", dpldm::app::run_probe},
       Command{"report", "write a run's report.html", dpldm::app::run_report},

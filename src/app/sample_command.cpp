@@ -11,13 +11,13 @@
 #include "app/commands.h"
 #include "app/privacy_line.h"
 #include "app/sample_output.h"
+#include "app/sampled_model.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "diffusion/class_assignment.h"
 #include "diffusion/generation_over_ranks.h"
 #include "diffusion/image_generator.h"
 #include "io/safetensors.h"
-#include "model/model_directory.h"
 #include "train/threads.h"
 
 namespace dpldm::app {
@@ -29,7 +29,8 @@ struct SampleOptions {
   std::filesystem::path model;
   std::filesystem::path output;
   std::filesystem::path initial_noise;  // empty: from the seed
-  std::int64_t num = 0;
+  std::filesystem::path prompts;        // empty: none
+  std::int64_t num = 0;                 // 0: one for each prompt
   bool per_class = false;
   std::vector<std::int64_t> classes;       // empty: all
   std::vector<double> class_distribution;  // empty: balanced
@@ -37,6 +38,7 @@ struct SampleOptions {
   std::int64_t steps = 50;
   std::optional<diffusion::TimestepSpacing> spacing;  // the model's own without
   double eta = 0;
+  double churn = 0;
   double guidance = 1;
   std::uint64_t seed = 0;
   std::int64_t batch = kDefaultBatch;
@@ -49,17 +51,18 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
   // clang-format off
   options.add_options()
       ("model", "model directory (diffusers layout)", cxxopts::value<std::string>(), "DIR")
-      ("num", "how many images", cxxopts::value<std::int64_t>(), "N")
+      ("num", "how many images; with --prompts, one for each unless given", cxxopts::value<std::int64_t>(), "N")
       ("per-class", "--num counts the images of each class")
       ("classes", "sample these classes only, by number", cxxopts::value<std::vector<std::int64_t>>(), "0,3,...")
       ("class-distribution", "weight of each sampled class; without it all are equal",
        cxxopts::value<std::vector<double>>(), "W,W,...")
-      ("prompts", "text prompts, one per line, for a model with a text encoder", cxxopts::value<std::string>(), "FILE")
-      ("sampler", "ddim, ddpm or dpmpp", cxxopts::value<std::string>()->default_value("ddim"), "NAME")
+      ("prompts", "text prompts, one per line, for a model with a text encoder; they are used in turn", cxxopts::value<std::string>(), "FILE")
+      ("sampler", "ddim, ddpm, dpmpp or euler", cxxopts::value<std::string>()->default_value("ddim"), "NAME")
       ("steps", "network calls per image", cxxopts::value<std::int64_t>()->default_value("50"), "S")
       ("spacing", "timesteps: leading, linspace or trailing; default: what the model says",
        cxxopts::value<std::string>(), "NAME")
       ("eta", "noise of ddim, 0 to 1", cxxopts::value<double>()->default_value("0"), "E")
+      ("churn", "noise that euler adds and removes again, 0 and more", cxxopts::value<double>()->default_value("0"), "S")
       ("guidance", "classifier-free guidance scale; 1 is none", cxxopts::value<double>()->default_value("1"), "G")
       ("seed", "sample i is a function of the seed and i, on any number of ranks",
        cxxopts::value<std::uint64_t>()->default_value("0"), "N")
@@ -69,7 +72,7 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
        cxxopts::value<std::int64_t>()->default_value(std::to_string(kDefaultBatch)), "B")
       ("precision", "bf16 or fp32, what the networks compute in",
        cxxopts::value<std::string>()->default_value("bf16"), "TYPE")
-      ("o,output", "X.h5, or a new folder for PNG files", cxxopts::value<std::string>(), "OUT")
+      ("o,output", "X.h5, a new folder for PNG files, or X.png for a grid alone", cxxopts::value<std::string>(), "OUT")
       ("help", "this text");
   // clang-format on
   const auto parsed = options.parse(invocation.argc(), invocation.argv());
@@ -80,17 +83,18 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
   if (!parsed.unmatched().empty()) {
     throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
   }
-  for (const char* required : {"model", "num", "output"}) {
-    if (parsed.count(required) == 0) throw ConfigError(fmt::format("--{} is missing; see --help", required));
-  }
-  if (parsed.count("prompts") > 0) {
-    throw ConfigError("--prompts needs a model with a text encoder; this one has none (use --classes)");
-  }
   SampleOptions sample;
+  if (parsed.count("prompts") > 0) sample.prompts = parsed["prompts"].as<std::string>();
+  for (const char* required : {"model", "num", "output"}) {
+    const bool number_of_prompts = required == std::string("num") && !sample.prompts.empty();
+    if (parsed.count(required) == 0 && !number_of_prompts) {
+      throw ConfigError(fmt::format("--{} is missing; see --help", required));
+    }
+  }
   sample.model = parsed["model"].as<std::string>();
   sample.output = parsed["output"].as<std::string>();
   if (parsed.count("initial-noise") > 0) sample.initial_noise = parsed["initial-noise"].as<std::string>();
-  sample.num = parsed["num"].as<std::int64_t>();
+  if (parsed.count("num") > 0) sample.num = parsed["num"].as<std::int64_t>();
   sample.per_class = parsed.count("per-class") > 0;
   if (parsed.count("classes") > 0) sample.classes = parsed["classes"].as<std::vector<std::int64_t>>();
   if (parsed.count("class-distribution") > 0) {
@@ -102,11 +106,14 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
     sample.spacing = diffusion::timestep_spacing_from(parsed["spacing"].as<std::string>());
   }
   sample.eta = parsed["eta"].as<double>();
+  sample.churn = parsed["churn"].as<double>();
   sample.guidance = parsed["guidance"].as<double>();
   sample.seed = parsed["seed"].as<std::uint64_t>();
   sample.batch = parsed["batch"].as<std::int64_t>();
   sample.runtime.precision = parsed["precision"].as<std::string>();
-  if (sample.num < 1) throw ConfigError(fmt::format("--num is {}; it must be at least 1", sample.num));
+  if (sample.num < 1 && parsed.count("num") > 0) {
+    throw ConfigError(fmt::format("--num is {}; it must be at least 1", sample.num));
+  }
   if (sample.batch < 1) throw ConfigError(fmt::format("--batch is {}; it must be at least 1", sample.batch));
   if (!std::isfinite(sample.guidance)) throw ConfigError("--guidance must be a finite number");
   if (sample.runtime.precision != "bf16" && sample.runtime.precision != "fp32") {
@@ -116,29 +123,6 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
     throw ConfigError("--per-class asks for equal numbers and --class-distribution for others; give one of them");
   }
   return sample;
-}
-
-// The names of the model's classes, in order; empty for a model without classes. The statement of a fine-tuned model
-// has them; a public model's classes have numbers only.
-std::vector<std::string> class_names_of(const model::UNet& network, const nlohmann::json& metadata) {
-  const std::int64_t num_classes = network.config().num_classes - 1;  // the last row is the null class
-  if (num_classes < 1) return {};
-  std::vector<std::string> names;
-  if (metadata.contains("class_names")) {
-    try {
-      names = metadata["class_names"].get<std::vector<std::string>>();
-    } catch (const nlohmann::json::exception&) {
-      throw ConfigError("dp_metadata.json: class_names must be a list of texts");
-    }
-  }
-  if (static_cast<std::int64_t>(names.size()) > num_classes) {
-    throw ConfigError(fmt::format("dp_metadata.json names {} classes; the network has {}", names.size(), num_classes));
-  }
-  // A table may have more rows than the data had classes: only the named ones mean something.
-  if (names.empty()) {
-    for (std::int64_t c = 0; c < num_classes; ++c) names.push_back(fmt::format("class {}", c));
-  }
-  return names;
 }
 
 // The class of every sample; empty for a model without classes.
@@ -163,6 +147,73 @@ std::vector<std::int64_t> labels_of(const SampleOptions& options, std::int64_t n
   return diffusion::assign_classes(num, classes, options.class_distribution);
 }
 
+// What the images are of: sample i is of class or prompt conditions[i].
+struct Subjects {
+  std::int64_t num = 0;
+  std::vector<std::string> class_names;
+  std::vector<std::string> prompts;
+  std::vector<std::int64_t> conditions;  // empty for an unconditional model
+
+  // Of samples first .. first + count - 1.
+  std::vector<std::int64_t> labels(std::int64_t first, std::int64_t count) const {
+    if (class_names.empty()) return {};
+    return {conditions.begin() + first, conditions.begin() + first + count};
+  }
+  std::vector<std::string> captions(std::int64_t first, std::int64_t count) const {
+    std::vector<std::string> texts;
+    if (prompts.empty()) return texts;
+    for (std::int64_t i = first; i < first + count; ++i) {
+      texts.push_back(prompts[static_cast<std::size_t>(conditions[static_cast<std::size_t>(i)])]);
+    }
+    return texts;
+  }
+};
+
+Subjects subjects_of(const SampleOptions& options, const SampledModel& model) {
+  Subjects subjects;
+  if (model.takes_prompts() != !options.prompts.empty()) {
+    throw ConfigError(model.takes_prompts() ? "the model has a text encoder; give it texts by --prompts"
+                                            : "--prompts needs a model with a text encoder; this one has none");
+  }
+  if (model.takes_prompts()) {
+    subjects.prompts = read_prompts(options.prompts);
+    const auto num_prompts = static_cast<std::int64_t>(subjects.prompts.size());
+    subjects.num = options.num > 0 ? options.num : num_prompts;
+    labels_of(options, 0);  // refuses the options of classes
+    for (std::int64_t i = 0; i < subjects.num; ++i) subjects.conditions.push_back(i % num_prompts);
+    return subjects;
+  }
+  subjects.class_names = model.class_names();
+  subjects.conditions = labels_of(options, static_cast<std::int64_t>(subjects.class_names.size()));
+  subjects.num = subjects.conditions.empty() ? options.num : static_cast<std::int64_t>(subjects.conditions.size());
+  return subjects;
+}
+
+diffusion::SamplerConfig sampler_of(const SampleOptions& options, const nlohmann::json& scheduler) {
+  diffusion::SamplerConfig sampler = diffusion::SamplerConfig::from_json(options.sampler, scheduler);
+  sampler.num_steps = options.steps;
+  sampler.eta = options.eta;
+  sampler.churn = options.churn;
+  if (options.spacing) sampler.spacing = *options.spacing;
+  return sampler;
+}
+
+void announce(const SampleOptions& options, const SampledModel& model, std::int64_t num, const std::string& privacy,
+              data::Visibility visibility, const comm::Communicator& comm, int threads) {
+  if (!comm.is_root()) return;
+  spdlog::info("sample: {} images of {}, {} with {} steps, guidance {}, {}, {} rank(s) x {} thread(s)", num,
+               options.model.string(), to_text(options.sampler), options.steps, options.guidance,
+               options.runtime.precision, comm.size(), threads);
+  spdlog::info("privacy of the model: {}", privacy);
+  if (visibility == data::Visibility::kPrivate) {
+    spdlog::warn("these samples protect nobody; they are marked private, and no public stage takes them");
+  }
+  if (options.guidance != 1 && !model.metadata().is_null()) {
+    spdlog::warn("private fine-tuning does not drop {}, so the {} that guidance uses is the public model's",
+                 model.takes_prompts() ? "captions" : "labels", model.takes_prompts() ? "empty text" : "null class");
+  }
+}
+
 at::Tensor read_initial_noise(const std::filesystem::path& path, std::int64_t num,
                               const std::vector<std::int64_t>& latent_shape) {
   if (path.empty()) return {};
@@ -176,39 +227,6 @@ at::Tensor read_initial_noise(const std::filesystem::path& path, std::int64_t nu
   return tensors.front().second.to(at::kFloat);
 }
 
-// The networks, behind the functions that the generator knows.
-struct LoadedModel {
-  std::shared_ptr<model::UNet> unet;
-  std::shared_ptr<model::Autoencoder> autoencoder;
-  nlohmann::json metadata;
-
-  explicit LoadedModel(const std::filesystem::path& path)
-      : unet(model::load_unet(path)),
-        autoencoder(model::load_autoencoder(path)),
-        metadata(model::read_dp_metadata(path)) {
-    unet->eval();
-    autoencoder->eval();
-    if (unet->config().sample_height < 1) {
-      throw ConfigError(
-          fmt::format("{}: unet/config.json has no sample_size, so the latent's size is not known", path.string()));
-    }
-  }
-
-  diffusion::GenerativeModel functions(at::ScalarType compute_type) const {
-    const model::UNetConfig& config = unet->config();
-    diffusion::GenerativeModel functions;
-    functions.denoise = [network = unet](const at::Tensor& latents, const at::Tensor& timesteps,
-                                         const at::Tensor& labels) {
-      return network->forward(latents, timesteps, {.context = {}, .class_labels = labels});
-    };
-    functions.decode = [decoder = autoencoder](const at::Tensor& z) { return decoder->decode(z); };
-    functions.scaling_factor = autoencoder->config().scaling_factor;
-    functions.latent_shape = {config.in_channels, config.sample_height, config.sample_width};
-    functions.compute_type = compute_type;
-    return functions;
-  }
-};
-
 }  // namespace
 
 void run_sample(Invocation& invocation) {
@@ -219,59 +237,37 @@ void run_sample(Invocation& invocation) {
   const int threads = train::set_threads(options.runtime, comm);
 
   accounting::require_own_statement(options.model);
-  const LoadedModel loaded(options.model);
-  const nlohmann::json scheduler = model::read_scheduler_config(options.model);
-  const std::vector<std::string> class_names = class_names_of(*loaded.unet, loaded.metadata);
-  const std::vector<std::int64_t> labels = labels_of(options, static_cast<std::int64_t>(class_names.size()));
-  const std::int64_t num = labels.empty() ? options.num : static_cast<std::int64_t>(labels.size());
-
-  diffusion::SamplerConfig sampler = diffusion::SamplerConfig::from_json(options.sampler, scheduler);
-  sampler.num_steps = options.steps;
-  sampler.eta = options.eta;
-  if (options.spacing) sampler.spacing = *options.spacing;
-  const diffusion::GenerativeModel functions = loaded.functions(train::compute_type(options.runtime));
-  const diffusion::Guidance guidance{options.guidance, loaded.unet->config().num_classes - 1};
-  const diffusion::ImageGenerator generator(functions,
-                                            diffusion::NoiseSchedule(diffusion::ScheduleConfig::from_json(scheduler)),
-                                            sampler, guidance, options.seed);
+  const SampledModel model(options.model);
+  const Subjects subjects = subjects_of(options, model);
+  const at::ScalarType compute_type = train::compute_type(options.runtime);
+  const diffusion::GenerativeModel functions = model.functions(subjects.prompts, compute_type);
+  const diffusion::NoiseSchedule schedule(diffusion::ScheduleConfig::from_json(model.scheduler()));
+  const diffusion::ImageGenerator generator(functions, schedule, sampler_of(options, model.scheduler()),
+                                            model.guidance(options.guidance, compute_type), options.seed);
   const diffusion::GenerationPlan plan{
-      .num_samples = num,
+      .num_samples = subjects.num,
       .batch_size = options.batch,
-      .labels = labels,
-      .initial_noise = read_initial_noise(options.initial_noise, num, functions.latent_shape)};
-
-  const std::string privacy = privacy_line(loaded.metadata);
-  const data::Visibility visibility = visibility_of_samples(loaded.metadata);
-  if (comm.is_root()) {
-    spdlog::info("sample: {} images of {}, {} with {} steps, guidance {}, {}, {} rank(s) x {} thread(s)", num,
-                 options.model.string(), to_text(options.sampler), options.steps, options.guidance,
-                 options.runtime.precision, comm.size(), threads);
-    spdlog::info("privacy of the model: {}", privacy);
-    if (visibility == data::Visibility::kPrivate) {
-      spdlog::warn("these samples protect nobody; they are marked private, and no public stage takes them");
-    }
-    if (options.guidance != 1 && !loaded.metadata.is_null()) {
-      spdlog::warn(
-          "private fine-tuning does not drop labels, so the null class that guidance uses is the public model's");
-    }
-  }
+      .conditions = subjects.conditions,
+      .initial_noise = read_initial_noise(options.initial_noise, subjects.num, functions.latent_shape)};
+  const std::string privacy = privacy_line(model.metadata());
+  const data::Visibility visibility = visibility_of_samples(model.metadata());
+  announce(options, model, subjects.num, privacy, visibility, comm, threads);
 
   const c10::InferenceMode inference;
   std::optional<SampleOutput> output;
   diffusion::generate_over_ranks(generator, plan, comm, [&](const at::Tensor& images, std::int64_t first) {
     if (!output) {
-      output.emplace(options.output, SampleOutputInfo{num, images.size(1), images.size(2), images.size(3), class_names,
+      output.emplace(options.output, SampleOutputInfo{subjects.num, images.size(1), images.size(2), images.size(3),
+                                                      subjects.class_names, !subjects.prompts.empty(),
                                                       fmt::format("synthetic, drawn from {} (seed {}); {}",
                                                                   options.model.string(), options.seed, privacy),
                                                       visibility});
     }
-    std::vector<std::int64_t> part;
-    if (!labels.empty()) part.assign(labels.begin() + first, labels.begin() + first + images.size(0));
-    output->append(images, part);
+    output->append(images, subjects.labels(first, images.size(0)), subjects.captions(first, images.size(0)));
   });
   if (output) {
     output->commit();
-    fmt::print("{} synthetic images in {}, the first of each class in {}\n", num, options.output.string(),
+    fmt::print("{} synthetic images in {}, the first of each class in {}\n", subjects.num, options.output.string(),
                output->grid_path().string());
   }
   comm.barrier();

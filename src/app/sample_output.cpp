@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "io/image_codec.h"
 #include "io/image_grid.h"
@@ -24,6 +25,13 @@ std::string file_name_part(const std::string& class_name) {
     if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '-' && c != '_') c = '_';
   }
   return name;
+}
+
+// As spreadsheets and `dpldm-data import folder --csv` read it.
+std::string csv_row(const std::string& file, const std::string& caption) {
+  std::string quoted;
+  for (const char c : caption) quoted.append(c == '"' ? 2 : 1, c);
+  return fmt::format("{},\"{}\"\n", file, quoted);
 }
 
 void prepare_folder(const std::filesystem::path& folder) {
@@ -53,26 +61,34 @@ SampleOutput::SampleOutput(const std::filesystem::path& path, const SampleOutput
     file_info.height = info.height;
     file_info.width = info.width;
     file_info.class_names = info.class_names;
+    file_info.has_captions = info.has_captions;
     file_info.source = info.source;
     file_ = std::make_unique<data::ImageFileWriter>(path, file_info);
+  } else if (path.extension() == ".png") {
+    grid_path_ = path;
+    grid_alone_ = true;
   } else {
     grid_path_ = path / "grid.png";
+    if (info.has_captions) captions_csv_ = "file,caption\n";
     prepare_folder(path);
   }
 }
 
-void SampleOutput::append(const at::Tensor& images, const std::vector<std::int64_t>& labels) {
-  if (file_) file_->append(images, labels.empty() ? at::Tensor() : torch::tensor(labels, torch::kLong));
+void SampleOutput::append(const at::Tensor& images, const std::vector<std::int64_t>& labels,
+                          const std::vector<std::string>& captions) {
+  if (file_) file_->append(images, labels.empty() ? at::Tensor() : torch::tensor(labels, torch::kLong), captions);
   for (std::int64_t i = 0; i < images.size(0); ++i) {
     const std::int64_t label = labels.empty() ? 0 : labels[static_cast<std::size_t>(i)];
     keep_for_grid(images[i], label);
-    if (!file_) {
+    if (!file_ && !grid_alone_) {
       std::filesystem::path folder = path_;
       if (!labels.empty()) {
         folder /= fmt::format("{:03}-{}", label, file_name_part(info_.class_names[static_cast<std::size_t>(label)]));
         std::filesystem::create_directories(folder);
       }
-      io::write_png(folder / fmt::format("{:06}.png", num_written_), io::image_from(images[i]));
+      const std::string name = fmt::format("{:06}.png", num_written_);
+      io::write_png(folder / name, io::image_from(images[i]));
+      if (info_.has_captions) captions_csv_ += csv_row(name, captions[static_cast<std::size_t>(i)]);
     }
     ++num_written_;
   }
@@ -95,6 +111,7 @@ void SampleOutput::commit() {
     cells.insert(cells.end(), columns - shown.size(), torch::zeros_like(shown.front()));
   }
   io::write_grid_png(grid_path_, at::stack(cells), static_cast<std::int64_t>(columns));
+  if (!captions_csv_.empty()) write_file_atomically(path_ / "captions.csv", captions_csv_);
   if (file_) file_->commit();
 }
 

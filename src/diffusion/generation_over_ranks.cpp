@@ -41,7 +41,7 @@ void generate_over_ranks(const ImageGenerator& generator, const GenerationPlan& 
     SampleRequest request;
     for (std::int64_t i = begin; i < end; ++i) {
       request.sample_ids.push_back(i);
-      if (!plan.labels.empty()) request.labels.push_back(plan.labels[static_cast<std::size_t>(i)]);
+      if (!plan.conditions.empty()) request.conditions.push_back(plan.conditions[static_cast<std::size_t>(i)]);
     }
     if (plan.initial_noise.defined()) request.initial_noise = plan.initial_noise.slice(0, begin, end);
     // The round is complete when it is gathered, so the steps leave one image to go.

@@ -14,9 +14,9 @@ namespace dpldm::diffusion {
 
 struct GenerationPlan {
   std::int64_t num_samples = 0;
-  std::int64_t batch_size = 0;       // on each rank; changes the speed only
-  std::vector<std::int64_t> labels;  // one per sample; empty for a model without classes
-  at::Tensor initial_noise;          // [num_samples, C, h, w], or undefined: drawn from the seed
+  std::int64_t batch_size = 0;           // on each rank; changes the speed only
+  std::vector<std::int64_t> conditions;  // a class or prompt per sample; empty for an unconditional model
+  at::Tensor initial_noise;              // [num_samples, C, h, w], or undefined: drawn from the seed
 };
 
 // Collective. Samples 0 .. num_samples - 1 in rounds of one batch per rank: rank 0 makes a round's first samples, rank

@@ -13,8 +13,8 @@ ImageGenerator::ImageGenerator(GenerativeModel model, const NoiseSchedule& sched
 
 at::Tensor ImageGenerator::generate(const SampleRequest& request, const StepCallback& after_step) const {
   const auto num_samples = static_cast<std::int64_t>(request.sample_ids.size());
-  if (!request.labels.empty() && request.labels.size() != request.sample_ids.size()) {
-    throw InternalError("a sample request has another number of labels than of samples");
+  if (!request.conditions.empty() && request.conditions.size() != request.sample_ids.size()) {
+    throw InternalError("a sample request has another number of conditions than of samples");
   }
   std::vector<std::int64_t> shape = model_.latent_shape;
   shape.insert(shape.begin(), num_samples);
@@ -27,12 +27,16 @@ at::Tensor ImageGenerator::generate(const SampleRequest& request, const StepCall
   } else {
     sample_noise.fill(start, 0);
   }
-  const at::Tensor labels =
-      request.labels.empty() ? at::Tensor() : torch::tensor(request.labels, torch::kLong).to(model_.device);
-  const Denoiser denoiser = make_denoiser(model_.denoise, labels, guidance_, model_.compute_type);
+  const Denoiser denoiser = make_denoiser(model_.denoise, condition_of(request), guidance_, model_.compute_type);
   const NoiseSource noise_source = [&](at::Tensor& noise, std::int64_t step) { sample_noise.fill(noise, step + 1); };
   const at::Tensor latents = sampler_.sample(start, denoiser, noise_source, after_step);
   return to_bytes(model_.decode(latents.div(model_.scaling_factor).to(model_.compute_type))).cpu();
+}
+
+at::Tensor ImageGenerator::condition_of(const SampleRequest& request) const {
+  if (request.conditions.empty()) return {};
+  if (model_.condition) return model_.condition(request.conditions);
+  return torch::tensor(request.conditions, torch::kLong).to(model_.device);
 }
 
 at::Tensor to_bytes(const at::Tensor& images) {

@@ -16,6 +16,8 @@ namespace dpldm::diffusion {
 // The model as functions, so that this file knows no network.
 struct GenerativeModel {
   ConditionalNetwork denoise;
+  // Numbers of classes or prompts -> the condition, one row each. Empty: the numbers themselves, as class labels.
+  std::function<at::Tensor(const std::vector<std::int64_t>& numbers)> condition;
   // Latents [B, C, h, w], divided by the scaling factor, in the type that the network computes in -> images [B, C', H,
   // W], nominally in [-1, 1].
   std::function<at::Tensor(const at::Tensor& z)> decode;
@@ -28,7 +30,7 @@ struct GenerativeModel {
 // One batch of what to make.
 struct SampleRequest {
   std::vector<std::int64_t> sample_ids;  // global numbers: they key the noise
-  std::vector<std::int64_t> labels;      // one per sample; empty for an unconditional model
+  std::vector<std::int64_t> conditions;  // a class or prompt per sample; empty for an unconditional model
   at::Tensor initial_noise;              // [B, C, h, w], or undefined: drawn from the seed
 };
 
@@ -45,6 +47,8 @@ class ImageGenerator {
   std::int64_t num_steps() const { return static_cast<std::int64_t>(sampler_.steps().size()); }
 
  private:
+  at::Tensor condition_of(const SampleRequest& request) const;
+
   GenerativeModel model_;
   Sampler sampler_;
   Guidance guidance_;

@@ -1,6 +1,6 @@
-// From noise to a clean latent: DDIM, DDPM and DPM-Solver++(2M).
+// From noise to a clean latent: DDIM, DDPM, DPM-Solver++(2M) and Euler with churn.
 //
-// All three are the same few multiply-adds. Whatever the network predicts, its answer m and the state x give the clean
+// All are the same few multiply-adds. Whatever the network predicts, its answer m and the state x give the clean
 // latent z0 = p x + q m, and the next state is a sum of x, z0, the z0 of the step before and fresh noise, with weights
 // that depend on nothing but the schedule. So a sampler is a table of weights, made once in double, and one loop.
 // Numerics follow the schedulers of Python's diffusers (docs/numerics.md), except that z0 is never clipped: latents are
@@ -40,7 +40,7 @@ using StepCallback = std::function<void(std::int64_t)>;
 
 class Sampler {
  public:
-  // Throws ConfigError when the steps do not fit into the schedule's timesteps or eta is outside [0, 1].
+  // Throws ConfigError when the steps do not fit into the schedule's timesteps or eta or churn do not fit the sampler.
   Sampler(const NoiseSchedule& schedule, const SamplerConfig& config);
 
   const std::vector<SamplerStep>& steps() const { return steps_; }

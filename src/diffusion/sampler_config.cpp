@@ -18,15 +18,18 @@ std::string to_text(SamplerKind kind) {
       return "ddpm";
     case SamplerKind::kDpmSolver:
       return "dpmpp";
+    case SamplerKind::kEuler:
+      return "euler";
   }
   throw InternalError("unknown sampler");
 }
 
 SamplerKind sampler_kind_from(const std::string& text) {
-  for (const SamplerKind kind : {SamplerKind::kDdim, SamplerKind::kDdpm, SamplerKind::kDpmSolver}) {
+  for (const SamplerKind kind :
+       {SamplerKind::kDdim, SamplerKind::kDdpm, SamplerKind::kDpmSolver, SamplerKind::kEuler}) {
     if (text == to_text(kind)) return kind;
   }
-  throw ConfigError(fmt::format("the sampler is '{}'; it must be ddim, ddpm or dpmpp", text));
+  throw ConfigError(fmt::format("the sampler is '{}'; it must be ddim, ddpm, dpmpp or euler", text));
 }
 
 TimestepSpacing timestep_spacing_from(const std::string& text) {
@@ -44,8 +47,9 @@ SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& s
   }
   SamplerConfig config;
   config.kind = kind;
-  config.spacing = timestep_spacing_from(value_or<std::string>(
-      scheduler_config, "timestep_spacing", kind == SamplerKind::kDpmSolver ? "linspace" : "leading"));
+  config.spacing = timestep_spacing_from(
+      value_or<std::string>(scheduler_config, "timestep_spacing",
+                            kind == SamplerKind::kDpmSolver || kind == SamplerKind::kEuler ? "linspace" : "leading"));
   config.steps_offset = value_or<std::int64_t>(scheduler_config, "steps_offset", 0);
   config.set_alpha_to_one = value_or(scheduler_config, "set_alpha_to_one", true);
   return config;

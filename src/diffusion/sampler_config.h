@@ -9,10 +9,10 @@
 
 namespace dpldm::diffusion {
 
-enum class SamplerKind { kDdim, kDdpm, kDpmSolver };
+enum class SamplerKind { kDdim, kDdpm, kDpmSolver, kEuler };
 enum class TimestepSpacing { kLeading, kLinspace, kTrailing };
 
-// "ddim", "ddpm", "dpmpp". The inverse throws ConfigError for another word.
+// "ddim", "ddpm", "dpmpp", "euler". The inverse throws ConfigError for another word.
 std::string to_text(SamplerKind kind);
 SamplerKind sampler_kind_from(const std::string& text);
 
@@ -22,7 +22,8 @@ TimestepSpacing timestep_spacing_from(const std::string& text);
 struct SamplerConfig {
   SamplerKind kind = SamplerKind::kDdim;
   std::int64_t num_steps = 50;
-  double eta = 0;  // DDIM only: 0 is deterministic, 1 as noisy as DDPM
+  double eta = 0;    // DDIM only: 0 is deterministic, 1 as noisy as DDPM
+  double churn = 0;  // Euler only: Karras's S_churn, the noise that is added and removed again; 0 is deterministic
   TimestepSpacing spacing = TimestepSpacing::kLeading;
   std::int64_t steps_offset = 1;  // leading only
   bool set_alpha_to_one = false;  // DDIM only: the last step ends at alpha 1, not at the first training timestep's

@@ -106,6 +106,34 @@ std::vector<SamplerStep> dpm_solver_steps(const NoiseSchedule& schedule, const s
   return steps;
 }
 
+// Karras et al., "Elucidating the design space of diffusion-based generative models" (2022), algorithm 2 without its
+// second order, in diffusers' reading: the network is asked before the noise is added. There the state is signal +
+// sigma noise; here it is that times 1 / sqrt(1 + sigma^2), which the network was trained on.
+std::vector<SamplerStep> euler_steps(const NoiseSchedule& schedule, double churn,
+                                     const std::vector<std::int64_t>& timesteps) {
+  const double most = std::sqrt(2.0) - 1;  // beyond it the state would have more noise than signal and noise had
+  const double raise = 1 + std::min(churn / static_cast<double>(timesteps.size()), most);
+  const auto sigma_at = [&](std::size_t i) {
+    if (i == timesteps.size()) return 0.0;
+    const double alpha = schedule.alpha_cumprod(timesteps[i]);
+    return std::sqrt((1 - alpha) / alpha);
+  };
+  std::vector<SamplerStep> steps;
+  for (std::size_t i = 0; i < timesteps.size(); ++i) {
+    const double sigma = sigma_at(i);
+    const double next_sigma = sigma_at(i + 1);
+    const double stride = next_sigma - raise * sigma;
+    const double scale = 1 / std::sqrt(1 + sigma * sigma);
+    const double next_scale = 1 / std::sqrt(1 + next_sigma * next_sigma);
+    SamplerStep step = step_at(timesteps[i], schedule.alpha_cumprod(timesteps[i]), schedule.config().prediction);
+    step.state = next_scale / scale * (1 + stride / sigma);
+    step.clean = -next_scale * stride / sigma;
+    step.noise = next_scale * sigma * std::sqrt(raise * raise - 1);
+    steps.push_back(step);
+  }
+  return steps;
+}
+
 }  // namespace
 
 std::vector<SamplerStep> make_sampler_steps(const NoiseSchedule& schedule, const SamplerConfig& config) {
@@ -115,6 +143,13 @@ std::vector<SamplerStep> make_sampler_steps(const NoiseSchedule& schedule, const
   if (config.eta > 0 && config.kind != SamplerKind::kDdim) {
     throw ConfigError(
         fmt::format("eta is {}, but the sampler is {}; only ddim has an eta", config.eta, to_text(config.kind)));
+  }
+  if (!(config.churn >= 0 && std::isfinite(config.churn))) {
+    throw ConfigError(fmt::format("churn is {}; it must not be negative", config.churn));
+  }
+  if (config.churn > 0 && config.kind != SamplerKind::kEuler) {
+    throw ConfigError(
+        fmt::format("churn is {}, but the sampler is {}; only euler has it", config.churn, to_text(config.kind)));
   }
   const std::vector<std::int64_t> timesteps = sampling_timesteps(config, schedule.config().num_train_timesteps);
   for (std::size_t i = 1; i < timesteps.size(); ++i) {
@@ -129,6 +164,8 @@ std::vector<SamplerStep> make_sampler_steps(const NoiseSchedule& schedule, const
       return ddpm_steps(schedule, timesteps);
     case SamplerKind::kDpmSolver:
       return dpm_solver_steps(schedule, timesteps);
+    case SamplerKind::kEuler:
+      return euler_steps(schedule, config.churn, timesteps);
   }
   throw InternalError("unknown sampler");
 }

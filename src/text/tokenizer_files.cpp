@@ -221,6 +221,13 @@ Json json_if_there(const fs::path& path) { return fs::exists(path) ? io::read_js
 
 }  // namespace
 
+TokenizerDefinition tokenizer_from_json(const Json& json) {
+  TokenizerDefinition definition;
+  read_tokenizer_json(json, definition);
+  add_default_specials(definition);
+  return definition;
+}
+
 TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
   TokenizerDefinition definition;
   const Json config = json_if_there(directory / "tokenizer_config.json");

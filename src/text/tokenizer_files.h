@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 namespace dpldm::text {
 
 enum class TokenizerKind { kClip, kBert };
@@ -37,6 +39,9 @@ struct TokenizerDefinition {
   bool strip_accents = true;
   bool split_ideographs = true;
 };
+
+// What a tokenizer.json holds. Throws ConfigError.
+TokenizerDefinition tokenizer_from_json(const nlohmann::json& json);
 
 // Throws IoError for files that are absent or damaged, ConfigError for a tokenizer of another kind or with settings
 // that this program does not have.

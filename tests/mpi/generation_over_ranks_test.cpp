@@ -27,7 +27,7 @@ GenerationPlan plan_of(std::int64_t num_samples, std::int64_t batch_size) {
   GenerationPlan plan;
   plan.num_samples = num_samples;
   plan.batch_size = batch_size;
-  for (std::int64_t i = 0; i < num_samples; ++i) plan.labels.push_back(i % 3);
+  for (std::int64_t i = 0; i < num_samples; ++i) plan.conditions.push_back(i % 3);
   return plan;
 }
 

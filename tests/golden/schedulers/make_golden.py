@@ -10,7 +10,7 @@ computes too, so that no network is needed; the noise is stored, so that no gene
 import pathlib
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from safetensors.torch import save_file
 
 SHAPE = (2, 3, 4, 5)
@@ -23,7 +23,7 @@ LATENT = {
     "set_alpha_to_one": False,
 }
 
-# name: (class, config, steps, eta)
+# name: (class, config, steps, eta or, for Euler, churn)
 CASES = {
     "ddim_eta0": (DDIMScheduler, {"beta_schedule": "scaled_linear"}, 50, 0.0),
     "ddim_eta1": (DDIMScheduler, {"beta_schedule": "scaled_linear"}, 50, 1.0),
@@ -55,6 +55,14 @@ CASES = {
         12,
         None,
     ),
+    "euler": (EulerDiscreteScheduler, {"beta_schedule": "scaled_linear", "timestep_spacing": "leading"}, 30, None),
+    "euler_churn": (EulerDiscreteScheduler, {"beta_schedule": "scaled_linear", "timestep_spacing": "leading"}, 20, 5.0),
+    "euler_v": (
+        EulerDiscreteScheduler,
+        {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "leading", "prediction_type": "v_prediction"},
+        25,
+        None,
+    ),
 }
 
 
@@ -80,14 +88,16 @@ def run(name, scheduler_class, config, num_steps, eta):
     generator = torch.Generator().manual_seed(sum(name.encode()))
     start = torch.randn(SHAPE, generator=generator)
     noises = torch.randn((num_steps, *SHAPE), generator=generator)
-    x = start.clone()
+    euler = scheduler_class is EulerDiscreteScheduler
+    x = start * scheduler.init_noise_sigma if euler else start.clone()
     module = __import__(scheduler_class.__module__, fromlist=["x"])
     for i, t in enumerate(scheduler.timesteps):
         stored = StoredNoise([noises[i]])
         original = module.randn_tensor
         module.randn_tensor = stored
-        arguments = {"eta": eta} if eta is not None else {}
-        x = scheduler.step(denoiser(x, t), t, x, **arguments).prev_sample
+        arguments = {"s_churn" if euler else "eta": eta} if eta is not None else {}
+        seen = scheduler.scale_model_input(x, t) if euler else x
+        x = scheduler.step(denoiser(seen, t), t, x, **arguments).prev_sample
         module.randn_tensor = original
     result = {"start": start, "result": x, "timesteps": scheduler.timesteps.to(torch.int64),
               "alphas_cumprod": scheduler.alphas_cumprod.to(torch.float32)}

@@ -32,7 +32,7 @@ class SampleOutputTest : public ::testing::Test {
         .contiguous();
   }
   static SampleOutputInfo info(std::int64_t num, std::vector<std::string> names) {
-    return {num, 1, 4, 4, std::move(names), "synthetic"};
+    return {num, 1, 4, 4, std::move(names), false, "synthetic"};
   }
   std::filesystem::path folder_;
 };
@@ -73,6 +73,30 @@ TEST_F(SampleOutputTest, Folder_HasOnePngPerImageUnderSafeNames) {
   EXPECT_TRUE(std::filesystem::exists(out / "000-T-shirt_top" / "000002.png"));
   EXPECT_TRUE(torch::equal(io::tensor_from(io::read_image(out / "001-___x" / "000001.png")), images(1, 1)[0]));
   EXPECT_TRUE(std::filesystem::exists(out / "grid.png"));
+}
+
+TEST_F(SampleOutputTest, Captions_StayWithTheirImages) {
+  const std::vector<std::string> captions{"a \"red\" cat, sitting", "a dog"};
+  SampleOutputInfo captioned = info(2, {});
+  captioned.has_captions = true;
+  SampleOutput file(folder_ / "x.h5", captioned);
+  file.append(images(0, 2), {}, captions);
+  file.commit();
+  EXPECT_EQ(data::ImageFile(folder_ / "x.h5").read_captions(), captions);
+  SampleOutput folder(folder_ / "out", captioned);
+  folder.append(images(0, 2), {}, captions);
+  folder.commit();
+  std::ifstream csv(folder_ / "out" / "captions.csv");
+  const std::string text((std::istreambuf_iterator<char>(csv)), {});
+  EXPECT_EQ(text, "file,caption\n000000.png,\"a \"\"red\"\" cat, sitting\"\n000001.png,\"a dog\"\n");
+}
+
+TEST_F(SampleOutputTest, NameOfAPicture_GivesTheGridAlone) {
+  SampleOutput output(folder_ / "x.png", info(2, {}));
+  output.append(images(0, 2), {});
+  output.commit();
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "x.png"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
 }
 
 TEST_F(SampleOutputTest, WithoutClasses_ImagesLieInTheFolderItself) {

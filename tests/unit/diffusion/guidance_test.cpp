@@ -30,11 +30,23 @@ TEST(Guidance, ScaleOne_RunsTheNetworkOncePerSample) {
 
 TEST(Guidance, OtherScale_ExtrapolatesFromTheNullClassInOneBatch) {
   LabelNetwork network;
-  const Denoiser denoise = make_denoiser(std::ref(network), torch::tensor({2, 3}), Guidance{3, 10}, torch::kFloat);
+  const Denoiser denoise =
+      make_denoiser(std::ref(network), torch::tensor({2, 3}), Guidance{3, torch::tensor({10})}, torch::kFloat);
   const at::Tensor x = torch::zeros({2, 1, 2, 2});
   // u + s (c - u) = 10 + 3 (2 - 10) = -14 and 10 + 3 (3 - 10) = -11.
   EXPECT_TRUE(torch::allclose(denoise(x, 0), torch::tensor({-14.0F, -11.0F}).view({2, 1, 1, 1}).expand({2, 1, 2, 2})));
   EXPECT_EQ(network.rows, 4);
+}
+
+TEST(Guidance, EncodedText_IsComparedWithTheOneEmptyText) {
+  const auto network = [](const at::Tensor& x, const at::Tensor&, const at::Tensor& context) {
+    return x + context.sum({1, 2}).view({-1, 1, 1, 1});
+  };
+  const at::Tensor texts = torch::tensor({1.0F, 2.0F, 3.0F, 4.0F}).view({2, 1, 2});
+  const Denoiser denoise =
+      make_denoiser(network, texts, Guidance{2, torch::tensor({0.5F, 0.5F}).view({1, 1, 2})}, torch::kFloat);
+  // 1 + 2 (3 - 1) = 5 and 1 + 2 (7 - 1) = 13.
+  EXPECT_TRUE(torch::allclose(denoise(torch::zeros({2, 1, 1, 1}), 0), torch::tensor({5.0F, 13.0F}).view({2, 1, 1, 1})));
 }
 
 TEST(Guidance, Bf16Network_AnswersInFp32) {
@@ -45,8 +57,8 @@ TEST(Guidance, Bf16Network_AnswersInFp32) {
 }
 
 TEST(Guidance, WithoutNullClassOrLabels_IsRefused) {
-  EXPECT_THROW(make_denoiser(LabelNetwork{}, torch::tensor({1}), Guidance{2, -1}, torch::kFloat), ConfigError);
-  EXPECT_THROW(make_denoiser(LabelNetwork{}, {}, Guidance{2, 10}, torch::kFloat), ConfigError);
+  EXPECT_THROW(make_denoiser(LabelNetwork{}, torch::tensor({1}), Guidance{2, {}}, torch::kFloat), ConfigError);
+  EXPECT_THROW(make_denoiser(LabelNetwork{}, {}, Guidance{2, torch::tensor({10})}, torch::kFloat), ConfigError);
 }
 
 }  // namespace

@@ -54,6 +54,15 @@ TEST(ImageGenerator, GivenNoise_ReplacesTheSeed) {
   EXPECT_THROW(generator_with(0, 3).generate({{0}, {0}, torch::randn({1, 2, 4, 4})}), ConfigError);
 }
 
+TEST(ImageGenerator, ConditionFunction_GivesTheRowsThatNumbersStandFor) {
+  GenerativeModel model = stand_in_model();
+  model.condition = [](const std::vector<std::int64_t>& numbers) { return torch::tensor(numbers, torch::kLong) + 5; };
+  SamplerConfig sampler;
+  sampler.num_steps = 10;
+  const ImageGenerator generator(model, NoiseSchedule{ScheduleConfig{}}, sampler, Guidance{}, 3);
+  EXPECT_TRUE(torch::equal(generator.generate({{0}, {0}, {}}), generator_with(0, 3).generate({{0}, {5}, {}})));
+}
+
 TEST(ToBytes, Range_IsRoundedAndClamped) {
   const at::Tensor bytes = to_bytes(torch::tensor({-3.0F, -1.0F, 0.0F, 0.5F, 1.0F, 9.0F}));
   EXPECT_TRUE(torch::equal(bytes, torch::tensor({0, 0, 128, 191, 255, 255}, torch::kByte)));

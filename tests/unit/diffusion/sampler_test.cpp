@@ -22,7 +22,7 @@ struct GoldenCase {
   std::string name;
   SamplerKind kind;
   std::int64_t num_steps;
-  double eta;
+  double eta;                // of Euler: churn
   nlohmann::json scheduler;  // beside the betas
 };
 
@@ -30,6 +30,7 @@ std::vector<GoldenCase> golden_cases() {
   const auto kDdim = SamplerKind::kDdim;
   const auto kDdpm = SamplerKind::kDdpm;
   const auto kDpm = SamplerKind::kDpmSolver;
+  const auto kEuler = SamplerKind::kEuler;
   const nlohmann::json latent = {{"beta_start", 0.0015},
                                  {"beta_end", 0.0155},
                                  {"steps_offset", 1},
@@ -58,6 +59,13 @@ std::vector<GoldenCase> golden_cases() {
        12,
        0,
        {{"beta_schedule", "squaredcos_cap_v2"}, {"prediction_type", "v_prediction"}, {"timestep_spacing", "trailing"}}},
+      {"euler", kEuler, 30, 0, {{"timestep_spacing", "leading"}}},
+      {"euler_churn", kEuler, 20, 5, {{"timestep_spacing", "leading"}}},
+      {"euler_v",
+       kEuler,
+       25,
+       0,
+       {{"beta_schedule", "squaredcos_cap_v2"}, {"prediction_type", "v_prediction"}, {"timestep_spacing", "leading"}}},
   };
   for (GoldenCase& golden : cases) {
     nlohmann::json merged = latent;
@@ -79,7 +87,7 @@ TEST_P(GoldenTrajectory, EqualsDiffusers) {
   const NoiseSchedule schedule(ScheduleConfig::from_json(expected.scheduler));
   SamplerConfig config = SamplerConfig::from_json(expected.kind, expected.scheduler);
   config.num_steps = expected.num_steps;
-  config.eta = expected.eta;
+  (expected.kind == SamplerKind::kEuler ? config.churn : config.eta) = expected.eta;
   const Sampler sampler(schedule, config);
 
   std::vector<std::int64_t> timesteps;
@@ -142,7 +150,8 @@ TEST(Sampler, PerfectDenoiser_ArrivesAtTheData) {
   const at::Tensor data = torch::randn({2, 3, 4, 5});
   const at::Tensor start = torch::randn({2, 3, 4, 5});
   for (const Prediction prediction : {Prediction::kEpsilon, Prediction::kSample, Prediction::kV}) {
-    for (const SamplerKind kind : {SamplerKind::kDdim, SamplerKind::kDdpm, SamplerKind::kDpmSolver}) {
+    for (const SamplerKind kind :
+         {SamplerKind::kDdim, SamplerKind::kDdpm, SamplerKind::kDpmSolver, SamplerKind::kEuler}) {
       ScheduleConfig schedule_config;
       schedule_config.prediction = prediction;
       const NoiseSchedule schedule(schedule_config);
@@ -188,7 +197,14 @@ TEST(SamplerConfig, UnsupportedValues_AreRefused) {
   EXPECT_THROW(Sampler(schedule, config), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdim, {{"thresholding", true}}), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdim, {{"timestep_spacing", "random"}}), ConfigError);
-  EXPECT_THROW(sampler_kind_from("euler"), ConfigError);
+  EXPECT_THROW(sampler_kind_from("heun"), ConfigError);
+  SamplerConfig churned;
+  churned.churn = 1;
+  EXPECT_THROW(Sampler(schedule, churned), ConfigError) << "only euler has it";
+  churned.kind = SamplerKind::kEuler;
+  EXPECT_NO_THROW(Sampler(schedule, churned));
+  churned.churn = -1;
+  EXPECT_THROW(Sampler(schedule, churned), ConfigError);
 }
 
 }  // namespace

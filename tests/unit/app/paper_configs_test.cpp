@@ -1,0 +1,58 @@
+// Every setting of configs/dp_ldm_paper passes a dry run without data, with the published numbers of parameters.
+#include <filesystem>
+#include <regex>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/process.h"
+
+namespace dpldm {
+namespace {
+
+struct Setting {
+  std::string name;
+  std::string records;
+  std::string classes;  // empty: none
+  std::string unet;     // its parameters
+  std::string trained;
+  // The noise multiplier of docs/benchmarks' independent accountant for the original's rounded sampling rate; within 2
+  // %.
+  double sigma = 0;  // 0: no anchor
+};
+
+class PaperConfig : public testing::TestWithParam<Setting> {};
+
+TEST_P(PaperConfig, DryRunWithoutData_PrintsTheOutline) {
+  const Setting& setting = GetParam();
+  const std::string folder = std::string(DPLDM_CONFIGS_DIR "/dp_ldm_paper/") + setting.name;
+  std::vector<std::string> command{
+      DPLDM_BIN_DIR "/dpldm",    "finetune",  "--dry-run",    "--config", folder + "/finetune.yaml", "--network",
+      folder + "/pretrain.yaml", "--records", setting.records};
+  if (!setting.classes.empty()) command.insert(command.end(), {"--classes", setting.classes});
+  const std::string text_encoder = folder + "/text_encoder.json";
+  if (std::filesystem::exists(text_encoder)) command.insert(command.end(), {"--text-encoder", text_encoder});
+  const test::ProcessResult result = test::run_process(command);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, testing::HasSubstr("U-Net                  " + setting.unet + " parameters"));
+  EXPECT_THAT(result.err, testing::HasSubstr("trained parameters     " + setting.trained + " of"));
+  EXPECT_THAT(result.err, testing::HasSubstr("GiB for weights, gradient and optimiser"));
+  EXPECT_THAT(result.err, testing::HasSubstr("multiply-adds for a record"));
+  std::smatch sigma;
+  ASSERT_TRUE(std::regex_search(result.err, sigma, std::regex("noise multiplier sigma *([0-9.]+)"))) << result.err;
+  if (setting.sigma > 0) EXPECT_NEAR(std::stod(sigma[1]) / setting.sigma, 1, 0.02) << result.err;
+}
+
+// Class tables have one row for each class and the null class's.
+INSTANTIATE_TEST_SUITE_P(All, PaperConfig,
+                         testing::Values(Setting{"celeba32", "162770", "", "162314115", "17887104"},
+                                         Setting{"celeba64", "162770", "", "72172803", "7959808", 8.02},
+                                         Setting{"cifar10", "50000", "10", "90296195", "0", 0.858},
+                                         Setting{"mnist", "60000", "10", "4606522", "0", 1.473},
+                                         Setting{"celebahq_class", "24000", "2", "400922115", "0"},
+                                         Setting{"celebahq_text", "24000", "", "872300484", "822914240", 0.552}),
+                         [](const auto& test) { return test.param.name; });
+
+}  // namespace
+}  // namespace dpldm

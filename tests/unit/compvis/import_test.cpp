@@ -1,0 +1,174 @@
+// Checkpoints in the original form against what the original formulas answer: tests/golden/compvis/make_golden.py.
+#include "compvis/import.h"
+
+#include <map>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+#include <zlib.h>
+
+#include "base/error.h"
+#include "io/safetensors.h"
+#include "support/file_bytes.h"
+#include "support/temporary_directory.h"
+
+namespace dpldm::compvis {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::string kFolder = DPLDM_GOLDEN_DIR "/compvis/";
+
+std::string unpacked(const std::string& path) {
+  gzFile file = gzopen(path.c_str(), "rb");
+  std::string bytes;
+  std::string piece(1 << 16, '\0');
+  for (int got = 0; (got = gzread(file, piece.data(), static_cast<unsigned>(piece.size()))) > 0;) {
+    bytes.append(piece.data(), static_cast<std::size_t>(got));
+  }
+  gzclose(file);
+  return bytes;
+}
+
+class CompVisImport : public testing::Test {
+ protected:
+  ImportRequest request_for(const std::string& name) const {
+    const std::filesystem::path checkpoint = folder_.path() / (name + ".ckpt");
+    test::write_bytes(checkpoint, unpacked(kFolder + name + ".ckpt.gz"));
+    ImportRequest request;
+    request.config = kFolder + name + ".yaml";
+    request.checkpoint = checkpoint;
+    return request;
+  }
+
+  // The yaml of `name` with one text replaced.
+  std::filesystem::path changed_yaml(const std::string& name, const std::string& from, const std::string& to) const {
+    std::string text = test::bytes_of(kFolder + name + ".yaml");
+    const std::size_t at = text.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    text.replace(at, from.size(), to);
+    test::write_bytes(folder_.path() / "changed.yaml", text);
+    return folder_.path() / "changed.yaml";
+  }
+
+  static std::map<std::string, at::Tensor> golden(const std::string& name) {
+    std::map<std::string, at::Tensor> tensors;
+    for (auto& [key, tensor] : io::read_safetensors(kFolder + name + ".safetensors")) tensors[key] = tensor;
+    return tensors;
+  }
+
+  test::TemporaryDirectory folder_;
+};
+
+void expect_near(const at::Tensor& result, const at::Tensor& expected, const std::string& what) {
+  ASSERT_EQ(result.sizes(), expected.sizes()) << what;
+  EXPECT_LE((result - expected).norm().item<double>(), 1e-5 * expected.norm().item<double>()) << what;
+}
+
+// What the networks of `result` answer to the golden inputs.
+void expect_golden(const ImportResult& result, const std::map<std::string, at::Tensor>& golden) {
+  const torch::NoGradGuard no_grad;
+  model::Conditioning conditioning;
+  if (golden.contains("labels")) conditioning.class_labels = golden.at("labels");
+  if (golden.contains("ids")) {
+    conditioning.context = result.networks.text_encoder->forward(golden.at("ids"), at::kFloat);
+    expect_near(conditioning.context, golden.at("context"), "text encoder");
+  }
+  expect_near(result.networks.unet->forward(golden.at("sample"), golden.at("timestep"), conditioning),
+              golden.at("output"), "U-Net");
+  if (!golden.contains("image")) return;
+  model::Autoencoder& autoencoder = *result.networks.autoencoder;
+  const at::Tensor moments = golden.at("moments");
+  expect_near(autoencoder.encode(golden.at("image")).narrow(1, 0, moments.size(1)), moments, "encoder");
+  expect_near(autoencoder.decode(golden.at("latent")), golden.at("decoded"), "decoder");
+}
+
+TEST_F(CompVisImport, EveryLayout_ComputesWhatTheOriginalFormulasDo) {
+  for (const char* name : {"attention_blocks", "new_order", "class_table", "emnist", "bert", "clip", "open_clip"}) {
+    SCOPED_TRACE(name);
+    expect_golden(import_checkpoint(request_for(name)), golden(name));
+  }
+}
+
+TEST_F(CompVisImport, WhatIsWritten_LoadsAndComputesTheSame) {
+  for (const char* name : {"attention_blocks", "class_table", "bert"}) {
+    SCOPED_TRACE(name);
+    ImportResult result = import_checkpoint(request_for(name));
+    const std::filesystem::path model = folder_.path() / name;
+    model::save_pipeline(result.networks, result.scheduler, model);
+    result.networks.unet = model::load_unet(model);
+    result.networks.autoencoder = result.networks.autoencoder ? model::load_autoencoder(model) : nullptr;
+    result.networks.text_encoder = result.networks.text_encoder ? model::load_text_encoder(model) : nullptr;
+    expect_golden(result, golden(name));
+  }
+}
+
+TEST_F(CompVisImport, RunningAverage_IsTakenWhereThereIsOneUnlessToldOtherwise) {
+  ImportRequest request = request_for("attention_blocks");
+  const ImportResult averaged = import_checkpoint(request);
+  EXPECT_THAT(averaged.facts, testing::Contains(HasSubstr("tensors of the running average")));
+  request.use_ema = false;
+  const ImportResult raw = import_checkpoint(request);
+  const auto weight = [](const ImportResult& result, const char* name) {
+    return result.networks.unet->named_parameters()[name].detach();
+  };
+  const char* averaged_name = "mid_block.attentions.0.to_q.weight";
+  EXPECT_TRUE(torch::equal(weight(averaged, averaged_name), weight(raw, averaged_name) * 0.5));
+  EXPECT_TRUE(torch::equal(weight(averaged, "conv_in.weight"), weight(raw, "conv_in.weight")));
+}
+
+TEST_F(CompVisImport, ScaleFactor_IsTheBuffersBeforeTheYamls) {
+  EXPECT_EQ(import_checkpoint(request_for("attention_blocks")).networks.autoencoder->config().scaling_factor, 0.75);
+  EXPECT_EQ(import_checkpoint(request_for("class_table")).networks.autoencoder->config().scaling_factor, 1.0);
+  ImportRequest request = request_for("class_table");
+  request.config = changed_yaml("class_table", "timesteps: 1000", "timesteps: 1000\n    scale_by_std: true");
+  EXPECT_THAT(import_checkpoint(request).warnings, testing::Contains(HasSubstr("holds no factor")));
+}
+
+TEST_F(CompVisImport, ClassTable_HasTheNullClassLast) {
+  ImportRequest request = request_for("class_table");
+  const ImportResult added = import_checkpoint(request);
+  EXPECT_EQ(added.networks.unet->config().num_classes, 6) << "five rows and their mean";
+  request.num_classes = 4;
+  const ImportResult given = import_checkpoint(request);
+  EXPECT_EQ(given.networks.unet->config().num_classes, 5);
+  request.num_classes = 6;
+  EXPECT_THROW(import_checkpoint(request), ConfigError);
+}
+
+TEST_F(CompVisImport, YamlOfAnotherModel_IsRefused) {
+  const auto refused = [&](const std::string& name, const std::string& from, const std::string& to,
+                           const std::string& what) {
+    ImportRequest request = request_for(name);
+    request.config = changed_yaml(name, from, to);
+    try {
+      import_checkpoint(request);
+      FAIL() << "accepted: " << to;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr(what));
+    }
+  };
+  refused("class_table", "linear_end: 0.0195", "linear_end: 0.0155", "another model's yaml");
+  refused("class_table", "model_channels: 32", "model_channels: 64", "the yaml's network needs");
+  refused("class_table", "num_res_blocks: 1", "num_res_blocks: 2", "");
+  refused("class_table", "n_classes: 5", "n_classes: 6", "the yaml's ClassEmbedder");
+  refused("class_table", "n_embed: 16", "n_embed: 17", "the yaml's network needs");
+  refused("bert", "n_layer: 2", "n_layer: 1", "no place for");
+  refused("clip", "context_dim: 64", "context_dim: 32", "the yaml's network needs");
+}
+
+TEST_F(CompVisImport, DamagedCheckpoint_IsRefusedAtEveryPlace) {
+  for (const char* name : {"new_order", "emnist"}) {
+    const ImportRequest request = request_for(name);
+    const std::string bytes = test::bytes_of(request.checkpoint);
+    for (std::size_t length = 0; length < bytes.size(); length += bytes.size() / 50 + 1) {
+      test::write_bytes(request.checkpoint, bytes.substr(0, length));
+      EXPECT_THROW(import_checkpoint(request), Error) << name << " cut at " << length;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dpldm::compvis
