@@ -79,7 +79,8 @@ Inputs read_inputs(const std::string& path, const model::UNetConfig& config) {
   if (inputs.target.defined()) check_shape("target", inputs.target, {records, config.out_channels, height, width});
 
   model::Conditioning& conditioning = inputs.conditioning;
-  if (conditioning.context.defined() && conditioning.class_labels.defined()) {
+  const bool labels_in_time = config.num_class_embeds > 0 || !config.class_embed_type.empty();
+  if (conditioning.context.defined() && conditioning.class_labels.defined() && !labels_in_time) {
     throw ConfigError(path + " has both encoder_hidden_states and class_labels; the network takes one of them");
   }
   if (conditioning.context.defined() && config.num_classes > 0) {
@@ -91,11 +92,14 @@ Inputs read_inputs(const std::string& path, const model::UNetConfig& config) {
     }
     conditioning = {{}, *labels};
   }
-  if (conditioning.class_labels.defined()) {
+  if (conditioning.class_labels.defined() && config.num_labels() > 0) {
     conditioning.class_labels = conditioning.class_labels.to(at::kLong);
     check_shape("class_labels", conditioning.class_labels, {records});
-    check_labels(conditioning.class_labels, config.num_classes);
-  } else if (conditioning.context.defined() && conditioning.context.size(0) != records) {
+    check_labels(conditioning.class_labels, config.num_labels());
+  } else if (conditioning.class_labels.defined() && conditioning.class_labels.size(0) != records) {
+    throw ConfigError("class_labels must have as many records as sample");
+  }
+  if (conditioning.context.defined() && conditioning.context.size(0) != records) {
     throw ConfigError("encoder_hidden_states must have as many records as sample");
   }
   return inputs;
@@ -135,7 +139,8 @@ void run_probe(Invocation& invocation) {
   cxxopts::Options options(
       invocation.argv()[0],
       "Run a U-Net once on given tensors. Inputs: sample [B, C, H, W], timestep [B], "
-      "encoder_hidden_states [B, L, D] or class_labels [B], and optionally target [B, C, H, W]. "
+      "encoder_hidden_states [B, L, D] or class_labels [B] (or both, where the network takes both), and optionally "
+      "target [B, C, H, W]. "
       "Outputs: output; with --clip-norm also norms [B], the norm of each record's gradient of the "
       "mean squared error, and sum.<parameter>, the sum of the clipped gradients.");
   // clang-format off

@@ -85,9 +85,18 @@ Schema PretrainConfig::schema() {
   schema.add("data.latents", latents, "Public latents (.h5 of dpldm-data encode). A private file is refused.");
   schema.add("data.local_copy", local_copy, kLocalCopyMeaning);
   schema.add("model.autoencoder", autoencoder, "The autoencoder that made the latents; it becomes part of the model.");
+  schema.add("model.text_encoder", text_encoder,
+             "A text encoder, or a model that has one: the U-Net is trained with its context of the captions.");
+  schema.add(
+      "model.tokenizer", tokenizer,
+      "The tokenizer's directory; when empty, tokenizer/ beside the text encoder. It becomes part of the model.");
   schema.add_tree(
       "network", network,
-      "The U-Net in diffusers' UNet2DConditionModel keys; channels and classes follow the latents when not stated.");
+      "The U-Net in diffusers' UNet2DConditionModel or UNet2DModel keys; channels, classes and the width of "
+      "the context follow the latents and the text encoder when not stated.");
+  schema.add_tree("text_network", text_network,
+                  "A fresh text encoder, in place of model.text_encoder, in diffusers' LDMBertModel or transformers' "
+                  "CLIPTextModel keys; `_class_name` says which.");
   schema.add("schedule.num_train_timesteps", schedule.num_train_timesteps, {2, 100000},
              "Number of diffusion timesteps.");
   schema.add("schedule.beta_schedule", schedule.beta_schedule, {"linear", "scaled_linear", "squaredcos_cap_v2"},
@@ -101,7 +110,8 @@ Schema PretrainConfig::schema() {
   schema.add("training.seed", seed, {0, 9e15},
              "Of the initial weights, the order of the records and all draws. Public.");
   schema.add("training.label_dropout", label_dropout, kFraction,
-             "Probability that a record is trained with the null class, which guidance needs.");
+             "Probability that a record is trained with the null class or the empty caption, which guidance needs.");
+  schema.add("training.train_text_encoder", train_text_encoder, "Whether the text encoder is trained with the U-Net.");
   add_optimizer(schema, optimizer);
   add_runtime(schema, runtime);
   add_checkpoint(schema, checkpoint);
@@ -132,7 +142,8 @@ Schema FinetuneConfig::schema() {
   schema.add("trained.include", trained_include, "Regular expression: parameters whose name it finds are trained too.");
   schema.add("trained.exclude", trained_exclude,
              "Regular expression: parameters whose name it finds are never trained.");
-  schema.add("trained.conditioner", train_conditioner, "Whether the class embeddings are trained too.");
+  schema.add("trained.conditioner", train_conditioner,
+             "Whether what makes the condition is trained too: the class embeddings, or the text encoder.");
   schema.add("trained.freeze_dead_cross_attention", freeze_dead_cross_attention,
              "Leave out the cross-attention queries and keys, which have no effect under a one-token context.");
   schema.add("trained.class_embeddings", class_embeddings, {"keep", "fresh"},

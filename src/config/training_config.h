@@ -71,12 +71,16 @@ struct PretrainConfig {
   std::string latents;
   std::string local_copy;
   std::string autoencoder;
+  std::string text_encoder;
+  std::string tokenizer;
   nlohmann::json network;
+  nlohmann::json text_network;
   ScheduleSettings schedule;
   std::int64_t steps = 1000;
   std::int64_t batch_size = 256;
   std::int64_t seed = 1;
   double label_dropout = 0.1;
+  bool train_text_encoder = false;
   OptimizerConfig optimizer;
   RuntimeConfig runtime;
   CheckpointConfig checkpoint;

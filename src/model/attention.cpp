@@ -27,6 +27,16 @@ at::Tensor causal_mask(std::int64_t queries, std::int64_t keys, const at::Tensor
   return at::full({queries, keys}, -std::numeric_limits<double>::infinity(), options).triu(1);
 }
 
+// Whether the kernel that never stores the scores is the faster one. It is exact too (1e-6 in fp32). Forward and
+// backward on a CPU with AVX-512, against three products: 1.1 to 2 times as fast in fp32 (49 to 1024 tokens, heads of
+// 16 to 40), 0.9 times with heads of 384; in bf16 1.2 to 2.2 times from 256 tokens on, and several times slower below.
+bool fused_pays(const at::Tensor& query, std::int64_t num_keys, std::int64_t head_width) {
+  constexpr std::int64_t kWidestHead = 128;
+  constexpr std::int64_t kFewestScores = 256 * 256;
+  if (!query.is_cpu() || head_width > kWidestHead) return false;
+  return query.scalar_type() != at::kBFloat16 || query.size(1) * num_keys >= kFewestScores;
+}
+
 // [B, C, H, W] -> [B, H W, C].
 at::Tensor to_tokens(const at::Tensor& image) { return image.flatten(2).transpose(1, 2).contiguous(); }
 
@@ -38,14 +48,22 @@ at::Tensor to_image(const at::Tensor& tokens, at::IntArrayRef sizes) {
 
 at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t num_heads,
                   bool causal) {
+  const std::int64_t width = query.size(2) / num_heads;
+  if (fused_pays(query, key.size(1), width)) {
+    const auto heads = [&](const at::Tensor& x) {
+      return x.view({x.size(0), x.size(1), num_heads, width}).transpose(1, 2);
+    };
+    return at::scaled_dot_product_attention(heads(query), heads(key), heads(value), {}, 0.0, causal)
+        .transpose(1, 2)
+        .reshape(query.sizes());
+  }
   const at::Tensor q = split_heads(query, num_heads);
   const at::Tensor k = split_heads(key, num_heads);
   const at::Tensor v = split_heads(value, num_heads);
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-  at::Tensor scores = at::bmm(q * scale, k.transpose(1, 2));
+  at::Tensor scores = at::bmm(q * (1.0 / std::sqrt(static_cast<double>(width))), k.transpose(1, 2));
   if (causal) scores = scores + causal_mask(q.size(1), k.size(1), scores.options());
   const at::Tensor weights = at::softmax(scores, -1, at::kFloat).to(q.scalar_type());
-  const at::Tensor y = at::bmm(weights, v).view({query.size(0), num_heads, query.size(1), q.size(2)});
+  const at::Tensor y = at::bmm(weights, v).view({query.size(0), num_heads, query.size(1), width});
   return y.transpose(1, 2).reshape(query.sizes());
 }
 

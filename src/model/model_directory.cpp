@@ -201,6 +201,13 @@ std::shared_ptr<UNet> load_unet(const fs::path& model) {
   return unet;
 }
 
+std::shared_ptr<UNet> load_conditioned_unet(const fs::path& model) {
+  auto unet = load_unet(model);
+  const fs::path pipeline = pipeline_directory(model);
+  if (unet->takes_context() && has_text_encoder(pipeline)) unet->set_text_encoder(load_text_encoder(pipeline));
+  return unet;
+}
+
 std::shared_ptr<Autoencoder> load_autoencoder(const fs::path& model) {
   const fs::path directory = network_directory(model, kAutoencoderNames);
   const nlohmann::json json = io::read_json_file(directory / kConfigName);
@@ -244,18 +251,21 @@ void save_autoencoder(const Autoencoder& autoencoder, const fs::path& directory)
   write_network(autoencoder, stored_parameters(autoencoder), directory, kDiffusersStem);
 }
 
-void save_text_encoder(const TextEncoder& encoder, const fs::path& directory) {
-  write_network(encoder, stored_parameters(encoder), directory, kTransformersStem);
+void save_text_encoder(const TextEncoder& encoder, const fs::path& directory,
+                       const std::map<std::string, std::string>& metadata) {
+  write_network(encoder, stored_parameters(encoder), directory, kTransformersStem, metadata);
 }
 
 void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, const fs::path& model) {
-  save_unet(*pipeline.unet, model / "unet", pipeline.unet_metadata);
+  const TextEncoder* encoder = pipeline.text_encoder.get();
+  if (pipeline.unet) save_unet(*pipeline.unet, model / "unet", pipeline.unet_metadata);
   // StableDiffusionPipeline and what has no pipeline of its own say "vae"; latent diffusion's pipelines "vqvae".
-  const bool stable_diffusion = pipeline.text_encoder && pipeline.text_encoder->component() == "text_encoder";
-  const bool latent_diffusion =
-      pipeline.text_encoder ? !stable_diffusion : pipeline.unet->config().family == UNetFamily::kUnconditional;
+  const bool unconditional = pipeline.unet && pipeline.unet->config().family == UNetFamily::kUnconditional;
+  const bool latent_diffusion = encoder != nullptr ? encoder->component() == "bert" : unconditional;
   if (pipeline.autoencoder) save_autoencoder(*pipeline.autoencoder, model / (latent_diffusion ? "vqvae" : "vae"));
-  if (pipeline.text_encoder) save_text_encoder(*pipeline.text_encoder, model / pipeline.text_encoder->component());
+  if (encoder != nullptr) {
+    save_text_encoder(*encoder, model / encoder->component(), pipeline.text_encoder_metadata);
+  }
   if (!pipeline.tokenizer.empty()) copy_files(pipeline.tokenizer, model / "tokenizer");
   write_scheduler_config(model, scheduler);
   write_model_index(model);

@@ -25,6 +25,8 @@ namespace dpldm::model {
 
 // A class embedder beside the U-Net (class_embedder/) is folded into it.
 std::shared_ptr<UNet> load_unet(const std::filesystem::path& model);
+// The same, with the pipeline's text encoder where the U-Net attends to text and the pipeline has one.
+std::shared_ptr<UNet> load_conditioned_unet(const std::filesystem::path& model);
 // AutoencoderKL or VQModel.
 std::shared_ptr<Autoencoder> load_autoencoder(const std::filesystem::path& model);
 // CLIPTextModel or LDMBertModel.
@@ -37,15 +39,17 @@ bool has_text_encoder(const std::filesystem::path& model);
 void save_unet(const UNet& unet, const std::filesystem::path& directory,
                const std::map<std::string, std::string>& metadata = {});
 void save_autoencoder(const Autoencoder& autoencoder, const std::filesystem::path& directory);
-void save_text_encoder(const TextEncoder& encoder, const std::filesystem::path& directory);
+void save_text_encoder(const TextEncoder& encoder, const std::filesystem::path& directory,
+                       const std::map<std::string, std::string>& metadata = {});
 
-// The networks of a pipeline. `text_encoder` may be empty.
+// The networks of a pipeline, or some of them.
 struct Pipeline {
   std::shared_ptr<UNet> unet = nullptr;
   std::shared_ptr<Autoencoder> autoencoder = nullptr;
   std::shared_ptr<TextEncoder> text_encoder = nullptr;
   std::filesystem::path tokenizer = {};  // a directory whose files are copied; empty: none
   std::map<std::string, std::string> unet_metadata = {};
+  std::map<std::string, std::string> text_encoder_metadata = {};
 };
 
 // Writes all of it, the scheduler's configuration and model_index.json, under the names that the pipeline of diffusers

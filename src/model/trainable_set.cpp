@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "base/error.h"
+#include "model/text_encoder.h"
 
 namespace dpldm::model {
 namespace {
@@ -17,7 +18,6 @@ namespace {
 using Predicate = std::function<bool(const std::string& name)>;
 
 constexpr const char* kFromModule = "attention@>=";
-constexpr const char* kConditioner = "encoder_hid_proj.";
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
@@ -98,14 +98,23 @@ Predicate matching(const std::string& pattern) {
   }
 }
 
-// The layer that owns each parameter, by the parameter's name.
-std::map<std::string, Layer*> owners_in(const torch::nn::Module& network) {
-  std::map<std::string, Layer*> owners;
+using Owners = std::map<std::string, Layer*>;
+
+// Adds the layer that owns each parameter, by the parameter's name with `prefix` in front.
+void add_owners(const torch::nn::Module& network, const std::string& prefix, Owners& owners) {
   for (const auto& module : network.named_modules("", false)) {
     auto* layer = dynamic_cast<Layer*>(module.value().get());
     if (layer == nullptr) continue;
-    for (const char* parameter : {"weight", "bias"}) owners[module.key() + "." + parameter] = layer;
+    for (const char* parameter : {"weight", "bias"}) owners[prefix + module.key() + "." + parameter] = layer;
   }
+}
+
+std::string text_prefix(const UNet& network) { return network.text_encoder()->component() + "."; }
+
+Owners owners_in(const UNet& network) {
+  Owners owners;
+  add_owners(network, "", owners);
+  if (network.text_encoder()) add_owners(*network.text_encoder(), text_prefix(network), owners);
   return owners;
 }
 
@@ -123,12 +132,18 @@ void require_no_batch_norm(const torch::nn::Module& network) {
 }
 
 // All names of each parameter.
-std::map<const void*, std::vector<std::string>> names_of_tensors(const torch::nn::Module& network) {
+std::map<const void*, std::vector<std::string>> names_of_tensors(
+    const std::vector<std::pair<std::string, at::Tensor>>& parameters) {
   std::map<const void*, std::vector<std::string>> names;
-  for (const auto& parameter : network.named_parameters()) {
-    names[parameter.value().unsafeGetTensorImpl()].push_back(parameter.key());
-  }
+  for (const auto& [name, tensor] : parameters) names[tensor.unsafeGetTensorImpl()].push_back(name);
   return names;
+}
+
+// What makes the condition of a network: its class embeddings in either form, the context's projection, the text
+// encoder.
+bool is_conditioner(const UNet& network, const std::string& name) {
+  return name.starts_with("encoder_hid_proj.") || name.starts_with("class_embedding.") ||
+         (network.text_encoder() && name.starts_with(text_prefix(network)));
 }
 
 }  // namespace
@@ -145,35 +160,47 @@ TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : net
   const Predicate excluded = matching(options.exclude);
   const bool one_token = network.class_embedder() != nullptr;
   require_no_batch_norm(network);
-  const auto names = names_of_tensors(network);
+  if (network.text_encoder()) require_no_batch_norm(*network.text_encoder());
+  const auto all = network_parameters();
+  const auto names = names_of_tensors(all);
   const auto owners = owners_in(network);
-  for (const auto& parameter : network.named_parameters()) {
-    const std::string& name = parameter.key();
-    num_network_elements_ += parameter.value().numel();
+  for (const auto& [name, tensor] : all) {
+    num_network_elements_ += tensor.numel();
     const bool by_selector = selected(name);  // asked for every name, since it may count
-    const bool is_conditioner = name.starts_with(kConditioner);
-    bool train = is_conditioner ? options.conditioner : by_selector;
+    bool train = is_conditioner(network, name) ? options.conditioner : by_selector;
     if (one_token && options.freeze_dead_cross_attention && is_dead_under_one_token(name)) train = false;
     if ((!train && !included(name)) || excluded(name)) continue;
     const auto owner = owners.find(name);
     if (owner == owners.end())
       throw ConfigError("parameter '" + name + "' cannot be trained with per-record gradients");
-    const auto& same = names.at(parameter.value().unsafeGetTensorImpl());
+    const auto& same = names.at(tensor.unsafeGetTensorImpl());
     if (same.size() > 1) {
       throw ConfigError(fmt::format("parameter '{}' is shared: it is {} too; shared parameters have no per-record rule",
                                     name, same[0] == name ? same[1] : same[0]));
     }
-    const bool is_weight = parameter.value().is_same(owner->second->weight);
-    parameters_.push_back({name, owner->second, is_weight, parameter.value(), num_elements_});
-    num_elements_ += parameter.value().numel();
+    const bool is_weight = tensor.is_same(owner->second->weight);
+    parameters_.push_back({name, owner->second, is_weight, tensor, num_elements_});
+    num_elements_ += tensor.numel();
   }
   if (parameters_.empty()) {
     throw ConfigError(fmt::format("the trainable set '{}' is empty in this network", options.select));
   }
 }
 
+std::vector<std::pair<std::string, at::Tensor>> TrainableSet::network_parameters() const {
+  std::vector<std::pair<std::string, at::Tensor>> all;
+  for (const auto& parameter : network_.named_parameters()) all.emplace_back(parameter.key(), parameter.value());
+  if (network_.text_encoder()) {
+    for (const auto& parameter : network_.text_encoder()->named_parameters()) {
+      if (!network_.text_encoder()->uses(parameter.key())) continue;
+      all.emplace_back(text_prefix(network_) + parameter.key(), parameter.value());
+    }
+  }
+  return all;
+}
+
 void TrainableSet::attach(GradientTap* tap) {
-  for (auto& parameter : network_.parameters()) parameter.requires_grad_(false);
+  for (auto& [name, parameter] : network_parameters()) parameter.requires_grad_(false);
   struct Trained {
     std::string name;
     bool weight = false;
@@ -191,7 +218,7 @@ void TrainableSet::attach(GradientTap* tap) {
 
 void TrainableSet::detach() {
   for (const TrainedParameter& parameter : parameters_) parameter.layer->detach_tap();
-  for (auto& parameter : network_.parameters()) parameter.requires_grad_(true);
+  for (auto& [name, parameter] : network_parameters()) parameter.requires_grad_(true);
 }
 
 }  // namespace dpldm::model

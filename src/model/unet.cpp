@@ -9,6 +9,7 @@
 #include "model/blocks.h"
 #include "model/module_path.h"
 #include "model/stage.h"
+#include "model/text_encoder.h"
 #include "model/time_embedding.h"
 
 namespace dpldm::model {
@@ -201,20 +202,37 @@ at::Tensor UNet::time_of(const at::Tensor& timestep, const at::Tensor& class_lab
   return at::silu(time);
 }
 
-at::Tensor UNet::context_of(const Conditioning& conditioning, at::ScalarType dtype) {
+at::Tensor UNet::encoded(const at::Tensor& token_ids, std::int64_t rows, at::ScalarType dtype) const {
+  if (!text_encoder_) throw ConfigError("token ids were given to a network without a text encoder");
+  const std::int64_t texts = token_ids.size(0);
+  if (texts == 0 || rows % texts != 0) throw InternalError("token ids for another number of rows");
+  const std::int64_t rows_per_text = rows / texts;
+  const auto parameters = text_encoder_->parameters();
+  const bool trained = at::GradMode::is_enabled() && std::any_of(parameters.begin(), parameters.end(),
+                                                                 [](const auto& p) { return p.requires_grad(); });
+  // A trained encoder sees as many rows as the U-Net, so that its layers report gradients of the same rows.
+  if (trained) return text_encoder_->forward(token_ids.repeat_interleave(rows_per_text, 0), dtype);
+  return text_encoder_->forward(token_ids, dtype).repeat_interleave(rows_per_text, 0);
+}
+
+at::Tensor UNet::context_of(const Conditioning& conditioning, std::int64_t rows, at::ScalarType dtype) {
   if (config_.family == UNetFamily::kUnconditional) {
-    if (conditioning.context.defined()) throw ConfigError("a context was given to a network without cross-attention");
+    if (conditioning.context.defined() || conditioning.token_ids.defined())
+      throw ConfigError("a context was given to a network without cross-attention");
     return {};
   }
   if (class_embedder_) {
-    if (conditioning.context.defined()) throw ConfigError("a context was given to a network that takes class labels");
+    if (conditioning.context.defined() || conditioning.token_ids.defined()) {
+      throw ConfigError("a context was given to a network that takes class labels");
+    }
     if (!conditioning.class_labels.defined()) {
       throw ConfigError("the network has cross-attention, but was given no context or class labels");
     }
     return class_embedder_->forward(conditioning.class_labels.unsqueeze(1), dtype);
   }
-  if (!conditioning.context.defined()) return {};
-  const at::Tensor context = conditioning.context.to(dtype);
+  if (!conditioning.context.defined() && !conditioning.token_ids.defined()) return {};
+  const at::Tensor context =
+      conditioning.token_ids.defined() ? encoded(conditioning.token_ids, rows, dtype) : conditioning.context.to(dtype);
   const std::int64_t width = encoder_hid_proj_ ? config_.encoder_hid_dim : config_.cross_attention_dim;
   if (context.dim() != 3 || context.size(2) != width) {
     throw ConfigError(fmt::format("the context must be [records, tokens, {}]", width));
@@ -225,7 +243,7 @@ at::Tensor UNet::context_of(const Conditioning& conditioning, at::ScalarType dty
 at::Tensor UNet::forward(const at::Tensor& sample, const at::Tensor& timestep, const Conditioning& conditioning) {
   const at::ScalarType dtype = sample.scalar_type();
   const at::Tensor time = time_of(timestep, conditioning.class_labels, dtype);
-  const at::Tensor context = context_of(conditioning, dtype);
+  const at::Tensor context = context_of(conditioning, sample.size(0), dtype);
 
   at::Tensor h = conv_in_->forward(config_.center_input_sample ? 2 * sample - 1 : sample);
   std::vector<at::Tensor> skips{h};
@@ -252,6 +270,16 @@ at::Tensor UNet::forward(const at::Tensor& sample, const at::Tensor& timestep, c
 }
 
 Embedding* UNet::class_embedder() { return class_embedder_.get(); }
+
+void UNet::set_text_encoder(std::shared_ptr<TextEncoder> encoder) {
+  if (!takes_context()) throw ConfigError("a network that takes no context was given a text encoder");
+  const std::int64_t width = encoder_hid_proj_ ? config_.encoder_hid_dim : config_.cross_attention_dim;
+  if (encoder->width() != width) {
+    throw ConfigError(
+        fmt::format("the text encoder's context is {} wide; the U-Net attends to one of {}", encoder->width(), width));
+  }
+  text_encoder_ = std::move(encoder);
+}
 
 bool UNet::takes_context() const { return config_.family == UNetFamily::kConditional && class_embedder_ == nullptr; }
 

@@ -16,12 +16,15 @@ namespace dpldm::model {
 
 class MidStage;
 class Stage;
+class TextEncoder;
 class TimeEmbedding;
 
 // What the network is told besides the noisy latent.
 struct Conditioning {
-  at::Tensor context;       // [B, L, D] in any floating type: encoded text, for a network with cross-attention
-  at::Tensor class_labels;  // int64 [B]; other types and shapes where class_embed_type says so
+  at::Tensor context = {};       // [B, L, D] in any floating type: encoded text, for a network with cross-attention
+  at::Tensor class_labels = {};  // int64 [B]; other types and shapes where class_embed_type says so
+  // int64 [B / K, L], in place of a context: each text holds for K adjacent rows. For a network with a text encoder.
+  at::Tensor token_ids = {};
 };
 
 class UNet : public Network {
@@ -40,6 +43,11 @@ class UNet : public Network {
   Embedding* class_embedder();
   // Whether the transformers attend to encoded text.
   bool takes_context() const;
+  // From now on token_ids are encoded by `encoder`. It stays a network of its own: its parameters are not among this
+  // one's. Throws ConfigError where the context would not fit.
+  void set_text_encoder(std::shared_ptr<TextEncoder> encoder);
+  // Empty for a network without one.
+  const std::shared_ptr<TextEncoder>& text_encoder() const { return text_encoder_; }
 
  private:
   void build_class_embedding();
@@ -49,9 +57,12 @@ class UNet : public Network {
   // SiLU of the time embedding, with the labels' embedding in it, [B, D] in `dtype`.
   at::Tensor time_of(const at::Tensor& timestep, const at::Tensor& class_labels, at::ScalarType dtype);
   // What the transformers attend to, [B, L, D] in `dtype`; undefined where nothing is given.
-  at::Tensor context_of(const Conditioning& conditioning, at::ScalarType dtype);
+  at::Tensor context_of(const Conditioning& conditioning, std::int64_t rows, at::ScalarType dtype);
+  // token_ids encoded, [rows, L, D].
+  at::Tensor encoded(const at::Tensor& token_ids, std::int64_t rows, at::ScalarType dtype) const;
 
   UNetConfig config_;
+  std::shared_ptr<TextEncoder> text_encoder_;
   std::shared_ptr<TimeEmbedding> time_embedding_;
   // At most one of these three; all empty for "identity" and for networks without.
   std::shared_ptr<Embedding> class_table_;

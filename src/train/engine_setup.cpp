@@ -33,6 +33,7 @@ MadeUpRows rows_beside(const config::FinetuneConfig& config, const data::LatentF
   take_others(rows.timestep, others.timestep);
   take_others(rows.conditioning.context, others.conditioning.context);
   take_others(rows.conditioning.class_labels, others.conditioning.class_labels);
+  take_others(rows.conditioning.token_ids, others.conditioning.token_ids);
   return rows;
 }
 

@@ -14,6 +14,7 @@
 #include "diffusion/noise_schedule.h"
 #include "diffusion/training_objective.h"
 #include "model/model_directory.h"
+#include "train/captions.h"
 #include "train/local_copy.h"
 #include "train/public_training.h"
 #include "train/rank_agreement.h"
@@ -40,26 +41,69 @@ std::string identity_of(config::PretrainConfig config) {
   config.latents.clear();  // their content is compared instead
   config.local_copy.clear();
   config.autoencoder.clear();
+  config.text_encoder.clear();
+  config.tokenizer.clear();
   return sha256_of(config.schema().dump());
 }
 
-// Labels become the context of a network with cross-attention.
-bool takes_labels(const model::UNetConfig& network, const data::LatentFileInfo& info) {
-  return network.family == model::UNetFamily::kConditional && !info.class_names.empty();
+bool has_text(const config::PretrainConfig& config) {
+  return !config.text_encoder.empty() || !config.text_network.empty();
+}
+
+// Labels become the context of a network with cross-attention and without text.
+bool takes_labels(const config::PretrainConfig& config, const model::UNetConfig& network,
+                  const data::LatentFileInfo& info) {
+  return network.family == model::UNetFamily::kConditional && !has_text(config) && !info.class_names.empty();
+}
+
+// A U-Net and the text encoder that is trained with it, as one module.
+struct Joint : torch::nn::Module {
+  explicit Joint(const std::shared_ptr<model::UNet>& unet) {
+    register_module("unet", unet);
+    register_module(unet->text_encoder()->component(), unet->text_encoder());
+  }
+};
+
+// The encoder that the configuration names or describes; empty for a model without text.
+std::shared_ptr<model::TextEncoder> text_encoder_of(const config::PretrainConfig& config) {
+  if (!config.text_encoder.empty() && !config.text_network.empty()) {
+    throw ConfigError("pretrain.model.text_encoder and pretrain.text_network are both set; give one");
+  }
+  if (!config.text_encoder.empty()) {
+    std::filesystem::path own = config.text_encoder;
+    for (const char* component : {"text_encoder", "bert"}) {
+      if (std::filesystem::exists(own / component)) own /= component;
+    }
+    accounting::require_unstamped(own, "pre-training takes a public text encoder only");
+    return model::load_text_encoder(own);
+  }
+  if (config.text_network.empty()) {
+    if (config.train_text_encoder) throw ConfigError("pretrain.training.train_text_encoder needs a text encoder");
+    return nullptr;
+  }
+  return model::make_text_encoder(config.text_network);
+}
+
+std::filesystem::path tokenizer_of(const config::PretrainConfig& config) {
+  if (!config.tokenizer.empty()) return config.tokenizer;
+  return config.text_encoder.empty() ? std::filesystem::path() : model::tokenizer_directory(config.text_encoder);
 }
 
 class PretrainTask : public PublicTask {
  public:
   PretrainTask(const config::PretrainConfig& config, const data::LatentFile& latents,
-               const diffusion::NoiseSchedule& schedule, model::UNet& network)
-      : config_(config), latents_(latents), schedule_(schedule), network_(network) {
+               const diffusion::NoiseSchedule& schedule, const std::shared_ptr<model::UNet>& network,
+               const at::Tensor& empty_caption)
+      : config_(config), latents_(latents), schedule_(schedule), network_(*network), empty_caption_(empty_caption) {
     // Before the reader starts, which then has the file to itself.
-    if (takes_labels(network.config(), latents.info())) labels_ = latents.read_labels();
+    if (network->config().num_labels() > 0) labels_ = latents.read_labels();
+    if (network->text_encoder()) tokens_ = read_all_tokens(latents);
+    trained_ = config.train_text_encoder ? std::make_shared<Joint>(network) : nullptr;
     reader_.emplace(latents);
   }
 
   std::string name() const override { return "pretrain"; }
-  torch::nn::Module& network() override { return network_; }
+  torch::nn::Module& network() override { return trained_ ? *trained_ : static_cast<torch::nn::Module&>(network_); }
   std::int64_t num_records() const override { return latents_.info().num_records; }
 
   void announce(std::span<const std::int64_t> records) override { reader_->request(records); }
@@ -85,9 +129,13 @@ class PretrainTask : public PublicTask {
     const at::Tensor z = (halves[0] + (0.5 * halves[1]).exp() * posterior) * info.scaling_factor;
 
     model::Conditioning conditioning;
+    const at::Tensor ids = torch::from_blob(const_cast<std::int64_t*>(share.records.data()), {count}, torch::kLong);
+    if (tokens_.defined()) {
+      conditioning.token_ids =
+          at::where(dropped.unsqueeze(1), empty_caption_, tokens_.index_select(0, ids).to(torch::kLong));
+    }
     if (labels_.defined()) {
-      const at::Tensor ids = torch::from_blob(const_cast<std::int64_t*>(share.records.data()), {count}, torch::kLong);
-      const std::int64_t null_class = network_.config().num_classes - 1;
+      const std::int64_t null_class = network_.config().num_labels() - 1;
       conditioning.class_labels =
           at::where(dropped, at::full({}, null_class, torch::kLong), labels_.index_select(0, ids));
     }
@@ -101,7 +149,10 @@ class PretrainTask : public PublicTask {
   const data::LatentFile& latents_;
   const diffusion::NoiseSchedule& schedule_;
   model::UNet& network_;
+  at::Tensor empty_caption_;  // int64 [L]
   at::Tensor labels_;
+  at::Tensor tokens_;               // int32 [N, L]
+  std::shared_ptr<Joint> trained_;  // empty when the U-Net alone is trained
   std::optional<data::MomentsPrefetch> reader_;
 };
 
@@ -137,15 +188,27 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
     config.network["sample_size"] =
         info.height == info.width ? nlohmann::json(info.height) : nlohmann::json{info.height, info.width};
   }
+  torch::manual_seed(static_cast<std::uint64_t>(config.seed));
+  const std::shared_ptr<model::TextEncoder> encoder = text_encoder_of(config);
+  if (encoder && !config.network.contains("cross_attention_dim")) {
+    config.network["cross_attention_dim"] = encoder->width();
+  }
   model::UNetConfig network_config = model::UNetConfig::from_json(config.network);
   // One row more for the null class, which guidance needs.
-  if (takes_labels(network_config, info)) {
+  if (takes_labels(config, network_config, info)) {
     network_config.num_classes = static_cast<std::int64_t>(info.class_names.size()) + 1;
   }
 
   const int threads = set_threads(config.runtime, comm);
-  torch::manual_seed(static_cast<std::uint64_t>(config.seed));
   const auto network = std::make_shared<model::UNet>(network_config);
+  const std::filesystem::path tokenizer = tokenizer_of(config);
+  at::Tensor empty;
+  if (encoder) {
+    for (auto& parameter : encoder->parameters()) parameter.requires_grad_(config.train_text_encoder);
+    network->set_text_encoder(encoder);
+    require_captions_fit(info, config.latents, *network, tokenizer);
+    empty = empty_caption(tokenizer, info.num_tokens);
+  }
   std::int64_t parameters = 0;
   for (const auto& p : network->parameters()) parameters += p.numel();
   const diffusion::NoiseSchedule schedule(schedule_config(config.schedule));
@@ -162,7 +225,9 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
 
   prepare_run_dir(options.run_dir, options.resume, effective, comm);
   const data::LatentFile readable(readable_copy(config.latents, info.content_sha256, config.local_copy, comm));
-  PretrainTask task(config, readable, schedule, *network);
+  nlohmann::json inputs{{"latent file", info.content_sha256}};
+  if (encoder) inputs["text encoder"] = model::weights_sha256(*encoder);
+  PretrainTask task(config, readable, schedule, network, empty);
   train_publicly(task,
                  {config.steps,
                   config.batch_size,
@@ -170,13 +235,14 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
                   config.optimizer,
                   config.runtime,
                   config.checkpoint,
-                  {identity_of(config), {{"latent file", info.content_sha256}}},
+                  {identity_of(config), inputs},
                   options.run_dir,
                   options.resume},
                  comm);
   if (comm.is_root()) {
     const std::filesystem::path model = options.run_dir / "model";
-    model::save_pipeline({.unet = network, .autoencoder = autoencoder}, schedule.config().to_json(), model);
+    model::save_pipeline({.unet = network, .autoencoder = autoencoder, .text_encoder = encoder, .tokenizer = tokenizer},
+                         schedule.config().to_json(), model);
     spdlog::info("pretrain: model written to {}", model.string());
   }
   comm.barrier();

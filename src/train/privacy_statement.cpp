@@ -61,6 +61,9 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
       {"ledger_head", facts.ledger.head()},
       {"program_version", header.program_version},
   };
+  if (!facts.base_text_encoder_sha256.empty()) {
+    json["public_inputs"]["base_text_encoder_sha256"] = facts.base_text_encoder_sha256;
+  }
   if (header.is_private) {
     json["epsilon"] = facts.ledger.epsilon();
     json["target_epsilon"] = header.target_epsilon;
@@ -91,7 +94,8 @@ std::string page_of(const nlohmann::json& json) {
   const auto row = [&](const std::string& what, const std::string& value) {
     page += fmt::format("| {} | {} |\n", what, value);
   };
-  row("unit of privacy", "one record (an image with its label); a person with several records has less protection");
+  row("unit of privacy",
+      "one record (an image with its label or caption); a person with several records has less protection");
   row("records N", json["num_records"].dump());
   row("sampling", fmt::format("Poisson, rate q = {}", json["sampling_rate"].dump()));
   row("steps charged T", json["steps"].dump());
@@ -109,6 +113,9 @@ std::string page_of(const nlohmann::json& json) {
   row("trained",
       fmt::format("{} elements, set {}", json["trained_elements"].dump(), json["trained_set_text"].get<std::string>()));
   row("public U-Net (SHA-256)", json["public_inputs"]["base_unet_sha256"].get<std::string>());
+  if (json["public_inputs"].contains("base_text_encoder_sha256")) {
+    row("public text encoder (SHA-256)", json["public_inputs"]["base_text_encoder_sha256"].get<std::string>());
+  }
   row("public autoencoder (SHA-256)", json["public_inputs"]["autoencoder_sha256"].get<std::string>());
   row("commitment to the key", json["key_commitment"].get<std::string>());
   page +=

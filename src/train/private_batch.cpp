@@ -4,6 +4,7 @@
 
 #include "diffusion/training_objective.h"
 #include "dp/record_draws.h"
+#include "train/captions.h"
 #include "train/threads.h"
 
 namespace dpldm::train {
@@ -17,7 +18,8 @@ PrivateBatches::PrivateBatches(const data::LatentFile& latents, const diffusion:
       draws_(draws),
       device_(network.parameters().front().device()),
       // Read before the reader starts, which then has the file to itself.
-      labels_(network.config().num_classes > 0 ? latents.read_labels() : at::Tensor()),
+      labels_(network.config().num_labels() > 0 ? latents.read_labels() : at::Tensor()),
+      tokens_(network.text_encoder() ? read_all_tokens(latents) : at::Tensor()),
       reader_(latents) {}
 
 at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::int64_t> records, std::int64_t slots) {
@@ -61,6 +63,12 @@ at::Tensor PrivateBatches::summed_loss(std::int64_t step, std::span<const std::i
   t = padded(t);
   model::Conditioning conditioning;
   if (labels_.defined()) conditioning.class_labels = padded(labels).to(device_);
+  if (tokens_.defined()) {
+    const at::Tensor ids = at::tensor(at::ArrayRef<std::int64_t>(records.data(), records.size()));
+    at::Tensor tokens = at::zeros({slots, info.num_tokens}, at::kLong);
+    tokens.narrow(0, 0, ids.size(0)).copy_(tokens_.index_select(0, ids));
+    conditioning.token_ids = tokens.to(device_);
+  }
   const at::Tensor x = schedule_.add_noise(z, noise, t).to(device_, compute_type(config_.runtime));
   const at::Tensor prediction = network_.forward(x, t.to(device_), conditioning);
   return diffusion::per_record_mean_squared_error(prediction, schedule_.target(z, noise, t).to(device_)).sum() /

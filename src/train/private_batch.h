@@ -40,6 +40,7 @@ class PrivateBatches {
   const dp::SecretKey& draws_;
   at::Device device_;  // the network's
   at::Tensor labels_;  // int64 [N]; undefined without classes
+  at::Tensor tokens_;  // int32 [N, L]; undefined without text
   data::MomentsPrefetch reader_;
 };
 

@@ -26,7 +26,9 @@
 #include "dp/record_selection.h"
 #include "model/low_rank.h"
 #include "model/model_directory.h"
+#include "model/text_encoder.h"
 #include "model/trainable_set.h"
+#include "train/captions.h"
 #include "train/class_embeddings.h"
 #include "train/compute_device.h"
 #include "train/cost_estimate.h"
@@ -52,8 +54,9 @@ struct Setup {
   std::shared_ptr<model::UNet> network;
   std::shared_ptr<model::Autoencoder> autoencoder;
   diffusion::NoiseSchedule schedule;
-  std::string base_sha256;  // of the public U-Net
-  nlohmann::json inputs;    // what a resumed run must start from, name -> SHA-256
+  std::string base_sha256;          // of the public U-Net
+  std::string text_encoder_sha256;  // of the public text encoder; empty without one
+  nlohmann::json inputs;            // what a resumed run must start from, name -> SHA-256
   PrivacyPlan plan;
   at::Device device = at::kCPU;  // where the network is
 };
@@ -84,14 +87,17 @@ Setup make_setup(const config::FinetuneConfig& config) {
     throw ConfigError(config.latents + " was encoded by another autoencoder than that of " + config.model +
                       "; encode the images again");
   }
-  auto network = model::load_unet(config.model);
+  auto network = model::load_conditioned_unet(config.model);
   if (network->config().in_channels != info.channels) {
     throw ConfigError(fmt::format("the network takes {} latent channels; {} has {}", network->config().in_channels,
                                   config.latents, info.channels));
   }
   std::string base_sha256 = model::weights_sha256(*network);
+  if (network->takes_context()) {
+    require_captions_fit(info, config.latents, *network, model::tokenizer_directory(config.model));
+  }
   const auto num_classes = static_cast<std::int64_t>(info.class_names.size());
-  if (network->config().num_classes > 0 && num_classes == 0) {
+  if (network->config().num_labels() > 0 && num_classes == 0) {
     throw ConfigError(config.latents + " has no labels, but the model is conditioned on classes");
   }
   if (config.class_embeddings == "fresh") {
@@ -101,6 +107,9 @@ Setup make_setup(const config::FinetuneConfig& config) {
         fmt::format("the model knows {} classes and the null class; the data have {}; set "
                     "finetune.trained.class_embeddings to fresh",
                     network->config().num_classes - 1, num_classes));
+  } else if (network->config().num_class_embeds > 0 && network->config().num_class_embeds < num_classes) {
+    throw ConfigError(
+        fmt::format("the model knows {} classes; the data have {}", network->config().num_class_embeds, num_classes));
   }
   nlohmann::json inputs{{"base model", base_sha256}};
   add_low_rank_pairs(config, *network, inputs);
@@ -112,9 +121,12 @@ Setup make_setup(const config::FinetuneConfig& config) {
         "finetune.training.timestep_low is {} and timestep_high is {}; they must be a range within the model's 0 to {}",
         config.timestep_low, timestep_high, num_timesteps));
   }
+  std::string text_encoder_sha256 = network->text_encoder() ? model::weights_sha256(*network->text_encoder()) : "";
+  if (!text_encoder_sha256.empty()) inputs["text encoder"] = text_encoder_sha256;
   PrivacyPlan plan = make_privacy_plan(config, info.num_records);
-  return {std::move(latents),     std::move(network), std::move(autoencoder), std::move(schedule),
-          std::move(base_sha256), std::move(inputs),  std::move(plan),        at::kCPU};
+  return {std::move(latents),  std::move(network),     std::move(autoencoder),
+          std::move(schedule), std::move(base_sha256), std::move(text_encoder_sha256),
+          std::move(inputs),   std::move(plan),        at::kCPU};
 }
 
 // The start-up table: every effective setting that a person would ask for.
@@ -387,6 +399,7 @@ class PrivateTraining {
                                  .trained_names = names(trained_),
                                  .num_trained = trained_.num_elements(),
                                  .base_unet_sha256 = setup_.base_sha256,
+                                 .base_text_encoder_sha256 = setup_.text_encoder_sha256,
                                  .encoder_sha256 = setup_.latents.info().encoder_sha256,
                                  .class_names = setup_.latents.info().class_names,
                                  .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate};
@@ -396,12 +409,26 @@ class PrivateTraining {
       model::merge_low_rank_pairs(*setup_.network);
       model::save_pipeline({.unet = setup_.network,
                             .autoencoder = setup_.autoencoder,
-                            .unet_metadata = accounting::stamp_for(statement)},
+                            .text_encoder = setup_.network->text_encoder(),
+                            .tokenizer = model::tokenizer_directory(config_.model),
+                            .unet_metadata = accounting::stamp_for(statement),
+                            .text_encoder_metadata = stamp_of_text_encoder(statement)},
                            setup_.schedule.config().to_json(), model);
       write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());
     }
     comm_.barrier();
+  }
+
+  // An encoder that was frozen is as public as it was.
+  std::map<std::string, std::string> stamp_of_text_encoder(const std::string& statement) const {
+    const auto& encoder = setup_.network->text_encoder();
+    if (!encoder) return {};
+    const std::vector<std::string> trained = names(trained_);
+    const bool touched = std::any_of(trained.begin(), trained.end(), [&](const std::string& name) {
+      return name.starts_with(encoder->component() + ".");
+    });
+    return touched ? accounting::stamp_for(statement) : std::map<std::string, std::string>();
   }
 
   config::FinetuneConfig& config_;
@@ -446,9 +473,11 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   setup.device = choose_compute_device(config.runtime, comm, devices != nullptr || comm.size() == 1,
                                        why_on_the_cpu(config, companion));
   setup.network->to(setup.device);
+  if (setup.network->text_encoder()) setup.network->text_encoder()->to(setup.device);
   model::TrainableSet trained(*setup.network, trainable_options(config));
   const std::string effective = config.schema().dump();
-  require_same_run_on_all_ranks(comm, {effective, setup.latents.info().content_sha256, setup.base_sha256});
+  require_same_run_on_all_ranks(
+      comm, {effective, setup.latents.info().content_sha256, setup.base_sha256 + setup.text_encoder_sha256});
   if (comm.is_root()) {
     print_table(config, setup, trained, comm, threads);
     for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);

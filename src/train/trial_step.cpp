@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 
 #include "diffusion/training_objective.h"
+#include "model/text_encoder.h"
 #include "train/engine_setup.h"
 #include "train/public_training.h"
 #include "train/threads.h"
@@ -36,8 +37,12 @@ MadeUpRows made_up_rows(const config::RuntimeConfig& runtime, const data::Latent
   made.target = made.target.to(device);
   made.timestep = made.timestep.to(device);
   made.sample = made.target.to(compute_type(runtime));
-  if (network.config().num_classes > 0) {
-    made.conditioning.class_labels = (made.timestep % network.config().num_classes).contiguous();
+  const std::int64_t num_labels = network.config().num_labels();
+  if (num_labels > 0) made.conditioning.class_labels = (made.timestep % num_labels).contiguous();
+  if (network.text_encoder()) {
+    const std::int64_t vocabulary = network.text_encoder()->vocabulary_size();
+    const at::Tensor positions = at::arange(latents.num_tokens, made.timestep.options());
+    made.conditioning.token_ids = (made.timestep.unsqueeze(1) + positions) % vocabulary;
   }
   return made;
 }

@@ -1,28 +1,42 @@
-"""Passes networks between this program and Python's diffusers, both ways, and compares what they compute.
+"""Passes networks and pipelines between this program and Python's diffusers, both ways, and compares what they compute.
 
     python tests/parity/diffusers_roundtrip.py --build build [--model RUN_DIR/model ...]
 
-Run by hand, in an environment with torch, diffusers and safetensors (last run with diffusers 0.42, torch 2.11).
+Run by hand (docs/testing.md), in an environment with torch, diffusers, transformers and safetensors; last run with diffusers
+0.42, transformers 5.23, torch 2.11. Builds `dpldm`, `dpldm-data` and `rewrite_model` first: ninja -C build dpldm dpldm-data
+rewrite_model.
 
-  - small random networks: diffusers save_pretrained -> `dpldm probe` gives diffusers' output, norms and clipped sum;
-  - the same, rewritten by us -> diffusers loads them with no missing and no unexpected keys, bit-identical weights and
-    the same output;
-  - with --model: the U-Net (and the autoencoder) of a model that this program trained -> the same.
+  - small random networks of every class: diffusers save_pretrained -> `dpldm probe` gives diffusers' output, norms and
+    clipped sum;
+  - the same, rewritten by us -> diffusers and transformers load them with no missing and no unexpected keys, bit-identical
+    weights and the same output;
+  - StableDiffusionPipeline, LDMTextToImagePipeline and LDMPipeline: save_pretrained -> rewritten by us -> the same picture;
+    images -> `dpldm-data encode` with captions -> `dpldm finetune` -> the same pipeline loads the result and makes a
+    picture, and exactly the trained tensors have changed;
+  - with --model: the U-Net (and the autoencoder) of a model that this program trained -> loads strictly, same output.
 """
 
 import argparse
 import copy
+import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import (AutoencoderKL, DDIMScheduler, LDMPipeline, LDMTextToImagePipeline, StableDiffusionPipeline,
+                       UNet2DConditionModel, UNet2DModel, VQModel)
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-sys.path.append(str(Path(__file__).parent.parent / "golden"))
-from make_network_goldens import AUTOENCODERS, UNETS, autoencoder_of, unet_of  # noqa: E402
+GOLDEN = Path(__file__).parent.parent / "golden"
+sys.path.append(str(GOLDEN))
+from make_network_goldens import (AUTOENCODERS, TEXT_ENCODERS, UNETS, VQ_MODELS, autoencoder_of,  # noqa: E402
+                                  randomise_norms, text_encoder_of, unet_inputs, unet_of)
 
 OUTPUT_TOLERANCE = 1e-5
 # Against gradients in float64. Measured: norms 1.5e-7; the worst tensor of a clipped sum 1e-5 in random networks, and 1.3e-4
@@ -46,10 +60,11 @@ def relative_error(value, reference):
 
 
 def load_strictly(cls, folder):
-    network, info = cls.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
-    clean = not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
-    check(f"{folder.parent.name}/{folder.name}: diffusers finds exactly its keys", clean, "" if clean else str(info))
-    return network
+    keywords = {"low_cpu_mem_usage": False} if hasattr(cls, "load_config") else {}
+    network, info = cls.from_pretrained(folder, output_loading_info=True, **keywords)
+    clean = not any(info.get(k) for k in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    check(f"{folder.parent.name}/{folder.name}: {cls.__name__} finds exactly its keys", clean, "" if clean else str(info))
+    return network.eval()
 
 
 def same_config(name, ours, theirs):
@@ -62,39 +77,44 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def inputs_for(network, records=3):
+def inputs_for(network, case=None, records=3):
+    """What `dpldm probe` reads, and the keywords that diffusers takes for the same."""
     config = network.config
     inputs = {
-        "sample": torch.randn(records, config.in_channels, 7, 10),
+        "sample": torch.randn(records, config.in_channels, *(case["size"] if case else (7, 10))),
         "timestep": torch.tensor([3, 441, 998])[:records],
-        "target": torch.randn(records, config.out_channels, 7, 10),
     }
-    width = config.encoder_hid_dim or config.cross_attention_dim
-    if config.encoder_hid_dim and not network.encoder_hid_proj.bias.any():
-        inputs["class_labels"] = torch.randint(0, width, (records,))
-        context = torch.nn.functional.one_hot(inputs["class_labels"], width).float().unsqueeze(1)
+    inputs["target"] = torch.randn(records, config.out_channels, *inputs["sample"].shape[2:])
+    if case:
+        more, keywords = unet_inputs(network, case, records)
+    elif config.encoder_hid_dim and not network.encoder_hid_proj.bias.any():
+        more = {"class_labels": torch.randint(0, config.encoder_hid_dim, (records,))}
+        one_hot = torch.nn.functional.one_hot(more["class_labels"], config.encoder_hid_dim).float()
+        keywords = {"encoder_hidden_states": one_hot.unsqueeze(1)}
     else:
-        context = inputs["encoder_hidden_states"] = torch.randn(records, 5, width)
-    return inputs, context
+        more = keywords = {"encoder_hidden_states": torch.randn(records, 5, config.cross_attention_dim)}
+    return {**inputs, **more}, keywords
 
 
-def per_record_gradients(network, inputs, context, names):
+def per_record_gradients(network, inputs, keywords, names):
     """Each record's gradient on its own, by ordinary backward passes in float64."""
     network = copy.deepcopy(network).double()
-    inputs = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
-    context = context.double()
+    double = lambda t: t.double() if t.is_floating_point() else t  # noqa: E731
+    inputs = {n: double(t) for n, t in inputs.items()}
     parameters = dict(network.named_parameters())
     rows = []
     for b in range(inputs["sample"].shape[0]):
-        output = network(inputs["sample"][b:b + 1], inputs["timestep"][b:b + 1], context[b:b + 1]).sample
-        loss = (output - inputs["target"][b:b + 1]).square().mean()
+        alone = slice(b, b + 1)
+        output = network(inputs["sample"][alone], inputs["timestep"][alone],
+                         **{n: double(t)[alone] for n, t in keywords.items()}).sample
+        loss = (output - inputs["target"][alone]).square().mean()
         gradients = torch.autograd.grad(loss, [parameters[n] for n in names], allow_unused=True)
         rows.append([torch.zeros_like(parameters[n]) if g is None else g for n, g in zip(names, gradients)])
     return rows
 
 
-def check_probe(dpldm, name, network, folder, scratch):
-    inputs, context = inputs_for(network)
+def check_probe(dpldm, name, network, folder, scratch, case=None):
+    inputs, keywords = inputs_for(network, case)
     save_file(inputs, scratch / "inputs.safetensors", {"format": "pt"})
 
     def probe(trainable, clip_norm):
@@ -107,10 +127,10 @@ def check_probe(dpldm, name, network, folder, scratch):
         clip_norm = probe(trainable, 1.0)["norms"].mean().item()
         ours = probe(trainable, clip_norm)
         names = [n.removeprefix("sum.") for n in ours if n.startswith("sum.")]
-        output = network(inputs["sample"], inputs["timestep"], context).sample.detach()
+        output = network(inputs["sample"], inputs["timestep"], **keywords).sample.detach()
         error = relative_error(ours["output"], output)
         check(f"{name}, {trainable}: output of dpldm probe", error < OUTPUT_TOLERANCE, f"{error:.1e}")
-        rows = per_record_gradients(network, inputs, context, names)
+        rows = per_record_gradients(network, inputs, keywords, names)
         norms = torch.stack([torch.cat([g.flatten() for g in row]).norm() for row in rows])
         error = ((ours["norms"] - norms).abs() / norms).max().item()
         check(f"{name}, {trainable}: norms", error < NORM_TOLERANCE, f"{error:.1e}")
@@ -122,15 +142,168 @@ def check_probe(dpldm, name, network, folder, scratch):
               error < GRADIENT_TOLERANCE, f"{error:.1e}")
 
 
-def check_rewritten(rewrite, name, cls, network, folder, scratch, run):
+def check_rewritten(rewrite, name, network, folder, scratch, run):
     rewritten = scratch / "rewritten" / name
     rewritten.parent.mkdir(exist_ok=True)
     subprocess.run([rewrite, folder, rewritten], check=True)
-    again = load_strictly(cls, rewritten)
+    again = load_strictly(type(network), rewritten)
     theirs, ours = network.state_dict(), again.state_dict()
     check(f"{name}: weights are bit-identical", all(torch.equal(theirs[k], ours[k]) for k in theirs))
-    same_config(name, again.config, network.config)
+    if hasattr(network, "load_config"):
+        same_config(name, again.config, network.config)
     check(f"{name}: output is unchanged", torch.equal(run(network), run(again)))
+
+
+def check_half_precision(rewrite, scratch):
+    """A network in float16: what was not trained comes back as it was."""
+    network = unet_of("tokens", UNETS["tokens"]).half()
+    network.save_pretrained(scratch / "half")
+    subprocess.run([rewrite, scratch / "half", scratch / "half_again"], check=True)
+    name = "diffusion_pytorch_model.safetensors"
+    before, after = load_file(scratch / "half" / name), load_file(scratch / "half_again" / name)
+    check("float16 weights come back as they were",
+          before.keys() == after.keys() and all(before[n].dtype == after[n].dtype and torch.equal(before[n], after[n])
+                                                for n in before))
+
+
+def check_networks(dpldm, rewrite, scratch):
+    for name, case in UNETS.items():
+        network = unet_of(name, case).eval()
+        network.save_pretrained(scratch / name)
+        check_probe(dpldm, name, network, scratch / name, scratch, case)
+        inputs, keywords = inputs_for(network, case)
+        check_rewritten(rewrite, name, network, scratch / name, scratch,
+                        lambda n: n(inputs["sample"], inputs["timestep"], **keywords).sample)
+    for name, case in {**AUTOENCODERS, **VQ_MODELS}.items():
+        network = autoencoder_of(name, case).eval()
+        network.save_pretrained(scratch / name)
+        images = torch.randn(2, *case["size"])
+
+        def through(n):
+            encoded = n.encode(images)
+            return n.decode(encoded.latents if isinstance(n, VQModel) else encoded.latent_dist.mean).sample
+
+        check_rewritten(rewrite, name, network, scratch / name, scratch, through)
+    for name, case in TEXT_ENCODERS.items():
+        network = text_encoder_of(name, case)
+        network.save_pretrained(scratch / name)
+        ids = torch.randint(0, network.config.vocab_size, (2, 7))
+        check_rewritten(rewrite, name, network, scratch / name, scratch, lambda n: n(ids)[0])
+    check_half_precision(rewrite, scratch)
+
+
+def small_unet(cls, **more):
+    attention = "CrossAttn" if cls is UNet2DConditionModel else "Attn"
+    network = cls(sample_size=2, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+                  down_block_types=(f"{attention}DownBlock2D",) * 2, up_block_types=(f"{attention}UpBlock2D",) * 2,
+                  attention_head_dim=2, norm_num_groups=4, **more)
+    randomise_norms(network)
+    return network.eval()
+
+
+def small_autoencoder(cls, **more):
+    network = cls(in_channels=3, out_channels=3, block_out_channels=(4, 4, 4, 4), latent_channels=4, norm_num_groups=2,
+                  down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                  layers_per_block=1, scaling_factor=0.5, **more)
+    return network.eval()
+
+
+def small_pipelines():
+    torch.manual_seed(5)
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+                              set_alpha_to_one=False, steps_offset=1)
+    clip = CLIPTokenizer.from_pretrained(GOLDEN / "tokenizers" / "clip")
+    clip_encoder = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(clip), hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=clip.bos_token_id, eos_token_id=clip.eos_token_id, pad_token_id=clip.pad_token_id))
+    yield StableDiffusionPipeline(
+        vae=small_autoencoder(AutoencoderKL), text_encoder=clip_encoder, tokenizer=clip,
+        unet=small_unet(UNet2DConditionModel, cross_attention_dim=12), scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False)
+    bert = BertTokenizer.from_pretrained(GOLDEN / "tokenizers" / "bert")
+    bert_encoder = LDMBertModel(LDMBertConfig(vocab_size=len(bert), encoder_layers=1, encoder_ffn_dim=16,
+                                              encoder_attention_heads=2, head_dim=4, d_model=12, dropout=0.0))
+    yield LDMTextToImagePipeline(vqvae=small_autoencoder(AutoencoderKL), bert=bert_encoder, tokenizer=bert,
+                                 unet=small_unet(UNet2DConditionModel, cross_attention_dim=12), scheduler=scheduler)
+    yield LDMPipeline(vqvae=small_autoencoder(VQModel, num_vq_embeddings=16), unet=small_unet(UNet2DModel),
+                      scheduler=scheduler)
+
+
+def picture(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    prompt = [] if isinstance(pipeline, LDMPipeline) else ["a dark picture of a lung"]
+    more = {} if isinstance(pipeline, LDMPipeline) else {"guidance_scale": 2.0}
+    made = pipeline(*prompt, num_inference_steps=5, generator=torch.manual_seed(1), output_type="np", **more)
+    return torch.from_numpy(numpy.asarray(made.images[0]))
+
+
+def components(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    present = {n: v for n, v in index.items() if n[0] != "_" and v != [None, None] and n != "requires_safety_checker"}
+    return index["_class_name"], present
+
+
+def captioned_images(folder, count=16):
+    """Pictures of 16x16, and captions.csv beside them."""
+    folder.mkdir()
+    lines = ["file,caption"]
+    for i in range(count):
+        Image.fromarray(torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8).numpy()).save(folder / f"{i:02}.png")
+        lines.append(f"{i:02}.png,a {'dark' if i % 2 else 'bright'} picture of the {'lung' if i % 3 else 'heart'}")
+    (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+
+
+def changed_tensors(before, after):
+    """Names, with the component's directory, of tensors that are not bit-identical."""
+    names = set()
+    for file in before.glob("*/*.safetensors"):
+        old, new = load_file(file), load_file(after / file.parent.name / file.name)
+        check(f"{after.name}: {file.parent.name} has the same tensors",
+              {n.removeprefix("text_model.") for n in old} == {n.removeprefix("text_model.") for n in new})
+        new = {n.removeprefix("text_model."): t for n, t in new.items()}
+        names |= {f"{file.parent.name}/{n}" for n, t in old.items() if not torch.equal(t, new[n.removeprefix("text_model.")])}
+    return names
+
+
+def check_pipelines(build, rewrite, scratch):
+    run = lambda *words: subprocess.run([str(w) for w in words], check=True, capture_output=True)  # noqa: E731
+    images = scratch / "images"
+    captioned_images(images)
+    run(build / "bin" / "dpldm-data", "import", "folder", "--dir", images, "--csv", images / "captions.csv", "--visibility",
+        "private", "-o", scratch / "images.h5")
+    for pipeline in small_pipelines():
+        cls = type(pipeline)
+        original, rewritten = scratch / cls.__name__, scratch / f"{cls.__name__}_rewritten"
+        pipeline.save_pretrained(original)
+        subprocess.run([rewrite, original, rewritten], check=True)
+        check(f"{cls.__name__}: rewritten, with the same components", components(original) == components(rewritten),
+              "" if components(original) == components(rewritten) else f"{components(original)} {components(rewritten)}")
+        check(f"{cls.__name__}: rewritten, makes the same picture",
+              torch.equal(picture(cls.from_pretrained(original)), picture(cls.from_pretrained(rewritten))))
+
+        latents, runs = scratch / f"{cls.__name__}.h5", scratch / f"{cls.__name__}_run"
+        run(build / "bin" / "dpldm-data", "encode", "--model", original, "--images", scratch / "images.h5", "-o", latents)
+        (scratch / "finetune.yaml").write_text(FINETUNE)
+        run(build / "bin" / "dpldm", "finetune", "--config", scratch / "finetune.yaml", "--set", f"data.latents={latents}",
+            "--set", f"model.base={original}", "--run-dir", runs)
+        tuned = picture(cls.from_pretrained(runs / "model"))
+        check(f"{cls.__name__}: fine-tuned, makes a picture", bool(torch.isfinite(tuned).all()) and tuned.std() > 0)
+        for name, network in cls.from_pretrained(runs / "model").components.items():
+            if hasattr(network, "state_dict"):
+                load_strictly(type(network), runs / "model" / name)
+        changed = changed_tensors(original, runs / "model")
+        conditioner = {"text_encoder", "bert"}
+        wrong = [n for n in changed if ".attentions." not in n and n.split("/")[0] not in conditioner]
+        check(f"{cls.__name__}: fine-tuned, attention and text encoder alone have changed", changed and not wrong,
+              f"{len(changed)} tensors {wrong[:3]}")
+
+
+FINETUNE = """
+training: {steps: 3, expected_batch_size: 8}
+privacy: {epsilon: 8, delta: 1.0e-3, clip_norm: 1}
+optimizer: {learning_rate: 1.0e-3, ema_decay: 0}
+runtime: {micro_batch_size: 8}
+"""
 
 
 def main():
@@ -144,21 +317,10 @@ def main():
 
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        for name, case in UNETS.items():
-            network = unet_of(name, case).eval()
-            network.save_pretrained(scratch / name)
-            check_probe(dpldm, name, network, scratch / name, scratch)
-            inputs, context = inputs_for(network)
-            run = lambda n: n(inputs["sample"], inputs["timestep"], context).sample  # noqa: E731
-            check_rewritten(rewrite, name, UNet2DConditionModel, network, scratch / name, scratch, run)
-        for name, case in AUTOENCODERS.items():
-            network = autoencoder_of(name, case).eval()
-            network.save_pretrained(scratch / name)
-            images = torch.randn(2, *case["size"])
-            run = lambda n: n.decode(n.encode(images).latent_dist.mean).sample  # noqa: E731
-            check_rewritten(rewrite, name, AutoencoderKL, network, scratch / name, scratch, run)
+        check_networks(dpldm, rewrite, scratch)
+        check_pipelines(arguments.build, rewrite, scratch)
         for model in arguments.model:
-            network = load_strictly(UNet2DConditionModel, model / "unet").eval()
+            network = load_strictly(UNet2DConditionModel, model / "unet")
             check_probe(dpldm, str(model), network, model, scratch)
             if (model / "vae").exists():
                 load_strictly(AutoencoderKL, model / "vae")

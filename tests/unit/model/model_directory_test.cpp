@@ -208,6 +208,8 @@ TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
   pipeline.text_encoder = std::make_shared<LdmBert>(small_bert());
   EXPECT_EQ(class_of_pipeline(pipeline, root_ / "bert"), "LDMTextToImagePipeline");
   EXPECT_EQ(weights_sha256(*load_text_encoder(root_ / "bert")), weights_sha256(*pipeline.text_encoder));
+  EXPECT_EQ(weights_sha256(*load_conditioned_unet(root_ / "bert" / "unet")->text_encoder()),
+            weights_sha256(*pipeline.text_encoder));
   EXPECT_EQ(weights_sha256(*load_autoencoder(root_ / "bert")), weights_sha256(*vae));
   EXPECT_FALSE(has_text_encoder(root_ / "class"));
   EXPECT_TRUE(has_text_encoder(root_ / "bert"));

@@ -1,5 +1,9 @@
 #include "model/unet.h"
 
+#include <cmath>
+#include <limits>
+#include <vector>
+
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -77,16 +81,40 @@ TEST(UNet, HeadsThatDoNotDivideTheWidthAreRefused) {
   EXPECT_THROW(UNet{config}, ConfigError);
 }
 
-// softmax(q k' / sqrt(d)) v with PyTorch's own kernel as the reference.
-TEST(Attend, AgreesWithTheFusedKernel) {
+// softmax(q k' / sqrt(d)) v, by the formula. `heads` of them; query t sees keys up to t when `causal`.
+at::Tensor attention_by_formula(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t heads,
+                                bool causal) {
+  std::vector<at::Tensor> parts;
+  const std::int64_t width = q.size(2) / heads;
+  for (std::int64_t head = 0; head < heads; ++head) {
+    const auto part = [&](const at::Tensor& x) { return x.narrow(2, head * width, width).to(at::kDouble); };
+    at::Tensor scores = part(q).matmul(part(k).transpose(1, 2)) / std::sqrt(static_cast<double>(width));
+    if (causal) {
+      const at::Tensor hidden = at::ones({q.size(1), k.size(1)}, at::kBool).triu(1);
+      scores = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
+    }
+    parts.push_back(at::softmax(scores, -1).matmul(part(v)));
+  }
+  return at::cat(parts, 2);
+}
+
+// Short and long, narrow and wide heads: each goes through one of two kernels, by its type.
+TEST(Attend, IsTheFormulaInEveryKernel) {
   torch::manual_seed(4);
-  const at::Tensor q = torch::randn({2, 7, 12});
-  const at::Tensor k = torch::randn({2, 5, 12});
-  const at::Tensor v = torch::randn({2, 5, 12});
-  const auto heads = [](const at::Tensor& x) { return x.view({2, x.size(1), 3, 4}).transpose(1, 2); };
-  const at::Tensor expected =
-      at::scaled_dot_product_attention(heads(q), heads(k), heads(v)).transpose(1, 2).reshape({2, 7, 12});
-  EXPECT_TRUE(at::allclose(attend(q, k, v, 3), expected, 1e-5, 1e-6));
+  for (const std::int64_t tokens : {7, 300}) {
+    for (const std::int64_t width : {4, 136}) {
+      const at::Tensor q = torch::randn({2, tokens, 3 * width});
+      const at::Tensor k = torch::randn({2, tokens, 3 * width});
+      const at::Tensor v = torch::randn({2, tokens, 3 * width});
+      for (const bool causal : {false, true}) {
+        const at::Tensor expected = attention_by_formula(q, k, v, 3, causal);
+        EXPECT_TRUE(at::allclose(attend(q, k, v, 3, causal).to(at::kDouble), expected, 1e-5, 1e-6));
+        const at::Tensor narrow =
+            attend(q.to(at::kBFloat16), k.to(at::kBFloat16), v.to(at::kBFloat16), 3, causal).to(at::kDouble);
+        EXPECT_LT(((narrow - expected).norm() / expected.norm()).item<double>(), 0.02);
+      }
+    }
+  }
 }
 
 // The shortcut for one token is exact: the same as attention over it.
