@@ -14,7 +14,7 @@ namespace dpldm::config {
 // How the work is carried out. None of this changes the result beyond rounding.
 struct RuntimeConfig {
   std::string backend = "auto";
-  std::string device = "auto";
+  std::string device = "cpu";
   std::string precision = "fp32";
   std::int64_t threads = 0;
   std::int64_t micro_batch_size = 128;
