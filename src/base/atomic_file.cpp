@@ -42,8 +42,18 @@ void sync_to_disk(const std::filesystem::path& path) {
   if (result != 0) throw IoError("cannot sync " + path.string() + ": " + why);
 }
 
+void require_replaceable(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (std::filesystem::is_directory(status)) throw IoError("cannot write " + path.string() + ": it is a folder");
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw IoError("cannot write " + path.string() + ": it is a device, not a file");
+  }
+}
+
 void commit_file(const std::filesystem::path& temporary, const std::filesystem::path& path) {
   try {
+    require_replaceable(path);
     sync_to_disk(temporary);
     if (std::rename(temporary.c_str(), path.c_str()) != 0) {
       throw IoError("cannot rename " + temporary.string() + " to " + path.string() + ": " + reason());

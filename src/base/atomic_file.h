@@ -16,8 +16,12 @@ std::filesystem::path temporary_name_for(const std::filesystem::path& path);
 // Flushes `path` (a file or a directory) to the disk. Throws IoError.
 void sync_to_disk(const std::filesystem::path& path);
 
+// Throws IoError when `path` exists and is no file of data: a rename would put a file in the place of a folder or of a
+// device such as /dev/null.
+void require_replaceable(const std::filesystem::path& path);
+
 // Syncs `temporary`, renames it to `path` and syncs the directory. Throws IoError and removes `temporary` when it
-// cannot.
+// cannot, or when `path` is not replaceable.
 void commit_file(const std::filesystem::path& temporary, const std::filesystem::path& path);
 
 // The whole of `content` as the new content of `path`. Throws IoError with the system's reason.

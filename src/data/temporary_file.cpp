@@ -33,9 +33,7 @@ void require_writable_place(const std::filesystem::path& destination) {
   if (!std::filesystem::is_directory(parent, error)) {
     throw IoError("cannot write " + destination.string() + ": " + parent.string() + " is not an existing folder");
   }
-  if (std::filesystem::is_directory(destination, error)) {
-    throw IoError("cannot write " + destination.string() + ": it is a folder");
-  }
+  require_replaceable(destination);
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 #include <fstream>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "support/file_bytes.h"
 #include "support/temporary_directory.h"
@@ -33,6 +35,16 @@ TEST(TemporaryFile, FolderThatDoesNotExist_IsRefusedAtOnce) {
   const TemporaryDirectory folder;
   EXPECT_THROW(TemporaryFile((folder.path() / "no") / "x"), IoError);
   EXPECT_THROW(TemporaryFile(folder.path()), IoError);
+}
+
+TEST(TemporaryFile, DeviceOrPipe_IsRefusedAtOnceAndStays) {
+  const TemporaryDirectory folder;
+  const auto pipe = folder.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THROW(TemporaryFile{pipe}, IoError);
+  EXPECT_THROW(write_file_atomically(pipe, "x"), IoError);
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
 }
 
 TEST(TemporaryFileDeathTest, Interrupt_RemovesItAndKillsTheProcess) {
