@@ -9,7 +9,6 @@
 #include "io/json_file.h"
 #include "model/text_encoder.h"
 #include "model/trainable_set.h"
-#include "train/operation_count.h"
 #include "train/privacy_plan.h"
 
 namespace dpldm::train {
@@ -18,12 +17,6 @@ namespace {
 constexpr double kGibi = 1 << 30;
 
 void row(const std::string& what, const std::string& value) { fmt::print(stderr, "  {:<22} {}\n", what, value); }
-
-std::string in_words(double seconds) {
-  if (seconds < 100) return fmt::format("{:.1f} s", seconds);
-  if (seconds < 6000) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
-}
 
 // Shapes without values.
 struct Networks {
@@ -71,43 +64,13 @@ std::int64_t elements_of(const torch::nn::Module& network) {
   return elements;
 }
 
-// One record's forward pass, on shapes.
-OperationCount count_forward(const Networks& networks) {
-  return count_operations([&] {
-    const torch::NoGradGuard no_grad;
-    const auto meta = at::TensorOptions(at::kMeta);
-    const model::UNetConfig& config = networks.unet->config();
-    model::Conditioning conditioning;
-    if (networks.text_encoder) {
-      const at::Tensor ids = at::empty({1, networks.text_encoder->max_tokens()}, meta.dtype(at::kLong));
-      conditioning.context = networks.text_encoder->forward(ids, at::kFloat);
-    } else if (config.num_labels() > 0) {
-      conditioning.class_labels = at::empty({1}, meta.dtype(at::kLong));
-    }
-    networks.unet->forward(at::empty({1, config.in_channels, config.sample_height, config.sample_width}, meta),
-                           at::empty({1}, meta.dtype(at::kLong)), conditioning);
-  });
-}
-
-void print_cost(const config::FinetuneConfig& config, const Networks& networks, std::int64_t parameters,
-                std::int64_t trained) {
-  const OperationCount forward = count_forward(networks);
-  // Gradient sum, released gradient, two moments and the average, beside the weights; what a backward pass keeps is
-  // about twice the outputs of products.
+// Gradient sum, released gradient, two moments and the average, beside the weights. What a micro-batch takes, and how
+// long, shapes do not tell.
+void print_cost(std::int64_t parameters, std::int64_t trained) {
   const double state = 4.0 * static_cast<double>(parameters) + 20.0 * static_cast<double>(trained);
-  const double micro_batch = 2 * forward.output_bytes * static_cast<double>(config.runtime.micro_batch_size) *
-                             static_cast<double>(config.noise_multiplicity);
-  row("memory", fmt::format("about {:.2f} GiB for weights, gradient and optimiser on each rank, and {:.2f} for a "
-                            "micro-batch of {}",
-                            state / kGibi, micro_batch / kGibi, config.runtime.micro_batch_size));
-  // Backward to the inputs costs another forward pass, and per-record norms and sums at most one more.
-  const double per_record = 3 * forward.multiply_adds * static_cast<double>(config.noise_multiplicity);
-  const double rate = multiply_adds_per_second();
-  const double step = per_record * static_cast<double>(config.expected_batch_size) / rate;
+  row("memory", fmt::format("about {:.2f} GiB for weights, gradient and optimiser on each rank", state / kGibi));
   row("time",
-      fmt::format("{:.3g} multiply-adds for a record; about {} for a step and {} for {} steps on one rank that "
-                  "does {:.3g} of them in a second, as this one does in a matrix product",
-                  per_record, in_words(step), in_words(step * static_cast<double>(config.steps)), config.steps, rate));
+      "not known from shapes, nor is the memory of a micro-batch: a dry run with the data and the model measures both");
 }
 
 }  // namespace
@@ -150,7 +113,7 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
                                    config.epsilon, plan.delta, to_text(plan.neighbouring), to_text(plan.accountant))
                      : "NOT PRIVATE: " + plan.not_private_because);
   row("mechanism", mechanism_text(config, trained));
-  print_cost(config, networks, parameters, trained);
+  print_cost(parameters, trained);
   for (const std::string& warning : warnings_about(plan, config.epsilon)) spdlog::warn("{}", warning);
 }
 
