@@ -40,7 +40,9 @@ TEST_P(PaperConfig, DryRunWithoutData_PrintsTheOutline) {
   EXPECT_THAT(result.err, testing::HasSubstr("GiB for weights, gradient and optimiser"));
   std::smatch sigma;
   ASSERT_TRUE(std::regex_search(result.err, sigma, std::regex("noise multiplier sigma *([0-9.]+)"))) << result.err;
-  if (setting.sigma > 0) EXPECT_NEAR(std::stod(sigma[1]) / setting.sigma, 1, 0.02) << result.err;
+  if (setting.sigma > 0) {
+    EXPECT_NEAR(std::stod(sigma[1]) / setting.sigma, 1, 0.02) << result.err;
+  }
 }
 
 // Class tables have one row for each class and the null class's; attention to one token has no queries and keys to
