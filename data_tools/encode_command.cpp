@@ -73,6 +73,7 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
   result.model = required_text(*parsed, "model", "the autoencoder's directory");
   result.images = required_text(*parsed, "images", "the image file to encode");
   result.output = required_text(*parsed, "output", "the latent file to write");
+  require_other_file(result.output, result.images);
   result.flips = parsed->count("flips") > 0;
   result.half = parsed->count("half") > 0;
   result.batch = integer_between(*parsed, "batch", 1, 4096);

@@ -92,6 +92,7 @@ void import_hdf5(int argc, char** argv) {
   if (!parsed) return;
   const ImportOptions import = import_options_from(*parsed);
   const std::filesystem::path path = required_text(*parsed, "file", "the HDF5 file");
+  require_other_file(import.output, path);
   const std::string images_name = required_text(*parsed, "images", "the name of the dataset of images");
 
   const auto file = data::hdf5::File::open_read_only(path);

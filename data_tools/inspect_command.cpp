@@ -109,6 +109,8 @@ void run_inspect(app::Invocation& invocation) {
   const std::filesystem::path path = required_text(*parsed, "file", "the data file to look at");
   const bool wants_picture = parsed->count("png") > 0;
 
+  if (wants_picture) require_other_file((*parsed)["png"].as<std::string>(), path);
+
   Json description;
   if (data::kind_of(path) == data::DataKind::kImages) {
     const data::ImageFile file(path);

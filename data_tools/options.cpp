@@ -28,6 +28,13 @@ std::string required_text(const cxxopts::ParseResult& parsed, const std::string&
   return parsed[name].as<std::string>();
 }
 
+void require_other_file(const std::filesystem::path& output, const std::filesystem::path& input) {
+  std::error_code error;  // a file that does not exist is another one
+  if (std::filesystem::equivalent(output, input, error)) {
+    throw ConfigError(output.string() + " is read here and would be overwritten; name another file to write");
+  }
+}
+
 std::int64_t integer_between(const cxxopts::ParseResult& parsed, const std::string& name, std::int64_t lowest,
                              std::int64_t highest) {
   const auto text = parsed[name].as<std::string>();

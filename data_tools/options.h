@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -15,6 +16,9 @@ std::optional<cxxopts::ParseResult> parse_or_help(cxxopts::Options& options, int
 
 // The value of an option without a default. Throws ConfigError, with `allowed` as the hint, when it was not given.
 std::string required_text(const cxxopts::ParseResult& parsed, const std::string& name, const std::string& allowed);
+
+// Throws ConfigError when `output` is the file `input`: it would be replaced by what is made from it.
+void require_other_file(const std::filesystem::path& output, const std::filesystem::path& input);
 
 // The value of an option that is declared as text: cxxopts reads "0x10" and " 5" as numbers too. Throws ConfigError
 // unless it is a whole number with lowest <= value <= highest.

@@ -176,6 +176,8 @@ TEST_F(Encode, WrongInput_IsRefusedOnEveryNumberOfRanks) {
   expect_refusal({"encode", "--model", text("model"), "--images", text("absent.h5"), "-o", text("l.h5")}, 74,
                  "no such file");
   expect_refusal({"encode", "--images", text("images.h5"), "-o", text("l.h5")}, 64, "--model is missing");
+  expect_refusal(arguments({"-o", text("images.h5")}), 64, "would be overwritten");
+  EXPECT_EQ(data::ImageFile(path("images.h5")).info().num_records, kNumImages);
 
   data::ImageFileInfo info;
   info.num_records = 1;

@@ -64,6 +64,7 @@ TEST_F(InspectAndVerify, PublicImages_AreDescribedAndShown) {
   const io::Image grid = io::read_image(path("grid.png"));
   EXPECT_EQ(grid.width, 2 * (6 + 2) + 2);
   EXPECT_EQ(grid.bytes.at(static_cast<std::size_t>(2 * grid.width + 2)), 200);
+  expect_refusal({"inspect", text("x.h5"), "--png", text("x.h5")}, 64, "would be overwritten");
 }
 
 TEST_F(InspectAndVerify, PrivateImages_AreShownOnlyWhenAskedForTwice) {
