@@ -25,6 +25,13 @@ ulimit -l unlimited 2>/dev/null || true
 # Not "unlimited": then NCCL's threads would get stacks of 2 MiB.
 ulimit -s 8192 2>/dev/null || true
 
+# dpldm_program ROOT NAME: the program of the build in ROOT, or the one beside an installation's share/dpldm.
+dpldm_program() {
+  local installed
+  installed=$(dirname "$(dirname "$1")")/bin/$2
+  if [ ! -x "$1/build/bin/$2" ] && [ -x "$installed" ]; then echo "$installed"; else echo "$1/build/bin/$2"; fi
+}
+
 # The variables that a run depends on, as NAME=VALUE lines.
 dpldm_variables() { env | grep -E '^(DPLDM_|OMP_NUM_THREADS=|NCCL_|OMPI_MCA_|UCX_|HDF5_USE_)' | sort || true; }
 

@@ -10,7 +10,7 @@ Usage: launch/train_mpirun.sh [OPTION...] COMMAND [ARGUMENT...]
 
   --ranks N       number of ranks (default: the Slurm allocation's tasks, or 1)
   --hosts LIST    for example node1:4,node2:4 (default: this machine, or the Slurm allocation)
-  --program P     what to start (default: build/bin/dpldm)
+  --program P     what to start (default: build/bin/dpldm, or the installed one)
   --bind WHERE    none (default), core or numa: where mpirun pins a rank. NCCL prefers none.
   --dry-run       print the command and stop
   --help          this text
@@ -30,7 +30,7 @@ TEXT
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ranks=""
 hosts=""
-program=$root/build/bin/dpldm
+program=""
 bind=none
 dry_run=no
 fail() { echo "train_mpirun.sh: $1" >&2; exit 64; }
@@ -54,6 +54,7 @@ case "$bind" in none | core | numa) ;; *) fail "--bind is '$bind'; it must be no
 
 # shellcheck source=launch/env.sh
 source "$root/launch/env.sh"
+program=${program:-$(dpldm_program "$root" dpldm)}
 mpirun=${DPLDM_MPIRUN:-mpirun}
 
 # Inside an allocation mpirun knows hosts and tasks by itself.

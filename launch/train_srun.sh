@@ -8,7 +8,7 @@ Usage: launch/train_srun.sh [OPTION...] COMMAND [ARGUMENT...]
 
   salloc -N 2 --ntasks-per-node=4 launch/train_srun.sh finetune --config F.yaml --run-dir runs/a
 
-  --program P     what to start (default: build/bin/dpldm)
+  --program P     what to start (default: build/bin/dpldm, or the installed one)
   --dry-run       print the command and stop
   --help          this text
 
@@ -23,7 +23,7 @@ TEXT
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-program=$root/build/bin/dpldm
+program=""
 dry_run=no
 fail() { echo "train_srun.sh: $1" >&2; exit 64; }
 
@@ -40,6 +40,7 @@ done
 
 # shellcheck source=launch/env.sh
 source "$root/launch/env.sh"
+program=${program:-$(dpldm_program "$root" dpldm)}
 
 # --kill-on-bad-exit: by default the survivors of a dead rank would wait for it until the time limit.
 # --gpu-bind=none: every rank sees its node's GPUs and takes the one of its local rank; binding one to each task breaks peer-to-peer copies.

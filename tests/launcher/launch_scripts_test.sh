@@ -53,6 +53,20 @@ case_mpirun_gives_no_rank_to_the_program_and_no_root_flag() {
   not_recorded "--rank"
   not_recorded "allow-run-as-root"
 }
+case_installed_scripts_start_the_installed_program() {
+  mkdir -p "$work/prefix/bin" "$work/prefix/share/dpldm"
+  cp -r launch slurm "$work/prefix/share/dpldm"
+  ln -s "$work/program" "$work/prefix/bin/dpldm"
+  ln -s "$work/program" "$work/prefix/bin/dpldm-data"
+  cd "$work/prefix/share/dpldm"
+  code_is 0 launch/train_mpirun.sh --ranks 2 finetune
+  recorded "$work/prefix/bin/dpldm"
+  code_is 0 launch/train_srun.sh --dry-run finetune
+  grep -qF "$work/prefix/bin/dpldm finetune" "$work/out" || fail "srun is given another program"
+  export SLURM_JOB_ID=17 SLURM_SUBMIT_DIR=$PWD DPLDM_MODEL=m DPLDM_IMAGES=i.h5 DPLDM_LATENTS=l.h5
+  code_is 0 bash slurm/encode.sbatch
+  recorded "$work/prefix/bin/dpldm-data"
+}
 case_mpirun_divides_the_cores() {
   STAND_IN_EXIT=0 code_is 0 launch/train_mpirun.sh --ranks 1 --program "$work/program" finetune
   grep -q "OMP_NUM_THREADS=$(nproc)" "$work/err" || fail "one rank gets all cores"
