@@ -99,6 +99,8 @@ def inputs_for(network, case=None, records=3):
 def per_record_gradients(network, inputs, keywords, names):
     """Each record's gradient on its own, by ordinary backward passes in float64."""
     network = copy.deepcopy(network).double()
+    # diffusers makes sinusoids in float32, and casts those of timesteps alone.
+    network.time_proj.register_forward_hook(lambda module, inputs, waves: waves.double())
     double = lambda t: t.double() if t.is_floating_point() else t  # noqa: E731
     inputs = {n: double(t) for n, t in inputs.items()}
     parameters = dict(network.named_parameters())
