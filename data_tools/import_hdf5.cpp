@@ -37,6 +37,7 @@ RowLayout layout_of(const Dataset& images, const std::string& name) {
     if (shape[axis] < 1 || shape[axis] > kMaxSide)
       throw ConfigError(fmt::format("{}; sides from 1 to {} are allowed", text, kMaxSide));
   }
+  images.require_stored_here();
   if (shape.size() == 3) return {{1, shape[1], shape[2]}, false};
   if (is_channels(shape[1]) && is_channels(shape[3]))
     throw ConfigError(text + ": which axis holds the channels is not clear");
@@ -67,6 +68,7 @@ at::Tensor read_labels(const Dataset& dataset, const std::string& name, std::int
     throw ConfigError(fmt::format("the dataset '{}' has the shape [{}]; {} images need as many labels", name,
                                   fmt::join(shape, ", "), num_records));
   }
+  dataset.require_stored_here();
   at::Tensor labels = at::empty({num_records}, label_type_of(dataset, name));
   dataset.read_rows(0, num_records, labels.data_ptr());
   labels = labels.to(at::kLong);

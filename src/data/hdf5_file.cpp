@@ -300,6 +300,23 @@ std::uint64_t Dataset::file_offset() const {
   return offset;
 }
 
+void Dataset::require_stored_here() const {
+  const Handle properties = own(H5Dget_create_plist(handle_.id()), H5Pclose, where_ + " has no properties");
+  // Either would make the reader read any file that the sender names.
+  if (H5Pget_layout(properties.id()) == H5D_VIRTUAL || H5Pget_external_count(properties.id()) != 0) {
+    throw IoError(where_ + " is not stored inside the file");
+  }
+  // Deflate cannot shrink by more than about 1032. Chunks that were never written take no space and would be read as
+  // zeros: a file of a kilobyte can have a shape of terabytes.
+  constexpr double kMaxRatio = 1100;
+  const double promised = static_cast<double>(row_bytes_) * static_cast<double>(num_rows());
+  const hsize_t stored = H5Dget_storage_size(handle_.id());
+  if (promised > kMaxRatio * static_cast<double>(stored)) {
+    throw IoError(
+        fmt::format("{} has the shape {}, more than its {} stored bytes can hold", where_, shape_text(shape_), stored));
+  }
+}
+
 void Dataset::require(ElementType type, const std::vector<std::int64_t>& shape) const {
   if (type_ != type) throw IoError(fmt::format("{} is {}; {} is expected", where_, to_text(type_), to_text(type)));
   if (shape_ != shape) {

@@ -61,6 +61,10 @@ class Dataset {
   // Where the first row lies in the file, for writers that bypass HDF5.
   std::uint64_t file_offset() const;
 
+  // For datasets of somebody else's file, of any layout: throws when values lie in other files, or when the shape
+  // promises more than the bytes that are stored could hold, compressed or not.
+  void require_stored_here() const;
+
   // Throws unless the dataset is one contiguous, complete piece inside this file, of `type` and `shape`.
   void require(ElementType type, const std::vector<std::int64_t>& shape) const;
 

@@ -114,5 +114,35 @@ TEST_F(ImportHdf5, DatasetsThatDoNotFit_AreRefused) {
   expect_refusal(arguments({"--images", "x"}), 74, "is not an HDF5 file");
 }
 
+TEST_F(ImportHdf5, ShapeOfTerabytesInASmallFile_IsRefused) {
+  write_input({2, 4, 5}, {1, 0});
+  const hid_t file = H5Fopen(text("in.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  const hsize_t shape[] = {hsize_t{1} << 35, 28, 28};
+  const hsize_t chunk[] = {1024, 28, 28};
+  const hid_t space = H5Screate_simple(3, shape, nullptr);
+  const hid_t chunked = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_chunk(chunked, 3, chunk);
+  H5Dclose(H5Dcreate2(file, "sparse", H5T_STD_U8LE, space, H5P_DEFAULT, chunked, H5P_DEFAULT));
+  H5Pclose(chunked);
+  H5Sclose(space);
+  H5Fclose(file);
+  expect_refusal(arguments({"--images", "sparse"}), 74, "more than its 0 stored bytes can hold");
+}
+
+TEST_F(ImportHdf5, ValuesInAnotherFile_AreRefused) {
+  write("secret", std::string(40, 's'));
+  write_input({2, 4, 5}, {1, 0});
+  const hid_t file = H5Fopen(text("in.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  const hsize_t shape[] = {2, 4, 5};
+  const hid_t space = H5Screate_simple(3, shape, nullptr);
+  const hid_t outside = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_external(outside, text("secret").c_str(), 0, 40);
+  H5Dclose(H5Dcreate2(file, "elsewhere", H5T_STD_U8LE, space, H5P_DEFAULT, outside, H5P_DEFAULT));
+  H5Pclose(outside);
+  H5Sclose(space);
+  H5Fclose(file);
+  expect_refusal(arguments({"--images", "elsewhere"}), 74, "is not stored inside the file");
+}
+
 }  // namespace
 }  // namespace dpldm::tools
