@@ -16,7 +16,8 @@ void add_runtime(Schema& schema, RuntimeConfig& runtime, double least_micro_batc
   schema.add("runtime.precision", runtime.precision, std::move(precisions),
              "What the network computes in. Weights, per-record norms, sums, noise and the optimiser are fp32 always.");
   schema.add("runtime.threads", runtime.threads, {0, 1024},
-             "CPU threads of each rank; 0 shares the node's cores among its ranks.");
+             "CPU threads of each rank; 0 takes OMP_NUM_THREADS, or, where that is not set, shares the node's cores "
+             "among its ranks.");
   std::string micro_batch =
       "Records that pass through the network at once on one rank. Costs memory; does not change the result.";
   if (least_micro_batch == 0) micro_batch += " 0 takes as many as engine.memory_limit allows, up to 128.";

@@ -8,8 +8,8 @@
 
 namespace dpldm::train {
 
-// Sets LibTorch's threads: `runtime.threads`, or an equal share of the cores that this process may use among the node's
-// ranks. Returns the number.
+// Sets LibTorch's threads: `runtime.threads`; where that is 0, OMP_NUM_THREADS; without it, an equal share of the cores
+// that this process may use among the node's ranks. Returns the number.
 int set_threads(const config::RuntimeConfig& runtime, const comm::Communicator& comm);
 
 // The type that networks compute in.
