@@ -3,15 +3,18 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <future>
 #include <map>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/event_file.h"
 #include "train/checkpoint.h"
 #include "train/rank_agreement.h"
 #include "train/stop_request.h"
@@ -61,7 +64,8 @@ struct RunState::Impl {
   comm::Communicator& comm;
   CheckpointStore store;
   StopRequest stop;
-  std::ofstream metrics;  // rank 0
+  std::ofstream metrics;                // rank 0
+  std::optional<io::EventFile> events;  // the same for TensorBoard
   nlohmann::json extra = nlohmann::json::object();
   nlohmann::json restored_extra = nlohmann::json::object();
   std::future<Seconds> writing;  // rank 0: the checkpoint in the background; destroyed first, which waits for it
@@ -78,8 +82,11 @@ RunState::RunState(const std::filesystem::path& run_dir, const config::Checkpoin
                    .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
                    .stop = StopRequest(StopRequest::Seconds(60 * checkpoint.max_minutes)),
                    .metrics = {},
+                   .events = {},
                    .writing = {}})) {
-  if (comm.is_root()) impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
+  if (!comm.is_root()) return;
+  impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
+  impl_->events.emplace(run_dir, static_cast<std::int64_t>(std::time(nullptr)));
 }
 
 RunState::~RunState() = default;
@@ -125,6 +132,11 @@ void RunState::record(const nlohmann::json& line) {
     throw IoError("cannot write " + (impl_->run_dir / "metrics.jsonl").string() + ": " +
                   std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
   }
+  std::map<std::string, double> scalars;
+  for (const auto& [key, value] : line.items()) {
+    if (key != "step" && value.is_number()) scalars.emplace(key, value.get<double>());
+  }
+  impl_->events->add(line.at("step").get<std::int64_t>(), scalars);
 }
 
 void RunState::set_extra(const nlohmann::json& extra) { impl_->extra = extra; }

@@ -36,7 +36,8 @@ class RunState {
   // configuration or of other inputs.
   std::int64_t restore(FlatParameters& parameters, Optimizer& optimizer);
 
-  // One line of metrics.jsonl, on rank 0. Public numbers only.
+  // One line of metrics.jsonl, and its numbers for TensorBoard, on rank 0: "step" and what was measured there. Public
+  // numbers only.
   void record(const nlohmann::json& line);
 
   // What a later resume must know beside the tensors (the ledger's head). Goes into the next checkpoints.
