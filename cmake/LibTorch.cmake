@@ -24,13 +24,6 @@ find_path(DPLDM_FMT_INCLUDE fmt/format.h REQUIRED)
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt_first)
 file(CREATE_LINK ${DPLDM_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt_first/fmt SYMBOLIC)
 
-# LibTorch carries headers of another fmt than the one that this program and spdlog are linked with. A folder that holds nothing but
-# a link to ours goes first.
-find_package(fmt REQUIRED)
-find_path(DPLDM_FMT_INCLUDE fmt/format.h REQUIRED)
-file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt_first)
-file(CREATE_LINK ${DPLDM_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt_first/fmt SYMBOLIC)
-
 add_library(dpldm_torch INTERFACE)
 add_library(dpldm::torch ALIAS dpldm_torch)
 target_include_directories(dpldm_torch SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/fmt_first

@@ -29,7 +29,12 @@ launch/bootstrap.sh cpu-release
 
 run=runs/quickstart
 data=$run/data
-[ "$fresh" = yes ] && rm -rf "$run"
+if [ "$fresh" = yes ] && [ -e "$run" ]; then
+  if [ -s "$run/finetune/ledger.jsonl" ]; then
+    echo "quickstart.sh: the ledger of the earlier run goes too; what was released from it stays spent, and the new run's epsilon comes on top" >&2
+  fi
+  rm -rf "$run"
+fi
 mkdir -p "$data" "$run/log"
 ranks=${DPLDM_RANKS:-2}
 fashion=/usr/share/datasets/fashion-mnist
