@@ -20,6 +20,13 @@ if [ -z "${OMP_NUM_THREADS:-}" ] && [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then expo
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 if [ "$NCCL_DEBUG" = INFO ]; then export NCCL_DEBUG_FILE=${NCCL_DEBUG_FILE:-nccl.%h.%p.log}; fi
 
+# When the allocation ends, in seconds since 1970: the program stops with a checkpoint before. Slurm 22.05 does not say so by itself.
+if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_JOB_END_TIME:-}" ]; then
+  end_time=$(squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null || true)
+  # "N/A" without a time limit.
+  if [[ $end_time == *T* ]] && end_time=$(date -d "$end_time" +%s 2>/dev/null); then export SLURM_JOB_END_TIME=$end_time; fi
+fi
+
 # Network adapters pin memory, and keys are locked into it. Sites that forbid raising the limit have set it themselves.
 ulimit -l unlimited 2>/dev/null || true
 # Not "unlimited": then NCCL's threads would get stacks of 2 MiB.
@@ -33,7 +40,7 @@ dpldm_program() {
 }
 
 # The variables that a run depends on, as NAME=VALUE lines.
-dpldm_variables() { env | grep -E '^(DPLDM_|OMP_NUM_THREADS=|NCCL_|OMPI_MCA_|UCX_|HDF5_USE_)' | sort || true; }
+dpldm_variables() { env | grep -E '^(DPLDM_|OMP_NUM_THREADS=|NCCL_|OMPI_MCA_|UCX_|HDF5_USE_|SLURM_JOB_END_TIME=)' | sort || true; }
 
 # dpldm_print_provenance ROOT PROGRAM: what runs where, to stderr.
 dpldm_print_provenance() {

@@ -45,12 +45,13 @@ slurm_requeue() {
   sleep "${DPLDM_REQUEUE_WAIT:-300}"
 }
 
-# slurm_requeue_after CODE RUN_DIR: decides by the exit code whether to run again (docs/failures.md): 75 always, 71 (a rank, a link or a
-# collective failed) once for each job, anything else never.
+# slurm_requeue_after CODE RUN_DIR: decides by the exit code whether to run again (docs/failures.md): 75 always, 138 (SIGUSR1 came before the
+# program could listen, so nothing was begun) too, 71 (a rank, a link, a file system or a collective failed) once for each job, anything else never.
 slurm_requeue_after() {
   local code=$1 run_dir=$2 mark
   case "$code" in
     75) slurm_requeue "a checkpoint was written" ;;
+    138) slurm_requeue "it was asked to stop before it had begun" ;;
     71)
       mark=$run_dir/.requeued-after-71-job-$SLURM_JOB_ID
       if [ -e "$mark" ]; then

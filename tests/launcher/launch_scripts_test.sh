@@ -177,6 +177,12 @@ case_preemptible_requeues_once_after_a_communication_failure() {
   STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
   not_recorded "scontrol"
 }
+case_preemptible_requeues_when_it_was_asked_to_stop_before_it_could_listen() {
+  in_job
+  fake_programs
+  STAND_IN_EXIT=138 code_is 138 batch finetune_preemptible.sbatch
+  recorded "scontrol requeue 17"
+}
 case_preemptible_does_not_requeue_other_ends() {
   in_job
   fake_programs
@@ -193,6 +199,28 @@ case_encode_starts_the_data_program() {
   recorded encode
   recorded i.h5
   recorded --flips
+}
+case_encode_writes_beside_the_images() {
+  in_job
+  fake_programs
+  DPLDM_IMAGES=data/faces.h5 code_is 0 batch encode.sbatch
+  recorded data/faces-latents.h5
+}
+case_batch_scripts_have_four_lines_to_edit() {
+  local script
+  for script in slurm/*.sbatch; do
+    [ "$(grep -c '# EDIT$' "$script")" -eq 4 ] || fail "$script has another number of lines to edit"
+  done
+}
+case_batch_tells_the_program_when_the_allocation_ends() {
+  in_job
+  fake_programs
+  code_is 0 batch finetune.sbatch
+  grep -q "SLURM_JOB_END_TIME=$(date -d 2030-01-02T03:04:05 +%s)" "$work/err" || fail "the end of the allocation is missing"
+  SLURM_JOB_END_TIME=1900000000 code_is 0 batch finetune.sbatch
+  grep -q "SLURM_JOB_END_TIME=1900000000" "$work/err" || fail "what Slurm said was overwritten"
+  STAND_IN_END=N/A code_is 0 batch finetune.sbatch
+  if grep -q SLURM_JOB_END_TIME "$work/err"; then fail "an allocation without an end has one"; fi
 }
 case_batch_can_use_mpirun() {
   in_job

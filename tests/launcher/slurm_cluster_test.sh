@@ -50,12 +50,18 @@ TEXT
   export DPLDM_CONFIG=$cluster/finetune.yaml
 }
 
-# submit SCRIPT [SBATCH-OPTION...]: sets `job`.
+# submit SCRIPT [SBATCH-OPTION...] [-- ARGUMENT...]: sets `job`.
 submit() {
-  local script=$1
+  local script=$1 options=()
   shift
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    options+=("$1")
+    shift
+  done
+  [ $# -eq 0 ] || shift
   : >"$log"
-  job=$(cd "$tree" && sbatch --parsable --partition=low --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --time=10 --output="$log" "$@" "slurm/$script")
+  job=$(cd "$tree" && sbatch --parsable --partition=low --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --time=10 --output="$log" "${options[@]}" \
+    "slurm/$script" "$@")
 }
 state() { scontrol show job "$job" | sed -n 's/.*JobState=\([A-Z_]*\).*/\1/p'; }
 state_is() { [[ " $1 " == *" $(state) "* ]]; }
@@ -88,8 +94,12 @@ encode_runs() {
 
 finetune_runs() {
   new_run whole
-  submit finetune.sbatch
+  submit finetune.sbatch -- --set data.local_copy=/tmp/latents
   ends_with 0 120 finetune.sbatch
+  local node
+  for node in 1 2; do
+    [ "$(find "$cluster/tmp-n$node/latents" -type f | wc -l)" -eq 1 ] || fail "finetune.sbatch: n$node has no copy of the latents in its /tmp"
+  done
   [ -e "$DPLDM_RUN_DIR/model/dp_metadata.json" ] || fail "finetune.sbatch: there is no model"
   grep -q "ranks  *2 x" "$log" || fail "finetune.sbatch: not two ranks"
   say "finetune.sbatch on two nodes" "done"
@@ -105,6 +115,20 @@ warning_signal_stops() {
   local before
   before=$(epsilon)
   say "finetune.sbatch, SIGUSR1 before the end: code 75 after" "$((SECONDS - begin)) s"
+  submit finetune.sbatch
+  ends_with 0 120 "finetune.sbatch submitted again"
+  not_less "$before" "$(epsilon)"
+}
+
+clock_stops() {
+  new_run clocked
+  # Slurm's own warning is turned into a signal that changes nothing, and the minute is what a first checkpoint is given.
+  submit finetune.sbatch --time=1 --signal=B:CONT@5
+  ends_with 75 90 "the end of the allocation"
+  grep -q "stopped by the end of the Slurm allocation" "$log" || fail "the end of the allocation: something else stopped it"
+  local before
+  before=$(epsilon)
+  say "finetune.sbatch, the end of the allocation by the clock" "code 75"
   submit finetune.sbatch
   ends_with 0 120 "finetune.sbatch submitted again"
   not_less "$before" "$(epsilon)"
@@ -172,6 +196,7 @@ else
   encode_runs
   finetune_runs
   warning_signal_stops
+  clock_stops
   preempted_job_comes_back
   node_that_is_killed
   link_that_is_cut
