@@ -5,7 +5,7 @@
 function(dpldm_library folder)
   cmake_parse_arguments(ARG "TORCH" "" "SOURCES;DEPENDS" ${ARGN})
   add_library(dpldm_${folder} STATIC ${ARG_SOURCES})
-  target_include_directories(dpldm_${folder} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_include_directories(dpldm_${folder} PUBLIC ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src)
   target_link_libraries(dpldm_${folder} PUBLIC ${ARG_DEPENDS})
   if(ARG_TORCH)
     dpldm_use_torch(dpldm_${folder})

@@ -34,8 +34,8 @@ Neighbouring neighbouring_from(const std::string& text);
 Sampler sampler_from(const std::string& text);
 
 // The epsilon at `delta` of all events together; infinity when there is no finite one (noise multiplier 0). Throws
-// ConfigError for values outside their domain: a rate outside [0, 1], a negative multiplier or count, a delta outside
-// (0, 1) or, for PLD and PRV, below 1e-12; and for PRV when its interval would need more memory than is reasonable.
+// ConfigError outside the domain: a rate outside [0, 1], a negative multiplier or count, more than 10^12 steps, a delta
+// outside (0, 1) or, for PLD and PRV, below 1e-12; and for PRV when it would need more memory than is reasonable.
 double epsilon_of(std::span<const GaussianEvent> events, double delta, AccountantKind kind,
                   Neighbouring neighbouring = Neighbouring::kAddRemove);
 

@@ -21,7 +21,6 @@ constexpr double kRelativeTolerance = 5e-5;
 constexpr double kLeastNoise = 1e-3;
 constexpr double kMostNoise = 1e7;
 constexpr double kLeastRate = 1e-9;
-constexpr std::int64_t kMostSteps = 1'000'000'000'000;
 
 // What a calibration asks: does a setting, with everything spent before, stay within the budget?
 class Budget {
@@ -137,7 +136,7 @@ std::int64_t calibrate_steps(double sampling_rate, double noise_multiplier, doub
   while (allows(beyond)) {
     within = beyond;
     beyond *= 2;
-    if (beyond > kMostSteps) {
+    if (beyond > kMostSteps / 2) {
       throw ConfigError(fmt::format("any number of steps at rate {} with noise multiplier {} stays within epsilon {}",
                                     sampling_rate, noise_multiplier, epsilon));
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -22,6 +24,14 @@ constexpr std::size_t kMaxMetadataBytes = std::size_t{1} << 24;
 
 bool agree(double a, double b) { return std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b)); }
 
+// Stricter than the library's own conversion, which cuts fractions off and lets large numbers wrap around.
+std::int64_t whole_number(const Json& json) {
+  const bool fits = !json.is_number_unsigned() ||
+                    json.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()};
+  if (!json.is_number_integer() || !fits) throw ConfigError("it is not a privacy statement: a count is " + json.dump());
+  return json.get<std::int64_t>();
+}
+
 PrivacyClaim claim_from(const Json& json) {
   PrivacyClaim claim;
   claim.is_private = json.at("private");
@@ -33,14 +43,14 @@ PrivacyClaim claim_from(const Json& json) {
   claim.accountant = accountant_from(json.at("accountant"));
   claim.noise_multiplier = json.at("noise_multiplier");
   claim.sampling_rate = json.at("sampling_rate");
-  claim.steps = json.at("steps");
-  claim.steps_in_model = json.value("steps_in_model", std::int64_t{0});
+  claim.steps = whole_number(json.at("steps"));
+  if (json.contains("steps_in_model")) claim.steps_in_model = whole_number(json["steps_in_model"]);
   claim.clipping = json.value("clipping", "");
-  claim.num_records = json.at("num_records");
+  claim.num_records = whole_number(json.at("num_records"));
   claim.expected_batch_size = json.at("expected_batch_size");
   for (const Json& release : json.value("other_releases", Json::array())) {
-    claim.other_releases.push_back({release.at("sampling_rate"), release.at("noise_multiplier"), release.at("count"),
-                                    sampler_from(release.at("sampler"))});
+    claim.other_releases.push_back({release.at("sampling_rate"), release.at("noise_multiplier"),
+                                    whole_number(release.at("count")), sampler_from(release.at("sampler"))});
   }
   return claim;
 }

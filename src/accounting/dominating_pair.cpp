@@ -14,13 +14,20 @@ constexpr double kUnitRoundoff = std::numeric_limits<double>::epsilon() / 2;
 // P(N(0, 1) > u).
 double normal_tail(double u) { return 0.5 * std::erfc(u / std::numbers::sqrt2); }
 
-// ln((1 - q) + q exp(t)).
-double log_mixture(double q, double t) { return t > 700 ? t + std::log(q) : std::log1p(q * std::expm1(t)); }
+// ln((1 - q) + q exp(t)). Far below 1 the sum is formed as it stands: expm1 would leave nothing of it where q is
+// nearly 1.
+double log_mixture(double q, double t) {
+  if (q == 1) return t;
+  if (t > 700) return t + std::log(q);
+  const double excess = q * std::expm1(t);
+  return excess < -0.5 ? std::log((1 - q) + q * std::exp(t)) : std::log1p(excess);
+}
 
 // The t with ln((1 - q) + q exp(t)) = x; minus infinity where there is none.
 double inverse_log_mixture(double q, double x) {
+  if (q == 1) return x;
   if (x > 30) return x - std::log(q) + std::log1p(-(1 - q) * std::exp(-x));
-  const double grown = std::expm1(x) + q;
+  const double grown = x < -0.5 ? std::exp(x) - (1 - q) : std::expm1(x) + q;
   return grown > 0 ? std::log(grown / q) : -kInfinity;
 }
 

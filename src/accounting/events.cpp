@@ -17,6 +17,7 @@ constexpr double kMostNoise = 1e9;
 }  // namespace
 
 void check_events(std::span<const GaussianEvent> events) {
+  std::int64_t num_steps = 0;
   for (const GaussianEvent& event : events) {
     if (!(event.sampling_rate >= 0 && event.sampling_rate <= 1)) {
       throw ConfigError(fmt::format("the sampling rate is {}; it must be between 0 and 1", event.sampling_rate));
@@ -28,6 +29,11 @@ void check_events(std::span<const GaussianEvent> events) {
     if (event.count < 0) {
       throw ConfigError(fmt::format("the number of steps is {}; it must be 0 or more", event.count));
     }
+    if (event.count > kMostSteps - num_steps) {
+      throw ConfigError(
+          fmt::format("the number of steps is more than {}, the most that can be accounted for", kMostSteps));
+    }
+    num_steps += event.count;
   }
 }
 

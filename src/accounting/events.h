@@ -1,6 +1,7 @@
 // What every accountant does with a list of events before it does anything else: check it and shorten it.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -8,7 +9,10 @@
 
 namespace dpldm::accounting {
 
-// Throws ConfigError unless every event is within its domain (accountant.h).
+// That all events together may have: counts stay exact in double precision, and their sums in 64 bits.
+inline constexpr std::int64_t kMostSteps = 1'000'000'000'000;
+
+// Throws ConfigError unless every event is within its domain (accountant.h), and all together have kMostSteps at most.
 void check_events(std::span<const GaussianEvent> events);
 
 // Throws ConfigError unless `smallest` <= delta < 1.

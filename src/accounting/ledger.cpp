@@ -208,9 +208,12 @@ void PrivacyLedger::add(const LedgerEntry& entry, const std::string& line) {
                       entry.step, entry.attempt, last->step, last->attempt));
     }
   }
+  std::vector<GaussianEvent> all = events_;
+  all.push_back(entry.event);
+  all = merged(all);
+  check_events(all);
+  events_ = std::move(all);
   entries_.push_back(entry);
-  events_.push_back(entry.event);
-  events_ = merged(events_);
   head_ = sha256_of(line);
   heads_.insert(head_);
 }

@@ -4,7 +4,10 @@
 #include <cmath>
 #include <complex>
 #include <limits>
+#include <numeric>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "accounting/chernoff.h"
 #include "accounting/dominating_pair.h"
@@ -12,6 +15,7 @@
 #include "accounting/fourier.h"
 #include "accounting/gaussian.h"
 #include "accounting/pld_grid.h"
+#include "base/error.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -30,6 +34,11 @@ constexpr double kLogTiltedAbove = -24;
 constexpr double kReach = 15;
 // The grid adds at most step^2 / 6 to the variance of a step; this keeps that within 1/400 of the variance.
 constexpr double kStepPerDeviation = 0.12;
+// The finest steps relative to the losses of one step and of all, so that points are told apart in double precision.
+constexpr double kFinestOfOne = 1e-12;
+constexpr double kFinestOfAll = 1e-14;
+// The largest tilt times the mean of all losses: their exponents keep ten digits below one.
+constexpr double kLargestExponent = 1e6;
 // Spectral values below exp(kNothing) are left out; what they could add is added to every point.
 constexpr double kNothing = -90;
 
@@ -56,7 +65,13 @@ double num_steps_of(std::span<const GaussianEvent> events) {
   return sum;
 }
 
-// The standard deviation of the sum of all steps.
+// The mean of the sum of all steps, and its standard deviation.
+double mean_of(const std::vector<Part>& parts) {
+  double mean = 0;
+  for (const Part& part : parts) mean += part.count * part.cumulants.mean();
+  return mean;
+}
+
 double deviation_of(const std::vector<Part>& parts) {
   double variance = 0;
   for (const Part& part : parts) variance += part.count * part.cumulants.variance();
@@ -137,17 +152,20 @@ class ComposedLosses {
 
   void compose(const std::vector<Part>& parts, double num_steps, double delta, Tilt tilt) {
     const double deviation = deviation_of(parts);
-    double widest = 0;  // of all that must fit on the grid
+    double widest = 0;   // of all that must fit on the grid
+    double largest = 0;  // loss of one step
     for (const Part& part : parts) {
       const LossRange range = loss_range(part.pair, part.tails);
       widest = std::max(widest, range.high - range.low);
+      largest = std::max({largest, std::abs(range.low), std::abs(range.high)});
     }
     const auto step_for = [&](double width) {
-      return std::max(std::min(kStandardStep, kStepPerDeviation * deviation / std::sqrt(num_steps)),
-                      width / kMaxPoints);
+      return std::max({std::min(kStandardStep, kStepPerDeviation * deviation / std::sqrt(num_steps)),
+                       width / kMaxPoints, kFinestOfOne * largest});
     };
     // A grid does not follow a tilt steeper than 1 / step.
-    const Chernoff chernoff([&](double theta) { return log_mgf_of(parts, theta); }, deviation, 1 / step_for(widest));
+    const double largest_theta = std::min(1 / step_for(widest), kLargestExponent / std::abs(mean_of(parts)));
+    const Chernoff chernoff([&](double theta) { return log_mgf_of(parts, theta); }, deviation, largest_theta);
     const double log_delta = std::log(delta);
     const bool full = tilt == Tilt::kFull;
     theta_ = chernoff.above(log_delta).theta;
@@ -163,7 +181,7 @@ class ComposedLosses {
     const ChernoffBound tilted_top = chernoff.tilted_above(theta_, log_tilted_above);
     const ChernoffBound top = chernoff.above(log_cut_off);
     widest = std::max(widest, std::max(tilted_top.loss, top.loss) - low);
-    step_ = step_for(widest);
+    step_ = std::max(step_for(widest), kFinestOfAll * std::max(std::abs(tilted_top.loss), std::abs(top.loss)));
 
     std::vector<LossGrid> grids;
     grids.reserve(parts.size());
@@ -237,6 +255,10 @@ class ComposedLosses {
     for (double& tilted : tilted_) {
       tilted = std::max(0.0, transform.values()[static_cast<std::size_t>(place)]) + bound;
       if (++place == size) place = 0;
+    }
+    const double total = std::accumulate(tilted_.begin(), tilted_.end(), 0.0);
+    if (!(total > 1 - 1e-6)) {
+      throw InternalError(fmt::format("the losses of all steps have a mass of {} instead of 1", total));
     }
   }
 

@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -18,10 +23,23 @@ double share_of_upper_end(const DominatingPair::Mass& cell, double lower_loss, d
   return share < cell.p ? std::max(0.0, share) : cell.p;  // also where `share` is not a number
 }
 
+// A mass that got lost, or that is not a number, would make every delta smaller than it is.
+void require_all_mass(const LossGrid& grid) {
+  const double total = std::accumulate(grid.mass.begin(), grid.mass.end(), grid.infinite_mass);
+  if (!(std::abs(total - 1) < 1e-6)) {
+    throw InternalError(fmt::format("the losses of a step have a mass of {} on their grid instead of 1", total));
+  }
+}
+
 }  // namespace
 
 LossRange loss_range(const DominatingPair& pair, const TailMass& tails) {
-  return {pair.loss_at(pair.z_with_lower_tail(tails.lower)), pair.loss_at(pair.z_with_upper_tail(tails.upper))};
+  const LossRange range{pair.loss_at(pair.z_with_lower_tail(tails.lower)),
+                        pair.loss_at(pair.z_with_upper_tail(tails.upper))};
+  if (!(std::isfinite(range.low) && std::isfinite(range.high))) {
+    throw InternalError(fmt::format("the losses of a step range from {} to {}", range.low, range.high));
+  }
+  return range;
 }
 
 LossGrid discretise(const DominatingPair& pair, double step, const TailMass& tails) {
@@ -44,6 +62,7 @@ LossGrid discretise(const DominatingPair& pair, double step, const TailMass& tai
     left = right;
   }
   grid.infinite_mass = pair.upper_tail(left.z);
+  require_all_mass(grid);
   return grid;
 }
 
@@ -52,7 +71,6 @@ StepCumulants::StepCumulants(const DominatingPair& pair, const TailMass& tails) 
   const double high = pair.z_with_upper_tail(tails.upper);
   const int num_points = std::min(4000, 300 + static_cast<int>(20 / std::min(1.0, pair.noise_multiplier())));
   const double width = (high - low) / num_points;
-  double mean = 0;
   DominatingPair::Point left = pair.point(low);
   for (int i = 0; i < num_points; ++i) {
     const DominatingPair::Point right = pair.point(low + (i + 1) * width);
@@ -60,12 +78,12 @@ StepCumulants::StepCumulants(const DominatingPair& pair, const TailMass& tails) 
     if (mass > 0) {
       losses_.push_back(pair.loss_at(low + (i + 0.5) * width));
       log_masses_.push_back(std::log(mass));
-      mean += mass * losses_.back();
+      mean_ += mass * losses_.back();
     }
     left = right;
   }
   for (std::size_t i = 0; i < losses_.size(); ++i) {
-    variance_ += std::exp(log_masses_[i]) * (losses_[i] - mean) * (losses_[i] - mean);
+    variance_ += std::exp(log_masses_[i]) * (losses_[i] - mean_) * (losses_[i] - mean_);
   }
 }
 

@@ -42,11 +42,13 @@ class StepCumulants {
 
   // ln E[exp(theta * loss)], of the finite losses.
   double log_mgf(double theta) const;
+  double mean() const { return mean_; }
   double variance() const { return variance_; }
 
  private:
   std::vector<double> losses_;
   std::vector<double> log_masses_;
+  double mean_ = 0;
   double variance_ = 0;
 };
 

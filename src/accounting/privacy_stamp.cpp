@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/bound_text.h"
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -77,8 +78,9 @@ std::map<std::string, std::string> stamp_for(const std::string& statement_text) 
   try {
     const std::string privacy =
         statement.at("private").get<bool>()
-            ? fmt::format("epsilon {:.6g}, delta {:.3g}, {}", statement.at("epsilon").get<double>(),
-                          statement.at("delta").get<double>(), statement.at("neighbouring").get<std::string>())
+            ? fmt::format("epsilon {}, delta {}, {}", up_to_digits(statement.at("epsilon").get<double>(), 6),
+                          up_to_digits(statement.at("delta").get<double>(), 3),
+                          statement.at("neighbouring").get<std::string>())
             : "NOT PRIVATE: " + statement.at("not_private_because").get<std::string>();
     return {{kPrivacy, privacy}, {kStatement, sha256_of(statement_text)}};
   } catch (const json::exception& error) {

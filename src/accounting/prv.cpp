@@ -84,8 +84,16 @@ double fill_masses(const DominatingPair& pair, const Mesh& mesh, std::span<doubl
     mean += mass * static_cast<double>(i) * mesh.step;
     left = right;
   }
+  const double shift = (truncated_mean(pair, mesh.half_width()) - mean) / total;
+  // The theorem's two conditions. They hold for every loss; what breaks them is arithmetic, and NaN breaks them too.
+  if (!(std::abs(total - 1) < 1e-2 && std::abs(shift) <= 0.5 * mesh.step * (1 + 1e-6))) {
+    throw InternalError(
+        fmt::format("the losses of a step have a mass of {} on the prv accountant's mesh of {}, and their "
+                    "mean is off by {}",
+                    total, mesh.step, shift));
+  }
   for (double& value : values) value /= total;
-  return (truncated_mean(pair, mesh.half_width()) - mean) / total;
+  return shift;
 }
 
 // Losses of the whole run: mass `masses[i]` at (i - length / 2) * step + shift.

@@ -73,6 +73,33 @@ TEST_F(Claim, OtherReleases_Count) {
   EXPECT_EQ(refusal(json), "not refused");
 }
 
+TEST_F(Claim, CountsThatAreNotWholeOrDoNotFit_AreRefused) {
+  const GaussianEvent event{.01, 1.0, 1000};
+  Json json = good();
+  json["epsilon"] = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  for (const char* key : {"steps", "steps_in_model", "num_records"}) {
+    for (const Json& value : {Json(1000.9), Json(18446744073709551615U), Json(1e30), Json("1000"), Json(true)}) {
+      Json changed = json;
+      changed[key] = value;
+      EXPECT_THAT(refusal(changed), testing::HasSubstr("is not a privacy statement")) << key << " " << value;
+    }
+  }
+  json["other_releases"] = {{{"sampling_rate", 1.0}, {"noise_multiplier", 50.0}, {"count", 0.5}, {"sampler", "none"}}};
+  EXPECT_THAT(refusal(json), testing::HasSubstr("is not a privacy statement"));
+}
+
+// 2^63 - 1 twice and 3 make 1 in 64 bits.
+TEST_F(Claim, CountsWhoseSumWouldOverflow_AreRefused) {
+  const GaussianEvent event{.01, 1.0, 1};
+  Json json = good();
+  json["steps"] = 3;
+  const Json most{
+      {"sampling_rate", .01}, {"noise_multiplier", 1.0}, {"count", 9223372036854775807}, {"sampler", "poisson"}};
+  json["other_releases"] = {most, most};
+  json["epsilon"] = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  EXPECT_THAT(refusal(json), testing::HasSubstr("number of steps is more than"));
+}
+
 TEST_F(Claim, MoreStepsThanWereChargedOrAnUnknownClipping_IsRefused) {
   const GaussianEvent event{.01, 1.0, 1000};
   Json json = good();

@@ -11,6 +11,7 @@
 #include "accounting/dominating_pair.h"
 #include "accounting/gaussian.h"
 #include "accounting/pld_grid.h"
+#include "accounting/rdp.h"
 #include "base/error.h"
 #include "unit/accounting/vectors.h"
 
@@ -74,6 +75,29 @@ TEST(Pld, NearlyFullRate_MeetsTheAnalyticGaussian) {
   const double epsilon = epsilon_at(1 - 1e-13, 10, 100, 1e-5);
   EXPECT_NEAR(epsilon, 4.377178096, 2e-5);
   EXPECT_GE(epsilon, 4.377178096 - 1e-9);
+}
+
+// At rate 1 losses have no lower end. The other event is next to nothing, so the sum is the Gaussian's.
+TEST(Pld, FullRateWithLittleNoise_ComposesWithSampledSteps) {
+  for (const double sigma : {0.3, 0.2, 0.1}) {
+    for (const double rate : {1.0, 1 - 1e-16, 1 - 1e-12, 1 - 1e-7}) {
+      const GaussianEvent events[] = {{rate, sigma, 1}, {0.001, 5, 1}};
+      const double alone = gaussian_epsilon(1 / sigma, 1e-5);
+      const double together = pld_epsilon(events, 1e-5);
+      EXPECT_GE(together, alone * (1 - 1e-5)) << sigma << ", " << rate;
+      EXPECT_LE(together, alone + 1e-3) << sigma << ", " << rate;
+    }
+  }
+  const GaussianEvent replaced[] = {{1, 0.2, 1}, {0.001, 5, 1}};
+  EXPECT_NEAR(pld_epsilon(replaced, 1e-5, Neighbouring::kReplaceOne), gaussian_epsilon(10, 1e-5), 1e-3);
+}
+
+// In one direction all losses lie within 1e-17 of -ln(1 - q): no grid that follows that has indices which fit.
+TEST(Pld, NearlyConstantLosses_AreAnswered) {
+  const GaussianEvent event{0.98365433859025819, 0.049626067485682462, 4589};
+  const double epsilon = pld_epsilon({&event, 1}, 8.29e-5);
+  EXPECT_GT(epsilon, 9e5);
+  EXPECT_LT(epsilon, rdp_epsilon({&event, 1}, 8.29e-5).epsilon);
 }
 
 TEST(Pld, Delta_IsTheInverseOfEpsilon) {
@@ -182,10 +206,21 @@ TEST(Pld, ImpossibleValues_AreRefusedWithASentence) {
   EXPECT_THAT(refusal(0.1, nan, 1, 1e-5), testing::HasSubstr("noise multiplier is nan"));
   EXPECT_THAT(refusal(0.1, kInfinity, 1, 1e-5), testing::HasSubstr("noise multiplier is inf"));
   EXPECT_THAT(refusal(0.1, 1, -1, 1e-5), testing::HasSubstr("number of steps is -1"));
+  EXPECT_THAT(refusal(0.1, 1, 1'000'000'000'001, 1e-5), testing::HasSubstr("more than 1000000000000"));
   for (double delta : {0.0, -1e-5, 1.0, 2.0, nan}) {
     EXPECT_THAT(refusal(0.1, 1, 1, delta), testing::HasSubstr("it must lie between 0 and 1"));
   }
   EXPECT_THAT(refusal(0.1, 1, 1, 1e-13), testing::HasSubstr("exact down to 1e-12"));
+}
+
+// 2^63 - 1 twice and 3 make 1 in 64 bits.
+TEST(Pld, CountsWhoseSumWouldOverflow_AreRefused) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  const GaussianEvent events[] = {{0.01, 1, kMost}, {0.01, 1, kMost}, {0.01, 1, 3}};
+  EXPECT_THROW(pld_epsilon(events, 1e-5), ConfigError);
+  EXPECT_THROW(rdp_epsilon(events, 1e-5), ConfigError);
+  const GaussianEvent half_each[] = {{0.01, 1, 600'000'000'000}, {0.02, 1, 600'000'000'000}};
+  EXPECT_THROW(pld_epsilon(half_each, 1e-5), ConfigError);
 }
 
 }  // namespace

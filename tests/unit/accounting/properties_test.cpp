@@ -27,6 +27,12 @@ class RandomSettings {
   GaussianEvent event(double max_steps) {
     return {log_uniform(1e-5, 1), log_uniform(0.6, 20), static_cast<std::int64_t>(log_uniform(1, max_steps))};
   }
+  // Every record in every step, said in one of the two ways, with little noise now and then.
+  GaussianEvent event_without_amplification() {
+    const auto count = static_cast<std::int64_t>(log_uniform(1, 4));
+    if (count % 2 == 0) return {1, log_uniform(0.2, 10), count};
+    return {log_uniform(1e-9, 1), log_uniform(0.2, 10), count, Sampler::kNone};
+  }
   double delta() { return log_uniform(1e-9, 1e-2); }
 
  private:
@@ -79,6 +85,21 @@ TEST(EpsilonProperties, Prv_SurroundsPld) {
     const PrvInterval prv = prv_epsilon({&event, 1}, delta);
     EXPECT_GE(pld, prv.lower) << text(event, delta);
     EXPECT_LE(pld, prv.upper) << text(event, delta);
+  }
+}
+
+TEST(EpsilonProperties, EventsWithoutAmplificationAmongOthers_KeepTheAccountantsInOrder) {
+  RandomSettings random;
+  for (int i = 0; i < num_settings(8); ++i) {
+    const GaussianEvent events[] = {random.event(100), random.event_without_amplification()};
+    const double delta = random.delta();
+    const double pld = pld_epsilon(events, delta);
+    const PrvInterval prv = prv_epsilon(events, delta);
+    const std::string setting = text(events[0], delta) + ", and " + text(events[1], delta);
+    EXPECT_GE(pld, prv.lower) << setting;
+    EXPECT_LE(pld, prv.upper) << setting;
+    EXPECT_LE(pld, rdp_epsilon(events, delta).epsilon + 1e-7) << setting;
+    EXPECT_GE(pld, pld_epsilon({events + 1, 1}, delta) - 1e-7) << setting;
   }
 }
 

@@ -1,10 +1,12 @@
 #include "accounting/prv.h"
 
+#include <cmath>
 #include <limits>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "accounting/gaussian.h"
 #include "accounting/pld.h"
 #include "base/error.h"
 #include "unit/accounting/vectors.h"
@@ -30,6 +32,18 @@ TEST(Prv, DifferentSteps_AgreeWithPld) {
 TEST(Prv, ReplaceOne_AgreesWithPld) {
   const GaussianEvent event{0.01, 1.0, 1000};
   EXPECT_NEAR(prv_epsilon({&event, 1}, 1e-5, Neighbouring::kReplaceOne).estimate, 2.843446, 1e-4);
+}
+
+TEST(Prv, WithoutAmplificationAndLittleNoise_SurroundsTheAnalyticGaussian) {
+  const GaussianEvent epochs{1e-10, 7.7, 7360, Sampler::kNone};
+  const GaussianEvent bare[] = {{1, 0.2, 1}, {0.001, 5, 1}};
+  const auto expect_around = [](const PrvInterval& interval, double epsilon) {
+    EXPECT_LE(interval.lower, epsilon);
+    EXPECT_NEAR(interval.estimate, epsilon, 2e-3);
+    EXPECT_GE(interval.upper, epsilon);
+  };
+  expect_around(prv_epsilon({&epochs, 1}, 1e-5), gaussian_epsilon(std::sqrt(7360) / 7.7, 1e-5));
+  expect_around(prv_epsilon(bare, 1e-5), gaussian_epsilon(5, 1e-5));
 }
 
 TEST(Prv, NarrowerErrors_NarrowTheInterval) {
