@@ -1,6 +1,8 @@
 #include "accounting/ledger.h"
 
+#include <cerrno>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <limits>
@@ -12,6 +14,36 @@
 #include "accounting/ledger_line.h"
 #include "base/digest.h"
 #include "base/error.h"
+
+namespace {
+
+// Where the writes and syncs of the program under test pass by (--wrap in CMakeLists.txt).
+struct Disk {
+  std::uintmax_t num_bytes_synced = 0;  // of the file that was synced last
+  bool is_full = false;
+  bool fails_to_sync = false;
+} the_disk;
+
+}  // namespace
+
+extern "C" int __real_fdatasync(int descriptor);   // NOLINT
+extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
+  if (the_disk.fails_to_sync) {
+    errno = EIO;
+    return -1;
+  }
+  the_disk.num_bytes_synced = std::filesystem::file_size("/proc/self/fd/" + std::to_string(descriptor));
+  return __real_fdatasync(descriptor);
+}
+
+extern "C" ssize_t __real_write(int descriptor, const void* bytes, std::size_t count);   // NOLINT
+extern "C" ssize_t __wrap_write(int descriptor, const void* bytes, std::size_t count) {  // NOLINT
+  if (the_disk.is_full) {
+    errno = ENOSPC;
+    return -1;
+  }
+  return __real_write(descriptor, bytes, count);
+}
 
 namespace dpldm::accounting {
 namespace {
@@ -93,6 +125,48 @@ TEST_F(Ledger, LineOfAnotherWriter_EndsTheChargingBeforeTheNextRelease) {
   std::ofstream(path_, std::ios::app) << "{}\n";
   EXPECT_THROW(ledger.charge(step_of(1)), IoError);
   EXPECT_THROW(ledger.charge(step_of(2)), IoError);
+}
+
+TEST_F(Ledger, EveryCharge_IsOnTheDiskBeforeItReturns) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  for (int step = 0; step < 3; ++step) {
+    ledger.charge(step_of(step));
+    EXPECT_EQ(the_disk.num_bytes_synced, std::filesystem::file_size(path_));
+    EXPECT_EQ(lines().size(), static_cast<std::size_t>(step) + 2);
+  }
+}
+
+// The next line would follow on one that is not there.
+TEST_F(Ledger, ChargeThatFailed_IsTheLast) {
+  {
+    PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+    ledger.charge(step_of(0));
+    the_disk.is_full = true;
+    EXPECT_THROW(ledger.charge(step_of(1)), IoError);
+    the_disk.is_full = false;
+    EXPECT_THROW(ledger.charge(step_of(2)), IoError);
+  }
+  EXPECT_EQ(PrivacyLedger::open(path_).num_steps(), 1);
+}
+
+TEST_F(Ledger, ChargeThatMayBeOnTheDisk_IsSpent) {
+  {
+    PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+    the_disk.fails_to_sync = true;
+    EXPECT_THROW(ledger.charge(step_of(0)), IoError);
+    the_disk.fails_to_sync = false;
+    EXPECT_THROW(ledger.charge(step_of(1)), IoError);
+  }
+  EXPECT_EQ(PrivacyLedger::open(path_).num_steps(), 1);
+}
+
+TEST_F(Ledger, SameNoiseUnderAnotherSampler_IsAnotherEvent) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  ledger.charge(step_of(0));
+  ledger.charge({0, 0, "mean image", {0.01, 1.0, 1, Sampler::kNone}});
+  const GaussianEvent both[] = {step_of(0).event, {0.01, 1.0, 1, Sampler::kNone}};
+  EXPECT_EQ(ledger.events().size(), 2U);
+  EXPECT_EQ(ledger.epsilon(), epsilon_of(both, 1e-5, AccountantKind::kRdp));
 }
 
 TEST_F(Ledger, Charges_SurviveAndMerge) {

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "dp/keystream.h"
 #include "support/faulty_communicator.h"
 #include "support/temporary_directory.h"
 
@@ -57,6 +58,18 @@ TEST_F(GaussianMechanismTest, AnyNumberOfThreads_DrawsTheSame) {
   mechanism().release(one, charge(0));
   mechanism(ReleaseMode::kAllReduce, kSigma, 3).release(many, charge(0));
   EXPECT_EQ(one, many);
+}
+
+// Noise is made and sent in pieces.
+TEST_F(GaussianMechanismTest, SumLongerThanAPiece_HasNoiseOfItsOwnEverywhere) {
+  const std::size_t size = (std::size_t{1} << 22) + 100;
+  std::vector<float> expected(size);
+  Keystream(RunKeys::create(*comm_, 7).take_noise().value(), 0).gaussians(0, expected, kSigma * 0.5);
+  for (const ReleaseMode mode : {ReleaseMode::kAllReduce, ReleaseMode::kRoot}) {
+    std::vector<float> sum(size);
+    mechanism(mode).release(sum, charge(0));
+    EXPECT_TRUE(sum == expected);
+  }
 }
 
 TEST_F(GaussianMechanismTest, SigmaZero_ReleasesTheSumItself) {

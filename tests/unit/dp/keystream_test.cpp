@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,20 @@ TEST(GaussianPair, TailsBeyondThoseOf32BitUniforms_AreReached) {
   EXPECT_GT(gaussian_pair(std::uint64_t{1} << 30, 0).first, 6.66);
   EXPECT_NEAR(gaussian_pair(0, std::uint64_t{1} << 63).first, -9.49, 0.01);
   EXPECT_NEAR(gaussian_pair(0, std::uint64_t{1} << 62).second, 9.49, 0.01);
+}
+
+TEST(GaussianPair, Values_AreTheFormulasInDoublePrecision) {
+  std::vector<std::uint64_t> words(2000);
+  stream().words(0, words);
+  for (std::size_t i = 0; i < words.size(); i += 2) {
+    const long double uniform = (static_cast<long double>(words[i]) + 0.5L) * 0x1p-64L;
+    const long double angle =
+        static_cast<long double>(words[i + 1] >> 11) * 0x1p-53L * 2 * std::numbers::pi_v<long double>;
+    const long double radius = std::sqrt(-2 * std::log(uniform));
+    const auto [first, second] = gaussian_pair(words[i], words[i + 1]);
+    EXPECT_NEAR(first, static_cast<double>(radius * std::cos(angle)), 1e-12);
+    EXPECT_NEAR(second, static_cast<double>(radius * std::sin(angle)), 1e-12);
+  }
 }
 
 TEST(GaussianPair, ExtremeWords_GiveFiniteValues) {

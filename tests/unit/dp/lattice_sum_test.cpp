@@ -58,6 +58,14 @@ TEST(LatticeSum, Rounding_WouldExceedTheGridWithoutTheTightening) {
   EXPECT_GT(norm_of(sum.sum()), 0);
 }
 
+TEST(LatticeSum, Rounding_IsToTheNearestGridPoint) {
+  LatticeSum sum(4, 1);
+  const auto steps = [](double count) { return static_cast<float>(count / kGrid); };
+  sum.add_record(std::vector<float>{steps(10.3), steps(10.7), steps(-10.3), steps(-10.7)});
+  EXPECT_EQ(std::vector<std::int64_t>(sum.sum().begin(), sum.sum().end()),
+            (std::vector<std::int64_t>{10, 11, -10, -11}));
+}
+
 TEST(LatticeSum, RecordLongerThanTheClip_ContributesNothing) {
   LatticeSum sum(3, 10);
   const std::vector<float> good{0.5F, -0.5F, 0.25F};
