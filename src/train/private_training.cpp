@@ -485,7 +485,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, comm);
   if (comm.is_root()) fmt::print(stderr, "  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch);
   if (options.dry_run) {
-    print_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
+    print_measured_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
     return;
   }
 
