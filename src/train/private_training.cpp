@@ -414,6 +414,7 @@ class PrivateTraining {
                             .unet_metadata = accounting::stamp_for(statement),
                             .text_encoder_metadata = stamp_of_text_encoder(statement)},
                            setup_.schedule.config().to_json(), model);
+      keep_text_length(model, setup_.network->text_encoder().get(), setup_.latents.info().num_tokens);
       write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());
     }
