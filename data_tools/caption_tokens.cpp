@@ -43,8 +43,9 @@ std::unique_ptr<text::Tokenizer> tokenizer_for(const CaptionOptions& options, co
     if (options.captions.empty()) return nullptr;
     throw ConfigError(fmt::format("{} has no tokenizer for the captions; name one with --tokenizer", model.string()));
   }
-  return text::load_tokenizer(directory,
-                              options.num_tokens > 0 ? options.num_tokens : positions_of_text_encoder(model));
+  return text::load_tokenizer(directory, options.num_tokens > 0
+                                             ? options.num_tokens
+                                             : text::text_length(directory, positions_of_text_encoder(model)));
 }
 
 at::Tensor caption_tokens(const CaptionOptions& options, const data::ImageFile& images,

@@ -3,6 +3,7 @@
 #include "config/training_config.h"
 #include "train/finetune_outline.h"
 #include "train/private_training.h"
+#include "train/threads.h"
 
 namespace dpldm::app {
 
@@ -13,8 +14,10 @@ void run_finetune(Invocation& invocation) {
   const auto options = read_training_options(
       invocation, "Fine-tune a public model on private latents under differential privacy.", schema, &outline);
   if (!options) return;
-  if (!outline.network.empty()) return train::outline_private_training(config, outline);
-  train::run_private_training(config, *options, invocation.communicator());
+  comm::Communicator& comm = invocation.communicator();
+  if (outline.network.empty()) return train::run_private_training(config, *options, comm);
+  train::set_threads(config.runtime, comm);
+  comm::run_on_root(comm, [&] { train::outline_private_training(config, outline); });
 }
 
 }  // namespace dpldm::app

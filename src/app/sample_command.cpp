@@ -68,7 +68,7 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
        cxxopts::value<std::uint64_t>()->default_value("0"), "N")
       ("initial-noise", "start from the tensor [N, C, h, w] in this safetensors file",
        cxxopts::value<std::string>(), "FILE")
-      ("batch", "images at once on each rank; changes the speed only",
+      ("batch", "images at once on each rank; changes the speed, and at most the last bit of a pixel",
        cxxopts::value<std::int64_t>()->default_value(std::to_string(kDefaultBatch)), "B")
       ("precision", "bf16 or fp32, what the networks compute in",
        cxxopts::value<std::string>()->default_value("bf16"), "TYPE")

@@ -28,7 +28,7 @@ SampledModel::SampledModel(const std::filesystem::path& path)
   if (tokenizer.empty()) {
     throw ConfigError(fmt::format("{} has a text encoder and no tokenizer/ that makes its tokens", path.string()));
   }
-  tokenizer_ = text::load_tokenizer(tokenizer, text_encoder_->max_tokens());
+  tokenizer_ = text::load_tokenizer(tokenizer, text::text_length(tokenizer, text_encoder_->max_tokens()));
   if (tokenizer_->vocabulary_size() > text_encoder_->vocabulary_size()) {
     throw ConfigError(fmt::format("{} has ids up to {}; the text encoder has {} rows", tokenizer.string(),
                                   tokenizer_->vocabulary_size() - 1, text_encoder_->vocabulary_size()));

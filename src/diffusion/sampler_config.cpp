@@ -39,12 +39,33 @@ TimestepSpacing timestep_spacing_from(const std::string& text) {
   throw ConfigError(fmt::format("timestep_spacing is '{}'; it must be leading, linspace or trailing", text));
 }
 
+namespace {
+
+void require(const nlohmann::json& json, const char* key, const std::string& only) {
+  const auto value = value_or<std::string>(json, key, only);
+  if (value != only) throw ConfigError(fmt::format("scheduler_config.json: {} is {}; it must be {}", key, value, only));
+}
+
+// Keys that mean something to one sampler alone; the files of others have them too, so they are read for that one.
+void refuse_other_variants(SamplerKind kind, const nlohmann::json& json) {
+  if (kind == SamplerKind::kDdpm) require(json, "variance_type", "fixed_small");
+  if (kind != SamplerKind::kDpmSolver) return;
+  require(json, "algorithm_type", "dpmsolver++");
+  require(json, "solver_type", "midpoint");
+  require(json, "final_sigmas_type", "zero");
+  const auto order = value_or<std::int64_t>(json, "solver_order", 2);
+  if (order != 2) throw ConfigError(fmt::format("scheduler_config.json: solver_order is {}; it must be 2", order));
+}
+
+}  // namespace
+
 SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& scheduler_config) {
   for (const char* key : {"thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
     if (value_or(scheduler_config, key, false)) {
       throw ConfigError(fmt::format("scheduler_config.json: {} is true; it must be false", key));
     }
   }
+  refuse_other_variants(kind, scheduler_config);
   SamplerConfig config;
   config.kind = kind;
   config.spacing = timestep_spacing_from(

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "model/blocks.h"
 #include "model/module_path.h"
+#include "model/shape_trace.h"
 
 namespace dpldm::model {
 namespace {
@@ -33,7 +34,7 @@ at::Tensor causal_mask(std::int64_t queries, std::int64_t keys, const at::Tensor
 bool fused_pays(const at::Tensor& query, std::int64_t num_keys, std::int64_t head_width) {
   constexpr std::int64_t kWidestHead = 128;
   constexpr std::int64_t kFewestScores = 256 * 256;
-  if (!query.is_cpu() || head_width > kWidestHead) return false;
+  if (!(query.is_cpu() || query.is_meta()) || head_width > kWidestHead) return false;
   return query.scalar_type() != at::kBFloat16 || query.size(1) * num_keys >= kFewestScores;
 }
 
@@ -49,7 +50,12 @@ at::Tensor to_image(const at::Tensor& tokens, at::IntArrayRef sizes) {
 at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t num_heads,
                   bool causal) {
   const std::int64_t width = query.size(2) / num_heads;
-  if (fused_pays(query, key.size(1), width)) {
+  const bool fused = fused_pays(query, key.size(1), width);
+  if (query.is_meta()) {
+    ShapeTrace::attention(query, key.size(1), num_heads, fused);
+    return at::empty(query.sizes(), query.options());
+  }
+  if (fused) {
     const auto heads = [&](const at::Tensor& x) {
       return x.view({x.size(0), x.size(1), num_heads, width}).transpose(1, 2);
     };

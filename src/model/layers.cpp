@@ -1,9 +1,12 @@
 #include "model/layers.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
+#include "model/shape_trace.h"
 
 namespace dpldm::model {
 namespace {
@@ -160,6 +163,27 @@ at::Tensor uniform_fan_in(at::IntArrayRef sizes, std::int64_t fan_in) {
   return torch::empty(sizes, parameter_options()).uniform_(-bound, bound);
 }
 
+// For an input without values: `y`, the output's shape, after the work has gone to the thread's ShapeTrace. LibTorch
+// itself has neither convolutions nor norms of tensors without values.
+at::Tensor traced(const Layer& layer, LayerKind kind, const at::Tensor& x, const at::Tensor& y) {
+  LayerWork work;
+  work.trained = layer.site() != nullptr;
+  // Activation functions keep what norms give, and attention what linear layers do.
+  work.output_is_kept = kind != LayerKind::kConv2d && kind != LayerKind::kEmbedding;
+  if (kind == LayerKind::kLinear || kind == LayerKind::kConv2d) {
+    const auto outputs = static_cast<double>(layer.weight.size(0));
+    const double weights = static_cast<double>(layer.weight.numel());
+    const double positions = static_cast<double>(y.numel()) / outputs;  // rows of the matrix product
+    const double per_row = positions / static_cast<double>(x.size(0));
+    work.multiply_adds = positions * weights;
+    // The sum, and before it the norms: by the gradient itself, or by products of tokens where those are fewer.
+    work.gradient_multiply_adds =
+        work.multiply_adds + positions * std::min(weights, per_row * (outputs + weights / outputs));
+  }
+  ShapeTrace::layer(work, x, y);
+  return y;
+}
+
 }  // namespace
 
 ShapesOnly::ShapesOnly() : outer_(std::exchange(shapes_only, true)) {}
@@ -245,6 +269,11 @@ Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool with_bi
 }
 
 at::Tensor Linear::forward(const at::Tensor& x) {
+  if (x.is_meta()) {
+    std::vector<std::int64_t> sizes = x.sizes().vec();
+    sizes.back() = weight.size(0);
+    return with_pair(traced(*this, kind_, x, at::empty(sizes, x.options())), x);
+  }
   const at::Tensor w = weight_in(x.scalar_type());
   const std::optional<at::Tensor> b = optional(bias_in(x.scalar_type()));
   if (recording()) return with_pair(TappedLinear::apply(x, w, b, anchor(), tap_, site_.get()), x);
@@ -278,6 +307,13 @@ void Conv2d::describe(TapSite& site) const {
 }
 
 at::Tensor Conv2d::forward(const at::Tensor& x) {
+  if (x.is_meta()) {
+    const auto along = [&](std::int64_t axis) {
+      return (x.size(axis) + 2 * padding_ - weight.size(axis)) / stride_ + 1;
+    };
+    return with_pair(traced(*this, kind_, x, at::empty({x.size(0), weight.size(0), along(2), along(3)}, x.options())),
+                     x);
+  }
   const at::Tensor w = weight_in(x.scalar_type());
   const std::optional<at::Tensor> b = optional(bias_in(x.scalar_type()));
   if (recording()) return with_pair(TappedConv2d::apply(x, w, b, anchor(), tap_, site_.get()), x);
@@ -295,6 +331,7 @@ GroupNorm::GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps)
 }
 
 at::Tensor GroupNorm::forward(const at::Tensor& x) {
+  if (x.is_meta()) return traced(*this, kind_, x, at::empty_like(x));
   const at::Tensor w = weight_in(norm_type(x));
   const at::Tensor b = bias_in(norm_type(x));
   if (recording()) {
@@ -309,6 +346,7 @@ LayerNorm::LayerNorm(std::int64_t channels, double eps) : Layer(LayerKind::kLaye
 }
 
 at::Tensor LayerNorm::forward(const at::Tensor& x) {
+  if (x.is_meta()) return traced(*this, kind_, x, at::empty_like(x));
   const at::Tensor w = weight_in(norm_type(x));
   const at::Tensor b = bias_in(norm_type(x));
   if (recording()) {
@@ -322,6 +360,9 @@ Embedding::Embedding(std::int64_t num_embeddings, std::int64_t dimension) : Laye
 }
 
 at::Tensor Embedding::forward(const at::Tensor& ids, at::ScalarType dtype) {
+  if (ids.is_meta()) {
+    return traced(*this, kind_, ids, at::empty({ids.size(0), ids.size(1), weight.size(1)}, ids.options().dtype(dtype)));
+  }
   const at::Tensor w = weight_in(dtype);
   if (recording()) return TappedEmbedding::apply(ids, w, anchor(), tap_, site_.get());
   return at::embedding(w, ids);

@@ -9,11 +9,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/model_weights.h"
+#include "model/python_modules.h"
 
 namespace dpldm::model {
 namespace {
@@ -148,6 +150,29 @@ std::string class_of(const fs::path& component) {
     return architectures->front().is_string() ? architectures->front().get<std::string>() : "";
   }
   return config.is_object() ? config.value("_class_name", "") : "";
+}
+
+// The pipeline of diffusers that fits the components of `index`; else ours, whose code goes into the directory.
+void name_pipeline(const fs::path& model, nlohmann::json& index) {
+  const nlohmann::json null;
+  const auto has = [&](const char* component) { return index.contains(component); };
+  const nlohmann::json unet = read_if_there(model / "unet" / kConfigName);
+  const std::string name = class_of(model / "unet");
+  const auto is_set = [&](const char* key) { return unet.contains(key) && !unet[key].is_null(); };
+  if (name == "UNet2DConditionModel" && has("vae") && has("text_encoder") && has("tokenizer")) {
+    index["_class_name"] = "StableDiffusionPipeline";
+    index["safety_checker"] = {null, null};
+    index["feature_extractor"] = {null, null};
+    index["image_encoder"] = {null, null};
+    index["requires_safety_checker"] = false;
+  } else if (name == "UNet2DConditionModel" && has("vqvae") && has("bert") && has("tokenizer")) {
+    index["_class_name"] = "LDMTextToImagePipeline";
+  } else if (name == "UNet2DModel" && has("vqvae") && !is_set("num_class_embeds") && !is_set("class_embed_type")) {
+    index["_class_name"] = "LDMPipeline";
+  } else {
+    index["_class_name"] = {"dpldm_pipeline", "DPLDMPipeline"};
+    write_file_atomically(model / "dpldm_pipeline.py", kPipelineModule);
+  }
 }
 
 void copy_files(const fs::path& from, const fs::path& to) {
@@ -285,36 +310,23 @@ std::string weights_sha256(const torch::nn::Module& network) {
 }
 
 void write_model_index(const fs::path& model) {
-  const nlohmann::json null;
   nlohmann::json index{{"_diffusers_version", "0.30.0"}};
-  const std::string unet = class_of(model / "unet");
-  const bool bert = fs::exists(model / "bert" / kConfigName);
   for (const char* component : {"unet", "vae", "vqvae"}) {
     const std::string name = class_of(model / component);
-    // Ours is not a class of diffusers: whoever loads the pipeline must give it the network.
-    if (!name.empty()) index[component] = {name == "DPLDMUNet2DModel" ? "dpldm" : "diffusers", name};
+    if (!name.empty()) index[component] = {"diffusers", name};
   }
+  const bool bert = fs::exists(model / "bert" / kConfigName);
   if (fs::exists(model / "text_encoder" / kConfigName)) index["text_encoder"] = {"transformers", "CLIPTextModel"};
   if (bert) index["bert"] = {"latent_diffusion", "LDMBertModel"};
   if (fs::is_directory(model / "tokenizer")) {
     index["tokenizer"] = {"transformers", bert ? "BertTokenizer" : "CLIPTokenizer"};
   }
   if (fs::is_directory(model / "scheduler")) index["scheduler"] = {"diffusers", "DDIMScheduler"};
-
-  const bool conditional = unet == "UNet2DConditionModel";
-  if (conditional && index.contains("vae") && index.contains("text_encoder") && index.contains("tokenizer")) {
-    index["_class_name"] = "StableDiffusionPipeline";
-    index["safety_checker"] = {null, null};
-    index["feature_extractor"] = {null, null};
-    index["image_encoder"] = {null, null};
-    index["requires_safety_checker"] = false;
-  } else if (conditional && index.contains("vqvae") && bert && index.contains("tokenizer")) {
-    index["_class_name"] = "LDMTextToImagePipeline";
-  } else if (unet == "UNet2DModel" && index.contains("vqvae")) {
-    index["_class_name"] = "LDMPipeline";
-  } else {
-    index["_class_name"] = "DiffusionPipeline";
+  if (class_of(model / "unet") == "DPLDMUNet2DModel") {
+    index["unet"] = {"dpldm_unet", "DPLDMUNet2DModel"};
+    write_file_atomically(model / "unet" / "dpldm_unet.py", kUNetModule);
   }
+  name_pipeline(model, index);
   io::write_json_file(model / "model_index.json", index);
 }
 

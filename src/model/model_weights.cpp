@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/json_file.h"
 #include "io/safetensors_index.h"
 #include "model/layers.h"
@@ -33,10 +34,29 @@ std::map<std::string, Place> places_in(const Network& network) {
   return places;
 }
 
+// Equality of bits: unlike numbers, NaN is itself and -0 is not 0.
+bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  const auto bytes = [](const at::Tensor& t) { return t.detach().cpu().contiguous().flatten().view(at::kByte); };
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && at::equal(bytes(a), bytes(b));
+}
+
 // In the type that the file had, if that loses nothing.
 at::Tensor as_stored(const at::Tensor& value, at::ScalarType type) {
   const at::Tensor narrow = value.to(type);
-  return at::equal(narrow.to(value.scalar_type()), value) ? narrow : value;
+  return same_bits(narrow.to(value.scalar_type()), value) ? narrow : value;
+}
+
+// Weights in another form, under the names that diffusers and transformers give them.
+std::string what_is_there_instead(const fs::path& directory, const std::string& stem) {
+  const std::string pickle = stem == "model" ? "pytorch_model.bin" : stem + ".bin";
+  if (fs::exists(directory / pickle)) {
+    return "; " + pickle + " is a pickle: save the model as safetensors first";
+  }
+  for (const char* variant : {"fp16", "bf16", "non_ema"}) {
+    const std::string name = fmt::format("{}.{}.safetensors", stem, variant);
+    if (fs::exists(directory / name)) return "; there is the variant " + name + ": rename it to use it";
+  }
+  return "";
 }
 
 }  // namespace
@@ -47,9 +67,7 @@ Tensors read_weights(const fs::path& directory, const std::string& stem) {
   const fs::path index = directory / (name + ".index.json");
   if (!fs::exists(file) && !fs::exists(index)) {
     throw IoError(fmt::format("there is neither {} nor {}.index.json in {}{}", name, name, directory.string(),
-                              fs::exists(directory / (stem + ".bin"))
-                                  ? "; weights in a .bin file (pickle) must be saved as safetensors first"
-                                  : ""));
+                              what_is_there_instead(directory, stem)));
   }
   Tensors tensors;
   for (auto& [key, tensor] : fs::exists(file) ? io::read_safetensors(file) : io::read_safetensors_index(index)) {
@@ -87,11 +105,19 @@ void adopt(Network& network, Tensors tensors, const std::string& where) {
     throw IoError(fmt::format("{}: {} tensors do not belong to this network, among them '{}'", where,
                               tensors.size() - places.size(), surplus));
   }
+  int num_rounded = 0;
   for (const auto& [name, place] : places) {
     at::Tensor& tensor = tensors[name];
     network.stored_types[name] = tensor.scalar_type();
     place.layer->set_values(place.is_weight, tensor);
+    const at::Tensor& parameter = place.is_weight ? place.layer->weight : place.layer->bias;
+    if (!same_bits(parameter.detach().to(tensor.scalar_type()), tensor)) ++num_rounded;
     tensor.reset();
+  }
+  if (num_rounded > 0) {
+    spdlog::warn(
+        "{}: {} tensors have more digits than fp32, in which weights are held; they are rounded, and are written so",
+        where, num_rounded);
   }
 }
 

@@ -20,6 +20,8 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kMaxTextBytes = 64 << 20;
 constexpr std::int64_t kMaxId = 1 << 22;  // the largest vocabularies have a few hundred thousand
+constexpr const char* kConfigName = "tokenizer_config.json";
+constexpr const char* kLength = "model_max_length";
 constexpr std::array kRoles{"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 
 // The value of `key` as a T; nothing when it is absent or null.
@@ -230,7 +232,7 @@ TokenizerDefinition tokenizer_from_json(const Json& json) {
 
 TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
   TokenizerDefinition definition;
-  const Json config = json_if_there(directory / "tokenizer_config.json");
+  const Json config = json_if_there(directory / kConfigName);
   const Json special_map = json_if_there(directory / "special_tokens_map.json");
   if (fs::exists(directory / "tokenizer.json")) {
     read_tokenizer_json(io::read_json_file(directory / "tokenizer.json"), definition);
@@ -251,6 +253,22 @@ TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
   add_named_specials(config, special_map, definition);
   add_default_specials(definition);
   return definition;
+}
+
+std::int64_t text_length(const fs::path& directory, std::int64_t positions) {
+  const Json config = json_if_there(directory / kConfigName);
+  const auto length = config.find(kLength);
+  // transformers writes 1e30 for "no limit".
+  if (length == config.end() || !length->is_number()) return positions;
+  const auto number = length->get<double>();
+  return number >= 2 && number < static_cast<double>(positions) ? static_cast<std::int64_t>(number) : positions;
+}
+
+void set_text_length(const fs::path& directory, std::int64_t num_tokens, std::int64_t positions) {
+  if (text_length(directory, positions) == num_tokens) return;
+  Json config = json_if_there(directory / kConfigName);
+  config[kLength] = num_tokens;
+  io::write_json_file(directory / kConfigName, config);
 }
 
 }  // namespace dpldm::text

@@ -47,4 +47,12 @@ TokenizerDefinition tokenizer_from_json(const nlohmann::json& json);
 // that this program does not have.
 TokenizerDefinition read_tokenizer_files(const std::filesystem::path& directory);
 
+// How many tokens a text becomes for a text encoder with `positions`: `model_max_length` of tokenizer_config.json,
+// which diffusers' pipelines pad to, or `positions` where it is absent or not below them. Throws IoError for a damaged
+// file.
+std::int64_t text_length(const std::filesystem::path& directory, std::int64_t positions);
+
+// Makes `num_tokens` that length. The file is left alone where it says so already. Throws IoError.
+void set_text_length(const std::filesystem::path& directory, std::int64_t num_tokens, std::int64_t positions);
+
 }  // namespace dpldm::text

@@ -8,7 +8,7 @@
 #include <torch/torch.h>
 
 #include "base/error.h"
-#include "model/text_encoder.h"
+#include "model/model_directory.h"
 #include "text/tokenizer.h"
 
 namespace dpldm::train {
@@ -51,6 +51,11 @@ at::Tensor empty_caption(const std::filesystem::path& tokenizer, std::int64_t nu
   if (tokenizer.empty()) throw ConfigError("the model has no tokenizer/, which \"no text\" needs");
   const std::vector<std::int32_t> ids = text::load_tokenizer(tokenizer, num_tokens)->encode("");
   return torch::tensor(ids, torch::kInt).to(torch::kLong);
+}
+
+void keep_text_length(const std::filesystem::path& model, const model::TextEncoder* encoder, std::int64_t num_tokens) {
+  const std::filesystem::path tokenizer = model::tokenizer_directory(model);
+  if (encoder != nullptr && !tokenizer.empty()) text::set_text_length(tokenizer, num_tokens, encoder->max_tokens());
 }
 
 }  // namespace dpldm::train

@@ -1,11 +1,13 @@
 // The captions of a latent file, as token ids, for networks with a text encoder.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 #include <ATen/core/Tensor.h>
 
 #include "data/latent_file.h"
+#include "model/text_encoder.h"
 #include "model/unet.h"
 
 namespace dpldm::train {
@@ -21,5 +23,9 @@ void require_captions_fit(const data::LatentFileInfo& latents, const std::string
 // The ids of the empty text, int64 [L]: what stands for "no text" in guidance. Throws ConfigError where `tokenizer` is
 // empty.
 at::Tensor empty_caption(const std::filesystem::path& tokenizer, std::int64_t num_tokens);
+
+// Makes the tokenizer of a written model turn prompts into as many tokens as the captions had: padding is attended to,
+// so another number is another input. Nothing for a model without a text encoder.
+void keep_text_length(const std::filesystem::path& model, const model::TextEncoder* encoder, std::int64_t num_tokens);
 
 }  // namespace dpldm::train

@@ -17,6 +17,8 @@ std::shared_ptr<model::UNet> with_fresh_classes(model::UNet& network, std::int64
   model::UNetConfig config = network.config();
   config.num_classes = num_classes + 1;
   auto renewed = std::make_shared<model::UNet>(config);
+  // All but the table is the file's still.
+  renewed->stored_types = network.stored_types;
 
   const torch::NoGradGuard no_grad;
   auto old_parameters = network.named_parameters();

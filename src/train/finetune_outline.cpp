@@ -1,5 +1,6 @@
 #include "train/finetune_outline.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
@@ -9,36 +10,24 @@
 #include "io/json_file.h"
 #include "model/text_encoder.h"
 #include "model/trainable_set.h"
+#include "train/cost_estimate.h"
+#include "train/engine_setup.h"
 #include "train/privacy_plan.h"
 
 namespace dpldm::train {
 namespace {
 
-constexpr double kGibi = 1 << 30;
-
 void row(const std::string& what, const std::string& value) { fmt::print(stderr, "  {:<22} {}\n", what, value); }
 
 // Shapes without values.
-struct Networks {
-  std::shared_ptr<model::UNet> unet;
-  std::shared_ptr<model::TextEncoder> text_encoder;  // may be empty
-};
-
-Networks make_networks(const config::PretrainConfig& public_stage, const config::FinetuneConfig& config,
-                       const OutlineOptions& options) {
+std::shared_ptr<model::UNet> make_network(const config::PretrainConfig& public_stage,
+                                          const config::FinetuneConfig& config, const OutlineOptions& options) {
   const std::int64_t num_classes = options.num_classes;
   const model::ShapesOnly shapes_only;
-  Networks networks;
-  if (!options.text_encoder.empty()) {
-    networks.text_encoder = model::make_text_encoder(io::read_json_file(options.text_encoder));
-  }
   model::UNetConfig unet = model::UNetConfig::from_json(public_stage.network);
-  if (networks.text_encoder && networks.text_encoder->width() != unet.cross_attention_dim) {
-    throw ConfigError(fmt::format("the text encoder is {} wide; the network attends to {}",
-                                  networks.text_encoder->width(), unet.cross_attention_dim));
-  }
   if (unet.sample_height < 1) throw ConfigError("network.sample_size is not set, so the latent's size is not known");
-  const bool takes_classes = unet.family == model::UNetFamily::kConditional && !networks.text_encoder;
+  const bool text = !options.text_encoder.empty();
+  const bool takes_classes = unet.family == model::UNetFamily::kConditional && !text;
   if (takes_classes && num_classes < 1)
     throw ConfigError("the network takes classes or texts; give --classes or --text-encoder");
   if (!takes_classes && num_classes > 0) throw ConfigError("--classes is given, but the network takes none");
@@ -46,16 +35,9 @@ Networks make_networks(const config::PretrainConfig& public_stage, const config:
     throw ConfigError("finetune.trained.class_embeddings is fresh, but the network takes no classes");
   }
   if (takes_classes) unet.num_classes = num_classes + 1;  // and the null class
-  networks.unet = std::make_shared<model::UNet>(unet);
-  return networks;
-}
-
-std::int64_t trained_in(const model::TextEncoder& encoder) {
-  std::int64_t elements = 0;
-  for (const auto& parameter : encoder.named_parameters()) {
-    if (encoder.uses(parameter.key())) elements += parameter.value().numel();
-  }
-  return elements;
+  auto network = std::make_shared<model::UNet>(unet);
+  if (text) network->set_text_encoder(model::make_text_encoder(io::read_json_file(options.text_encoder)));
+  return network;
 }
 
 std::int64_t elements_of(const torch::nn::Module& network) {
@@ -64,13 +46,10 @@ std::int64_t elements_of(const torch::nn::Module& network) {
   return elements;
 }
 
-// Gradient sum, released gradient, two moments and the average, beside the weights. What a micro-batch takes, and how
-// long, shapes do not tell.
-void print_cost(std::int64_t parameters, std::int64_t trained) {
-  const double state = 4.0 * static_cast<double>(parameters) + 20.0 * static_cast<double>(trained);
-  row("memory", fmt::format("about {:.2f} GiB for weights, gradient and optimiser on each rank", state / kGibi));
-  row("time",
-      "not known from shapes, nor is the memory of a micro-batch: a dry run with the data and the model measures both");
+void add_low_rank_pairs(const config::FinetuneConfig& config, model::UNet& network) {
+  if (config.trained_set != "lora") return;
+  const model::ShapesOnly shapes_only;
+  model::add_low_rank_pairs(network, low_rank_options(config), at::detail::createCPUGenerator());
 }
 
 }  // namespace
@@ -79,17 +58,11 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
   config::PretrainConfig public_stage;
   config::Schema schema = public_stage.schema();
   schema.load_file(options.network.string());
-  const Networks networks = make_networks(public_stage, config, options);
+  const std::shared_ptr<model::UNet> network = make_network(public_stage, config, options);
   const PrivacyPlan plan = make_privacy_plan(config, options.num_records);
-  model::TrainableOptions selection;
-  selection.select = config.trained_set;
-  selection.include = config.trained_include;
-  selection.exclude = config.trained_exclude;
-  selection.conditioner = config.train_conditioner;
-  selection.freeze_dead_cross_attention = config.freeze_dead_cross_attention;
-  const std::int64_t in_unet = model::TrainableSet(*networks.unet, selection).num_elements();
-  std::int64_t parameters = elements_of(*networks.unet);
-  std::int64_t trained = in_unet;
+  const std::int64_t in_unet = elements_of(*network);
+  add_low_rank_pairs(config, *network);
+  model::TrainableSet trained(*network, trainable_options(config));
 
   fmt::print(stderr, "finetune, outlined without data and without a base model\n");
   row("private records N", fmt::format("{} (as told)", plan.num_records));
@@ -97,23 +70,23 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
   row("steps T", fmt::format("{}", config.steps));
   row("clip norm C", fmt::format("{}, {}", config.clip_norm, config.clipping));
   row("noise multiplier sigma", fmt::format("{:.6g}", plan.noise_multiplier));
-  row("U-Net", fmt::format("{} parameters, {}", parameters, networks.unet->config().class_name()));
-  if (networks.text_encoder) {
-    parameters += elements_of(*networks.text_encoder);
-    if (config.train_conditioner) trained += trained_in(*networks.text_encoder);
-    row("text encoder", fmt::format("{} parameters, {}", elements_of(*networks.text_encoder),
+  row("U-Net", fmt::format("{} parameters, {}", in_unet, network->config().class_name()));
+  if (network->text_encoder()) {
+    row("text encoder", fmt::format("{} parameters, {}", elements_of(*network->text_encoder()),
                                     config.train_conditioner ? "trained" : "frozen"));
   }
   row("trained parameters",
-      fmt::format("{} of {} ({:.1f} %), set '{}'", trained, parameters,
-                  100.0 * static_cast<double>(trained) / static_cast<double>(parameters), config.trained_set));
+      fmt::format(
+          "{} of {} ({:.1f} %), set '{}'", trained.num_elements(), trained.num_network_elements(),
+          100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(trained.num_network_elements()),
+          config.trained_set));
   row("learning rate", fmt::format("{} ({})", config.optimizer.learning_rate, config.optimizer.schedule));
   row("privacy", plan.is_private
                      ? fmt::format("epsilon {:.4f} of at most {}, delta {:.3g}, {}, {}", plan.planned_epsilon,
                                    config.epsilon, plan.delta, to_text(plan.neighbouring), to_text(plan.accountant))
                      : "NOT PRIVATE: " + plan.not_private_because);
-  row("mechanism", mechanism_text(config, trained));
-  print_cost(parameters, trained);
+  row("mechanism", mechanism_text(config, trained.num_elements()));
+  print_counted_cost(config, *network, trained, network->text_encoder() ? network->text_encoder()->max_tokens() : 0);
   for (const std::string& warning : warnings_about(plan, config.epsilon)) spdlog::warn("{}", warning);
 }
 

@@ -16,8 +16,9 @@ struct OutlineOptions {
   std::filesystem::path text_encoder;  // a text encoder's config.json; empty for a model without text
 };
 
-// Prints parameters, trained parameters, noise multiplier, epsilon and the memory of weights and optimiser, to stderr.
-// Nothing is trained or read but the two configurations. Throws ConfigError for settings that do not fit together.
+// Prints parameters, trained parameters, noise multiplier, epsilon, and what time and memory it would take by a count
+// of the network's products, to stderr. Nothing is trained or read but the configurations. Throws ConfigError for
+// settings that do not fit together.
 void outline_private_training(const config::FinetuneConfig& config, const OutlineOptions& options);
 
 }  // namespace dpldm::train

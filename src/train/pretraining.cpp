@@ -243,6 +243,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
     const std::filesystem::path model = options.run_dir / "model";
     model::save_pipeline({.unet = network, .autoencoder = autoencoder, .text_encoder = encoder, .tokenizer = tokenizer},
                          schedule.config().to_json(), model);
+    keep_text_length(model, encoder.get(), info.num_tokens);
     spdlog::info("pretrain: model written to {}", model.string());
   }
   comm.barrier();

@@ -414,6 +414,7 @@ class PrivateTraining {
                             .unet_metadata = accounting::stamp_for(statement),
                             .text_encoder_metadata = stamp_of_text_encoder(statement)},
                            setup_.schedule.config().to_json(), model);
+      keep_text_length(model, setup_.network->text_encoder().get(), setup_.latents.info().num_tokens);
       write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());
     }
@@ -485,7 +486,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, comm);
   if (comm.is_root()) fmt::print(stderr, "  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch);
   if (options.dry_run) {
-    print_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
+    print_measured_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
     return;
   }
 

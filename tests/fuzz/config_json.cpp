@@ -1,11 +1,16 @@
 #include <functional>
 
 #include "base/error.h"
+#include "diffusion/noise_schedule.h"
 #include "diffusion/sampler_config.h"
 #include "fuzz_targets.h"
 #include "io/json_file.h"
 #include "memory_file.h"
+#include "model/autoencoder_kl.h"
+#include "model/clip_text_model.h"
+#include "model/ldm_bert.h"
 #include "model/unet_config.h"
+#include "model/vq_model.h"
 #include "text/tokenizer.h"
 
 namespace dpldm::fuzz {
@@ -19,6 +24,14 @@ void refused_or(const std::function<void()>& read) {
   }
 }
 
+// What is read can be written, and read again.
+template <typename Config>
+void network_config(const nlohmann::json& json) {
+  nlohmann::json written;
+  refused_or([&] { written = Config::from_json(json).to_json(); });
+  if (!written.is_null()) Config::from_json(written);
+}
+
 }  // namespace
 
 void config_json(std::string_view input) {
@@ -26,10 +39,12 @@ void config_json(std::string_view input) {
   nlohmann::json json;
   refused_or([&] { json = io::read_json_file(file.path()); });
   if (json.is_null()) return;
-  refused_or([&] {
-    const model::UNetConfig config = model::UNetConfig::from_json(json);
-    model::UNetConfig::from_json(config.to_json());
-  });
+  network_config<model::UNetConfig>(json);
+  network_config<model::AutoencoderConfig>(json);
+  network_config<model::VQConfig>(json);
+  network_config<model::ClipTextConfig>(json);
+  network_config<model::LdmBertConfig>(json);
+  network_config<diffusion::ScheduleConfig>(json);
   for (const auto kind : {diffusion::SamplerKind::kDdim, diffusion::SamplerKind::kDpmSolver}) {
     refused_or([&] { diffusion::sampling_timesteps(diffusion::SamplerConfig::from_json(kind, json), 1000); });
   }

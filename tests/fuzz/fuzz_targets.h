@@ -13,7 +13,7 @@ namespace dpldm::fuzz {
 void safetensors_header(std::string_view input);
 // A pickle; or a whole file of torch.save, in either format, of which every tensor is read.
 void archive(std::string_view input);
-// The text of a config.json, scheduler_config.json or tokenizer.json.
+// The text of a network's config.json, a scheduler_config.json or a tokenizer.json.
 void config_json(std::string_view input);
 // A recipe for the attributes and datasets of an HDF5 file, which is then opened as latents. HDF5's own parsing is not
 // what is tested.

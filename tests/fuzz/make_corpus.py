@@ -42,7 +42,8 @@ def headers():
 
 
 def configs():
-    for name in ("unet/tokens", "unet/class_labels", "autoencoder/level_attention"):
+    for name in ("unet/tokens", "unet/class_labels", "unet/unconditional_resnet", "autoencoder/level_attention",
+                 "autoencoder/vector_quantised", "text_encoder/clip_gelu", "text_encoder/ldm_bert"):
         write("config_json", name.replace("/", "_"), (GOLDEN / name / "config.json").read_bytes())
     specials = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     clip = {"model": {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": {**specials, "a": 2, "t</w>": 3, "at</w>": 4, "c": 5},

@@ -154,6 +154,7 @@ TEST_F(TextTraining, FrozenAndTrainedEncodersFromCaptionsToAModelThatReadsPrompt
   const fs::path base = pretrained(true, "pretrain");
   EXPECT_EQ(io::read_json_file(base / "model_index.json")["_class_name"], "LDMTextToImagePipeline");
   EXPECT_TRUE(fs::exists(base / "tokenizer" / "vocab.txt"));
+  EXPECT_EQ(text::text_length(base / "tokenizer", 77), kTokens) << "what prompts will be padded to";
 
   const fs::path frozen = tuned(finetune_config(base, false), "frozen", *world_);
   const auto [frozen_encoder, frozen_unet] = changed(base, frozen);
@@ -172,6 +173,7 @@ TEST_F(TextTraining, FrozenAndTrainedEncodersFromCaptionsToAModelThatReadsPrompt
 
   const torch::NoGradGuard no_grad;
   const auto unet = model::load_conditioned_unet(trained);
+  EXPECT_EQ(text::text_length(model::tokenizer_directory(trained), 77), kTokens);
   const auto ids = text::load_tokenizer(model::tokenizer_directory(trained), kTokens)->encode("a dark picture");
   const at::Tensor tokens = torch::tensor(ids, torch::kInt).to(torch::kLong).unsqueeze(0);
   const at::Tensor output = unet->forward(torch::randn({1, 4, 4, 4}), torch::tensor({500}), {.token_ids = tokens});

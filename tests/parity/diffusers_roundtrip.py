@@ -13,11 +13,17 @@ rewrite_model.
   - StableDiffusionPipeline, LDMTextToImagePipeline and LDMPipeline: save_pretrained -> rewritten by us -> the same picture;
     images -> `dpldm-data encode` with captions -> `dpldm finetune` -> the same pipeline loads the result and makes a
     picture, and exactly the trained tensors have changed;
+  - models that no class or no pipeline of diffusers fits (checkpoints of tests/golden/compvis by `dpldm convert`, and a
+    class-conditional one fine-tuned): DiffusionPipeline loads them with the code that lies in their directories, their U-Nets
+    compute what the original formulas do, and the pictures are those of `dpldm sample`;
+  - text from nothing: captions -> tokens -> `dpldm pretrain` of U-Net and encoder -> `finetune` with the encoder frozen and
+    trained -> `dpldm sample` from prompts makes the pictures of StableDiffusionPipeline;
   - with --model: the U-Net (and the autoencoder) of a model that this program trained -> loads strictly, same output.
 """
 
 import argparse
 import copy
+import gzip
 import json
 import subprocess
 import sys
@@ -26,8 +32,8 @@ from pathlib import Path
 
 import numpy
 import torch
-from diffusers import (AutoencoderKL, DDIMScheduler, LDMPipeline, LDMTextToImagePipeline, StableDiffusionPipeline,
-                       UNet2DConditionModel, UNet2DModel, VQModel)
+from diffusers import (AutoencoderKL, DDIMScheduler, DiffusionPipeline, LDMPipeline, LDMTextToImagePipeline,
+                       StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel)
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -300,6 +306,130 @@ def check_pipelines(build, rewrite, scratch):
               f"{len(changed)} tensors {wrong[:3]}")
 
 
+def quietly(*words):
+    subprocess.run([str(w) for w in words], check=True, capture_output=True)
+
+
+def our_pipeline(model):
+    pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def check_same_pictures(dpldm, name, model, pipeline, scratch, **condition):
+    """`dpldm sample` and the pipeline, from the same noise."""
+    labels = condition.get("class_labels", [])
+    words = ["--classes", ",".join(map(str, labels))] if labels else []
+    if "prompt" in condition:
+        (scratch / "prompts.txt").write_text("\n".join(condition["prompt"]))
+        words = ["--prompts", scratch / "prompts.txt", "--guidance", condition["guidance_scale"]]
+    config = pipeline.unet.config
+    size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
+    noise = torch.randn(3, config.in_channels, size, size)
+    save_file({"noise": noise}, scratch / "noise.safetensors", {"format": "pt"})
+    pictures = scratch / f"{name}_pictures"
+    quietly(dpldm, "sample", "--model", model, "--num", 3, "--initial-noise", scratch / "noise.safetensors", "--steps", 10,
+            "--precision", "fp32", "-o", pictures, *words)
+    files = sorted((f for f in pictures.rglob("*.png") if f.name != "grid.png"), key=lambda f: f.name)
+    ours = numpy.stack([numpy.asarray(Image.open(f).convert("RGB")) for f in files]).astype(int)
+    theirs = pipeline(latents=noise, num_inference_steps=10, output_type="np", **condition).images
+    theirs = numpy.rint(255 * theirs).astype(int)
+    # VQ takes the nearest of a codebook: a rounding can choose another vector, and change some pixels by much.
+    differing = (abs(ours - theirs) > 1).mean()
+    check(f"{name}: dpldm sample makes the pictures of the pipeline", ours.std() > 1 and differing < 0.01,
+          f"{differing:.1e} of the values differ by more than 1 of 255")
+
+
+PRETRAIN = """
+training: {steps: 3, batch_size: 8, train_text_encoder: true}
+network: {sample_size: 2, block_out_channels: [8, 16], layers_per_block: 1, attention_head_dim: 2, norm_num_groups: 4,
+          down_block_types: [CrossAttnDownBlock2D, CrossAttnDownBlock2D], up_block_types: [CrossAttnUpBlock2D, CrossAttnUpBlock2D]}
+text_network: {_class_name: CLIPTextModel, vocab_size: WORDS, hidden_size: 12, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
+runtime: {micro_batch_size: 8}
+"""
+
+
+def check_text_from_nothing(build, scratch):
+    dpldm, tool, folder = build / "bin" / "dpldm", build / "bin" / "dpldm-data", scratch / "text"
+    folder.mkdir()
+    captioned_images(folder / "images")
+    small_autoencoder(AutoencoderKL).save_pretrained(folder / "ae" / "vae")
+    tokenizer = GOLDEN / "tokenizers" / "clip"
+    for visibility in ("public", "private"):
+        quietly(tool, "import", "folder", "--dir", folder / "images", "--csv", folder / "images" / "captions.csv", "--visibility",
+                visibility, "-o", folder / f"{visibility}.h5")
+        quietly(tool, "encode", "--model", folder / "ae", "--images", folder / f"{visibility}.h5", "--tokenizer", tokenizer,
+                "--num-tokens", 9, "-o", folder / f"{visibility}_latents.h5")
+    (folder / "pretrain.yaml").write_text(PRETRAIN.replace("WORDS", str(len(CLIPTokenizer.from_pretrained(tokenizer)))))
+    quietly(dpldm, "pretrain", "--config", folder / "pretrain.yaml", "--set",
+            f"data.latents={folder / 'public_latents.h5'}", "--set", f"model.autoencoder={folder / 'ae'}", "--set",
+            f"model.tokenizer={tokenizer}", "--run-dir", folder / "pretrained")
+    (folder / "finetune.yaml").write_text(FINETUNE)
+    base = folder / "pretrained" / "model"
+    for conditioner in ("false", "true"):
+        run_dir, name = folder / f"tuned_{conditioner}", f"text from nothing, encoder trained: {conditioner}"
+        quietly(dpldm, "finetune", "--config", folder / "finetune.yaml", "--set", f"trained.conditioner={conditioner}", "--set",
+                f"data.latents={folder / 'private_latents.h5'}", "--set", f"model.base={base}", "--run-dir", run_dir)
+        changed = {n.split("/")[0] for n in changed_tensors(base, run_dir / "model")}
+        check(f"{name}: what has changed", changed == ({"unet", "text_encoder"} if conditioner == "true" else {"unet"}), str(changed))
+        pipeline = StableDiffusionPipeline.from_pretrained(run_dir / "model")
+        pipeline.set_progress_bar_config(disable=True)
+        check(f"{name}: prompts have as many tokens as captions", pipeline.tokenizer.model_max_length == 9)
+        check_same_pictures(dpldm, name.replace(" ", "_"), run_dir / "model", pipeline, scratch, guidance_scale=3.0,
+                            prompt=["a dark picture of a lung", "a bright heart", "two cells"])
+
+
+def check_converted(dpldm, scratch):
+    for name in ("attention_blocks", "class_table", "emnist", "new_order"):
+        (scratch / f"{name}.ckpt").write_bytes(gzip.decompress((GOLDEN / "compvis" / f"{name}.ckpt.gz").read_bytes()))
+        model = scratch / f"{name}_model"
+        quietly(dpldm, "convert", "--config", GOLDEN / "compvis" / f"{name}.yaml", "--checkpoint", scratch / f"{name}.ckpt", "-o",
+                model)
+        pipeline = our_pipeline(model)
+        golden = load_file(GOLDEN / "compvis" / f"{name}.safetensors")
+        condition = pipeline._encode_classes(golden["labels"]) if "labels" in golden else {}
+        output = pipeline.unet(golden["sample"], golden["timestep"], **condition).sample
+        error = relative_error(output, golden["output"])
+        kind = json.loads((model / "unet" / "config.json").read_text())["_class_name"]
+        check(f"{name}: {kind} in Python computes the original formulas", error < OUTPUT_TOLERANCE, f"{error:.1e}")
+        if pipeline.vae or pipeline.vqvae:
+            more = {"class_labels": [0, 3, 4]} if condition else {}
+            check_same_pictures(dpldm, name, model, pipeline, scratch, **more)
+
+
+def check_class_conditional(build, scratch):
+    """A private fine-tuning of a class-conditional model in float16, the quickstart's kind."""
+    model, run_dir = scratch / "class_model", scratch / "class_run"
+    unet = small_unet(UNet2DConditionModel, cross_attention_dim=12, encoder_hid_dim=3, encoder_hid_dim_type="text_proj")
+    with torch.no_grad():
+        unet.encoder_hid_proj.bias.zero_()
+    unet.half().save_pretrained(model / "unet")
+    small_autoencoder(AutoencoderKL).save_pretrained(model / "vae")
+    DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1).save_pretrained(model / "scheduler")
+    for label in ("dark", "bright"):
+        (scratch / "labelled" / label).mkdir(parents=True)
+        for i in range(8):
+            pixels = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(scratch / "labelled" / label / f"{i}.png")
+    quietly(build / "bin" / "dpldm-data", "import", "folder", "--dir", scratch / "labelled", "--visibility", "private", "-o",
+            scratch / "labelled.h5")
+    quietly(build / "bin" / "dpldm-data", "encode", "--model", model, "--images", scratch / "labelled.h5", "-o",
+            scratch / "class.h5")
+    (scratch / "finetune.yaml").write_text(FINETUNE)
+    quietly(build / "bin" / "dpldm", "finetune", "--config", scratch / "finetune.yaml", "--set",
+            f"data.latents={scratch / 'class.h5'}", "--set", f"model.base={model}", "--run-dir", run_dir)
+    load_strictly(UNet2DConditionModel, run_dir / "model" / "unet")
+    pipeline = our_pipeline(run_dir / "model")
+    check_same_pictures(build / "bin" / "dpldm", "fine-tuned classes", run_dir / "model", pipeline, scratch, class_labels=[0, 1, 0])
+    guided = pipeline(class_labels=[0, 1], guidance_scale=2.0, num_inference_steps=3, output_type="np").images
+    check("fine-tuned classes: guidance makes pictures", numpy.isfinite(guided).all() and guided.std() > 0)
+    before = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    after = load_file(run_dir / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    frozen = [n for n in before if ".attentions." not in n and not n.startswith("encoder_hid_proj.")]
+    check("fine-tuned classes: frozen float16 tensors are bit-identical",
+          all(after[n].dtype == torch.float16 and torch.equal(before[n], after[n]) for n in frozen), f"{len(frozen)} tensors")
+
+
 FINETUNE = """
 training: {steps: 3, expected_batch_size: 8}
 privacy: {epsilon: 8, delta: 1.0e-3, clip_norm: 1}
@@ -321,6 +451,9 @@ def main():
         scratch = Path(scratch)
         check_networks(dpldm, rewrite, scratch)
         check_pipelines(arguments.build, rewrite, scratch)
+        check_converted(dpldm, scratch)
+        check_class_conditional(arguments.build, scratch)
+        check_text_from_nothing(arguments.build, scratch)
         for model in arguments.model:
             network = load_strictly(UNet2DConditionModel, model / "unet")
             check_probe(dpldm, str(model), network, model, scratch)

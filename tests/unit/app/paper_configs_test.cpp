@@ -37,7 +37,10 @@ TEST_P(PaperConfig, DryRunWithoutData_PrintsTheOutline) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.err, testing::HasSubstr("U-Net                  " + setting.unet + " parameters"));
   EXPECT_THAT(result.err, testing::HasSubstr("trained parameters     " + setting.trained + " of"));
-  EXPECT_THAT(result.err, testing::HasSubstr("GiB for weights, gradient and optimiser"));
+  EXPECT_THAT(result.err, testing::ContainsRegex("time +about .* for a step, .* for [0-9]+ steps"));
+  EXPECT_THAT(result.err,
+              testing::ContainsRegex("memory +about [0-9.]+ GiB for each rank, of which [0-9.]+ for a micro-"));
+  EXPECT_THAT(result.err, testing::HasSubstr("both counted from shapes, not measured: "));
   std::smatch sigma;
   ASSERT_TRUE(std::regex_search(result.err, sigma, std::regex("noise multiplier sigma *([0-9.]+)"))) << result.err;
   if (setting.sigma > 0) {

@@ -7,11 +7,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
-#include <zlib.h>
 
 #include "base/error.h"
 #include "io/safetensors.h"
 #include "support/file_bytes.h"
+#include "support/gzip_file.h"
 #include "support/temporary_directory.h"
 
 namespace dpldm::compvis {
@@ -21,22 +21,11 @@ using ::testing::HasSubstr;
 
 const std::string kFolder = DPLDM_GOLDEN_DIR "/compvis/";
 
-std::string unpacked(const std::string& path) {
-  gzFile file = gzopen(path.c_str(), "rb");
-  std::string bytes;
-  std::string piece(1 << 16, '\0');
-  for (int got = 0; (got = gzread(file, piece.data(), static_cast<unsigned>(piece.size()))) > 0;) {
-    bytes.append(piece.data(), static_cast<std::size_t>(got));
-  }
-  gzclose(file);
-  return bytes;
-}
-
 class CompVisImport : public testing::Test {
  protected:
   ImportRequest request_for(const std::string& name) const {
     const std::filesystem::path checkpoint = folder_.path() / (name + ".ckpt");
-    test::write_bytes(checkpoint, unpacked(kFolder + name + ".ckpt.gz"));
+    test::write_bytes(checkpoint, test::unpacked(kFolder + name + ".ckpt.gz"));
     ImportRequest request;
     request.config = kFolder + name + ".yaml";
     request.checkpoint = checkpoint;

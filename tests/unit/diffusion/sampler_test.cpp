@@ -197,6 +197,11 @@ TEST(SamplerConfig, UnsupportedValues_AreRefused) {
   EXPECT_THROW(Sampler(schedule, config), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdim, {{"thresholding", true}}), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdim, {{"timestep_spacing", "random"}}), ConfigError);
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdpm, {{"variance_type", "fixed_large"}}), ConfigError);
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"solver_order", 3}}), ConfigError);
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"algorithm_type", "sde-dpmsolver++"}}), ConfigError);
+  EXPECT_NO_THROW(
+      SamplerConfig::from_json(SamplerKind::kDdim, {{"variance_type", "fixed_large"}, {"solver_order", 3}}));
   EXPECT_THROW(sampler_kind_from("heun"), ConfigError);
   SamplerConfig churned;
   churned.churn = 1;

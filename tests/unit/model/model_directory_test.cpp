@@ -1,5 +1,7 @@
 #include "model/model_directory.h"
 
+#include <limits>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -8,6 +10,7 @@
 #include "io/json_file.h"
 #include "model/clip_text_model.h"
 #include "model/ldm_bert.h"
+#include "support/file_bytes.h"
 #include "unit/model/networks.h"
 
 namespace dpldm::model {
@@ -118,6 +121,19 @@ TEST_F(ModelDirectory, UntouchedTensorsComeBackInTheTypeOfTheirFile) {
   }
 }
 
+// Of F64 what fp32 can say; and numbers that are none.
+TEST_F(ModelDirectory, UntouchedF64AndNaNComeBackBitForBit) {
+  auto tensors = stored();
+  for (auto& [name, tensor] : tensors) {
+    tensor = tensor.to(name == "conv_in.weight" ? at::kHalf : at::kDouble);
+    if (name == "conv_in.weight") tensor[0][0][0][0] = std::numeric_limits<float>::quiet_NaN();
+  }
+  store(tensors);
+  const std::string file = test::bytes_of(root_ / "unet" / kWeights);
+  save_unet(*load_unet(root_), root_ / "unet");
+  EXPECT_EQ(test::bytes_of(root_ / "unet" / kWeights), file);
+}
+
 TEST_F(ModelDirectory, WeightsInSeveralFilesAreRead) {
   io::NamedTensors first = stored();
   io::NamedTensors second(first.begin() + 10, first.end());
@@ -161,6 +177,9 @@ TEST_F(ModelDirectory, OtherKindsOfModelsAreRefused) {
 TEST_F(ModelDirectory, PickledWeightsAreRefusedWithAWord) {
   fs::rename(root_ / "unet" / kWeights, root_ / "unet" / "diffusion_pytorch_model.bin");
   EXPECT_THAT(refusal(), HasSubstr("pickle"));
+  fs::rename(root_ / "unet" / "diffusion_pytorch_model.bin",
+             root_ / "unet" / "diffusion_pytorch_model.fp16.safetensors");
+  EXPECT_THAT(refusal(), HasSubstr("the variant diffusion_pytorch_model.fp16.safetensors"));
 }
 
 LdmBertConfig small_bert() {
@@ -177,7 +196,8 @@ LdmBertConfig small_bert() {
 
 std::string class_of_pipeline(const Pipeline& pipeline, const fs::path& model) {
   save_pipeline(pipeline, {{"_class_name", "DDIMScheduler"}}, model);
-  return io::read_json_file(model / "model_index.json")["_class_name"];
+  const nlohmann::json name = io::read_json_file(model / "model_index.json")["_class_name"];
+  return name.is_array() ? name[1] : name;  // [file, class] for one of ours
 }
 
 TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
@@ -185,7 +205,8 @@ TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
   vae_config.block_out_channels = {8};
   vae_config.norm_num_groups = 4;
   const auto vae = std::make_shared<AutoencoderKL>(vae_config);
-  EXPECT_EQ(class_of_pipeline({.unet = unet_, .autoencoder = vae}, root_ / "class"), "DiffusionPipeline");
+  EXPECT_EQ(class_of_pipeline({.unet = unet_, .autoencoder = vae}, root_ / "class"), "DPLDMPipeline");
+  EXPECT_THAT(test::bytes_of(root_ / "class" / "dpldm_pipeline.py"), HasSubstr("class DPLDMPipeline("));
   UNetConfig text_config = small_unet_config();
   text_config.num_classes = 0;
   const auto text_unet = std::make_shared<UNet>(text_config);
@@ -219,6 +240,18 @@ TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
   EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "plain"),
             "LDMPipeline");
   EXPECT_EQ(load_unet(root_ / "plain")->config().class_name(), "UNet2DModel");
+  plain.num_class_embeds = 3;
+  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "labels"),
+            "DPLDMPipeline")
+      << "LDMPipeline gives no labels";
+  plain.num_class_embeds = 0;
+  plain.channels_per_head = 0;
+  plain.num_heads = {2, 2, 1, 4};
+  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "heads"),
+            "DPLDMPipeline");
+  EXPECT_EQ(io::read_json_file(root_ / "heads" / "model_index.json")["unet"],
+            (nlohmann::json{"dpldm_unet", "DPLDMUNet2DModel"}));
+  EXPECT_THAT(test::bytes_of(root_ / "heads" / "unet" / "dpldm_unet.py"), HasSubstr("class DPLDMUNet2DModel("));
 }
 
 TEST_F(ModelDirectory, DigestDependsOnValuesNamesAndNothingElse) {

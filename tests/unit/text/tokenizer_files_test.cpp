@@ -78,6 +78,27 @@ TEST_F(TokenizerFiles, Identity_ChangesWithTheVocabularyAndNotWithTheKindOfFile)
   EXPECT_NE(identity(), from_lines);
 }
 
+// What diffusers pads to, and so what a model's prompts must be as long as its captions were.
+TEST_F(TokenizerFiles, LengthOfATextIsModelMaxLengthWithinThePositions) {
+  const std::filesystem::path folder = folder_.path();
+  EXPECT_EQ(text_length(folder, 77), 77) << "no file";
+  write("tokenizer_config.json", R"({"model_max_length": 1000000000000000019884624838656, "do_lower_case": true})");
+  EXPECT_EQ(text_length(folder, 77), 77);
+  set_text_length(folder, 77, 77);
+  EXPECT_THAT(test::bytes_of(folder / "tokenizer_config.json"), HasSubstr("1000000000000000019884624838656"))
+      << "left alone";
+  set_text_length(folder, 16, 77);
+  EXPECT_EQ(text_length(folder, 77), 16);
+  EXPECT_EQ(text_length(folder, 8), 8);
+  EXPECT_THAT(test::bytes_of(folder / "tokenizer_config.json"), HasSubstr("do_lower_case"));
+  set_text_length(folder, 77, 77);
+  EXPECT_EQ(text_length(folder, 77), 77);
+  for (const char* nonsense : {"-3", "1", "\"77\"", "null", "1.5e-3"}) {
+    write("tokenizer_config.json", std::string(R"({"model_max_length": )") + nonsense + "}");
+    EXPECT_EQ(text_length(folder, 77), 77) << nonsense;
+  }
+}
+
 TEST_F(TokenizerFiles, CaptionThatIsNotUtf8_IsRefused) {
   write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n");
   const auto tokenizer = load_tokenizer(folder_.path(), 8);

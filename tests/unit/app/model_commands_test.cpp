@@ -1,0 +1,228 @@
+// Models from a checkpoint to pictures by the commands that a user types: convert, inspect, sample.
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <torch/torch.h>
+
+#include "data/image_file.h"
+#include "diffusion/noise_schedule.h"
+#include "model/ldm_bert.h"
+#include "model/model_directory.h"
+#include "support/file_bytes.h"
+#include "support/gzip_file.h"
+#include "support/process.h"
+#include "support/temporary_directory.h"
+#include "support/tiny_model.h"
+#include "text/tokenizer_files.h"
+
+namespace dpldm {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::Not;
+
+class ModelCommands : public testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+
+  static test::ProcessResult run(std::vector<std::string> arguments, int num_ranks = 1) {
+    std::vector<std::string> command{DPLDM_BIN_DIR "/dpldm"};
+    if (num_ranks > 1) {
+      command = {"mpirun", "-np", std::to_string(num_ranks), "--oversubscribe", "--bind-to", "none", command[0]};
+    }
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return test::run_process(command);
+  }
+
+  // One sentence on stderr that contains `what`, and the code of a wrong input.
+  static void expect_refusal(const std::vector<std::string>& arguments, const std::string& what, int code = 64) {
+    const test::ProcessResult result = run(arguments);
+    EXPECT_EQ(result.exit_code, code) << testing::PrintToString(arguments) << result.err;
+    EXPECT_THAT(result.err, HasSubstr(what)) << testing::PrintToString(arguments);
+    EXPECT_EQ(result.out, "");
+  }
+
+  // A checkpoint of tests/golden/compvis and its yaml, in a folder of their own.
+  void place(const std::string& name) const {
+    const std::string golden = DPLDM_GOLDEN_DIR "/compvis/" + name;
+    fs::create_directories(path(name));
+    test::write_bytes(path(name + "/model.ckpt"), test::unpacked(golden + ".ckpt.gz"));
+    test::write_bytes(path(name + "/config.yaml"), test::bytes_of(golden + ".yaml"));
+  }
+  // config.yaml of that checkpoint with one text replaced, as another file of the same folder.
+  void place_other_yaml(const std::string& name, const std::string& from, const std::string& to) const {
+    std::string text = test::bytes_of(path(name + "/config.yaml"));
+    const std::size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    test::write_bytes(path(name + "/other.yaml"), text.replace(at, from.size(), to));
+  }
+  std::vector<std::string> convert(const std::string& name, const std::string& yaml = "config.yaml",
+                                   const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments{"convert",
+                                       "--from",
+                                       "compvis",
+                                       "--config",
+                                       path(name + "/" + yaml),
+                                       "--checkpoint",
+                                       path(name + "/model.ckpt"),
+                                       "-o",
+                                       path(name + "_model")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  std::vector<std::string> sample(const std::string& model, const std::string& output,
+                                  const std::vector<std::string>& more) const {
+    std::vector<std::string> arguments{"sample",      "--model", path(model), "--steps",   "3",
+                                       "--precision", "fp32",    "-o",        path(output)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  at::Tensor images_in(const std::string& name) const {
+    const data::ImageFile file(path(name));
+    return file.read_images(0, file.info().num_records);
+  }
+
+  // A model that takes prompts: what the encoder says must show in the pictures.
+  void write_text_model(const std::string& name) const {
+    torch::manual_seed(3);
+    const torch::NoGradGuard no_grad;
+    const auto filled = [](auto network) {
+      for (auto& p : network->parameters()) p.add_(0.2 * torch::randn_like(p));
+      return network;
+    };
+    model::UNetConfig unet;
+    unet.sample_height = unet.sample_width = 4;
+    unet.block_out_channels = {8, 16};
+    unet.down_block_types = {"CrossAttnDownBlock2D", "DownBlock2D"};
+    unet.up_block_types = {"UpBlock2D", "CrossAttnUpBlock2D"};
+    unet.layers_per_block = {1};
+    unet.norm_num_groups = 4;
+    unet.num_heads = {2};
+    unet.cross_attention_dim = 12;
+    model::AutoencoderConfig vae;
+    vae.block_out_channels = {8};
+    vae.norm_num_groups = 4;
+    model::LdmBertConfig bert;
+    bert.vocab_size = 700;
+    bert.encoder_layers = 1;
+    bert.encoder_ffn_dim = 16;
+    bert.encoder_attention_heads = 2;
+    bert.head_dim = 4;
+    bert.d_model = 12;
+    model::save_pipeline({.unet = filled(std::make_shared<model::UNet>(unet)),
+                          .autoencoder = filled(std::make_shared<model::AutoencoderKL>(vae)),
+                          .text_encoder = filled(std::make_shared<model::LdmBert>(bert)),
+                          .tokenizer = DPLDM_GOLDEN_DIR "/tokenizers/bert"},
+                         diffusion::ScheduleConfig().to_json(), path(name));
+  }
+
+ private:
+  test::TemporaryDirectory folder_;
+};
+
+TEST_F(ModelCommands, ConvertedCheckpoint_IsWholeDescribedAndSampledByClass) {
+  place("class_table");
+  const test::ProcessResult converted = run(convert("class_table"));
+  ASSERT_EQ(converted.exit_code, 0) << converted.err;
+  EXPECT_THAT(converted.out, HasSubstr("heads: level 0: 1 head(s) of 32 channels"));
+  EXPECT_THAT(converted.out, HasSubstr("scale factor 1 (of the yaml)"));
+  EXPECT_THAT(converted.out, HasSubstr("a null class was added"));
+  EXPECT_THAT(converted.err, Not(HasSubstr("disagree")));
+  expect_refusal(convert("class_table"), "is there already");
+
+  const test::ProcessResult checked = run({"convert", "--check", path("class_table_model")});
+  EXPECT_THAT(checked.out, HasSubstr("is whole: U-Net (UNet2DConditionModel), autoencoder, scheduler")) << checked.err;
+  const test::ProcessResult inspected = run({"inspect", path("class_table_model"), "--json"});
+  ASSERT_EQ(inspected.exit_code, 0) << inspected.err;
+  EXPECT_TRUE(nlohmann::json::accept(inspected.out)) << inspected.out;
+
+  ASSERT_EQ(run(sample("class_table_model", "pictures", {"--num", "2", "--per-class", "--classes", "0,3"})).exit_code,
+            0);
+  std::vector<std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(path("pictures"))) {
+    if (entry.is_regular_file()) files.push_back(fs::relative(entry.path(), path("pictures")).string());
+  }
+  EXPECT_THAT(files, testing::UnorderedElementsAre("000-class_0/000000.png", "000-class_0/000002.png",
+                                                   "003-class_3/000001.png", "003-class_3/000003.png", "grid.png"));
+  EXPECT_EQ(run(sample("class_table_model", "grid.png", {"--num", "5"})).exit_code, 0);
+  EXPECT_TRUE(fs::exists(path("grid.png")));
+}
+
+TEST_F(ModelCommands, YamlsThatDisagreeOnHeads_AreWarnedOf) {
+  place("attention_blocks");
+  place_other_yaml("attention_blocks", "num_heads: 2", "num_heads: 4");
+  const test::ProcessResult converted = run(convert("attention_blocks"));
+  ASSERT_EQ(converted.exit_code, 0) << converted.err;
+  EXPECT_THAT(converted.err, HasSubstr("disagree on heads: level 1: 2 head(s) of 32 channels against level 1: 4"));
+  EXPECT_THAT(converted.err, HasSubstr("no class of diffusers has this U-Net"));
+  EXPECT_TRUE(fs::exists(path("attention_blocks_model/unet/dpldm_unet.py")));
+  EXPECT_EQ(run(sample("attention_blocks_model", "a.h5", {"--num", "3", "--sampler", "dpmpp"})).exit_code, 0);
+}
+
+TEST_F(ModelCommands, YamlOfAPrivateFineTuning_NeedsToSayWhichCheckpointItIs) {
+  place("class_table");
+  place_other_yaml("class_table", "timesteps: 1000", "timesteps: 1000\n    dp_config: {enabled: true, epsilon: 10}");
+  expect_refusal(convert("class_table", "other.yaml"), "say by --trained-on");
+  const test::ProcessResult converted = run(convert("class_table", "other.yaml", {"--trained-on", "private"}));
+  ASSERT_EQ(converted.exit_code, 0) << converted.err;
+  EXPECT_THAT(converted.err, HasSubstr("finetune will not start from it"));
+  EXPECT_TRUE(fs::exists(path("class_table_model/dp_metadata.json")));
+}
+
+// Batches of one have one shape whatever the number of ranks.
+TEST_F(ModelCommands, Samples_AreFunctionsOfTheSeedOnAnyNumberOfRanks) {
+  test::make_tiny_model(path(""), 1, data::Visibility::kPublic);
+  nlohmann::json config = nlohmann::json::parse(test::bytes_of(path("tiny/unet/config.json")));
+  config["sample_size"] = 4;
+  test::write_bytes(path("tiny/unet/config.json"), config.dump());
+  const std::vector<std::string> options{"--num", "5", "--batch", "1", "--eta", "1", "--guidance", "2", "--seed", "9"};
+  ASSERT_EQ(run(sample("tiny", "one.h5", options)).exit_code, 0);
+  const test::ProcessResult on_three = run(sample("tiny", "three.h5", options), 3);
+  ASSERT_EQ(on_three.exit_code, 0) << on_three.err;
+  EXPECT_TRUE(at::equal(images_in("one.h5"), images_in("three.h5")));
+  EXPECT_EQ(test::bytes_of(path("one.h5")), test::bytes_of(path("three.h5")));
+
+  std::vector<std::string> other = options;
+  other.back() = "10";
+  ASSERT_EQ(run(sample("tiny", "other.h5", other)).exit_code, 0);
+  EXPECT_FALSE(at::equal(images_in("one.h5"), images_in("other.h5")));
+  for (const char* sampler : {"ddpm", "dpmpp", "euler"}) {
+    const std::string file = std::string(sampler) + ".h5";
+    ASSERT_EQ(run(sample("tiny", file, {"--num", "2", "--sampler", sampler, "--spacing", "trailing"})).exit_code, 0);
+    EXPECT_EQ(images_in(file).size(0), 2);
+  }
+
+  expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--classes", "3"}),
+                 "--classes has 3; the model's classes are 0 to 2");
+  expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--eta", "2"}), "eta is 2; it must be between 0 and 1");
+  expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--sampler", "heun"}), "heun");
+  expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--prompts", path("one.h5")}),
+                 "--prompts needs a model with a text");
+  expect_refusal(sample("tiny", "x.h5", {}), "--num is missing");
+}
+
+TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {
+  write_text_model("text");
+  test::write_bytes(path("prompts.txt"), "a dark picture of a lung\n\na bright heart\r\n");
+  ASSERT_EQ(run(sample("text", "long", {"--prompts", path("prompts.txt")})).exit_code, 0);
+  EXPECT_TRUE(fs::exists(path("long/000001.png"))) << "one for each prompt";
+  EXPECT_THAT(test::bytes_of(path("long/captions.csv")), HasSubstr("a bright heart"));
+  ASSERT_EQ(run(sample("text", "long.h5", {"--prompts", path("prompts.txt"), "--guidance", "3"})).exit_code, 0);
+  text::set_text_length(path("text/tokenizer"), 8, 77);
+  ASSERT_EQ(run(sample("text", "short.h5", {"--prompts", path("prompts.txt"), "--guidance", "3"})).exit_code, 0);
+  EXPECT_FALSE(at::equal(images_in("long.h5"), images_in("short.h5")));
+  expect_refusal(sample("text", "x.h5", {"--num", "1"}), "the model has a text encoder; give it texts by --prompts");
+  test::write_bytes(path("latin1.txt"), "caf\xe9\n");
+  expect_refusal(sample("text", "x.h5", {"--prompts", path("latin1.txt")}), "UTF-8");
+  test::write_bytes(path("empty.txt"), "\n\n");
+  expect_refusal(sample("text", "x.h5", {"--prompts", path("empty.txt")}), "holds no prompt");
+}
+
+}  // namespace
+}  // namespace dpldm
