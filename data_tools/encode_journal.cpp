@@ -10,6 +10,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm::tools {
 namespace {
@@ -55,6 +56,7 @@ EncodeJournal::~EncodeJournal() { ::close(descriptor_); }
 
 void EncodeJournal::mark(std::span<const std::int64_t> batches) const {
   for (const std::int64_t batch : batches) {
+    const WatchedFileCall watched("writing", path_);
     if (::pwrite(descriptor_, &kDone, 1, static_cast<off_t>(batch)) != 1) {
       throw IoError("cannot write " + path_.string() + ": " + std::strerror(errno));
     }

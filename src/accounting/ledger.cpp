@@ -17,6 +17,7 @@
 #include "accounting/ledger_line.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -77,6 +78,7 @@ std::int64_t rounded_up_count(std::int64_t count) {
 class PrivacyLedger::Appender {
  public:
   explicit Appender(const std::filesystem::path& path) : path_(path) {
+    const WatchedFileCall watched("opening", head_path(path));
     descriptor_ = ::open(head_path(path).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (descriptor_ < 0) throw IoError("cannot open " + head_path(path).string() + ": " + reason());
     // File systems without locks (some cluster ones) answer with another error; there the lock is not had.
@@ -110,6 +112,7 @@ class PrivacyLedger::Appender {
   }
 
   void write_head(std::size_t num_lines, const std::string& sha256) {
+    const WatchedFileCall watched("writing", head_path(path_));
     const std::string text = head_text(num_lines, sha256);
     if (::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
       throw IoError("cannot write " + head_path(path_).string() + ": " + reason());
@@ -119,6 +122,7 @@ class PrivacyLedger::Appender {
  private:
   // Where locks are not had, another writer shows by what it wrote.
   void require_alone() const {
+    const WatchedFileCall watched("looking at", path_);
     std::error_code error;
     const auto found = std::filesystem::file_size(path_, error);
     if (error || found != num_bytes_) {

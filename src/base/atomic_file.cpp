@@ -8,14 +8,24 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm {
 namespace {
 
 std::string reason() { return std::strerror(errno); }  // NOLINT(concurrency-mt-unsafe)
 
+// 0 where there is none to tell.
+std::uintmax_t size_of(const std::filesystem::path& path) {
+  const WatchedFileCall watched("looking at", path);
+  std::error_code unknown;
+  const auto num_bytes = std::filesystem::file_size(path, unknown);
+  return unknown ? 0 : num_bytes;
+}
+
 void write_all(int descriptor, std::string_view bytes, const std::filesystem::path& path) {
   while (!bytes.empty()) {
+    const WatchedFileCall watched("writing", path, bytes.size());
     const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
     if (written < 0) {
       if (errno == EINTR) continue;
@@ -34,6 +44,7 @@ std::filesystem::path temporary_name_for(const std::filesystem::path& path) {
 }
 
 void sync_to_disk(const std::filesystem::path& path) {
+  const WatchedFileCall watched("syncing", path, size_of(path));
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) throw IoError("cannot open " + path.string() + " to sync it: " + reason());
   const int result = ::fsync(descriptor);
@@ -55,6 +66,7 @@ void commit_file(const std::filesystem::path& temporary, const std::filesystem::
   try {
     require_replaceable(path);
     sync_to_disk(temporary);
+    const WatchedFileCall watched("renaming", temporary);
     if (std::rename(temporary.c_str(), path.c_str()) != 0) {
       throw IoError("cannot rename " + temporary.string() + " to " + path.string() + ": " + reason());
     }
@@ -89,6 +101,7 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 }
 
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) {
+  const WatchedFileCall watched("reading", path, max_bytes);
   std::error_code error;
   const auto size = std::filesystem::file_size(path, error);
   if (error) throw IoError("cannot read " + path.string() + ": " + error.message());
@@ -114,6 +127,7 @@ void DurableLog::append(std::string_view line) {
   std::string text(line);
   text += '\n';
   write_all(descriptor_, text, path_);
+  const WatchedFileCall watched("syncing", path_);
   if (::fdatasync(descriptor_) != 0) throw IoError("cannot sync " + path_.string() + ": " + reason());
 }
 

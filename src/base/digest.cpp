@@ -6,6 +6,7 @@
 #include <sodium.h>
 
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm {
 
@@ -43,6 +44,7 @@ std::string sha256_of_file(const std::filesystem::path& path) {
   Sha256 digest;
   std::vector<char> block(std::size_t{1} << 20);
   while (stream) {
+    const WatchedFileCall watched("reading", path);
     stream.read(block.data(), static_cast<std::streamsize>(block.size()));
     digest.add(block.data(), static_cast<std::size_t>(stream.gcount()));
   }

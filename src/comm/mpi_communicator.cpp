@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 
 namespace dpldm::comm {
 namespace {
@@ -87,7 +88,6 @@ MpiCommunicator::MpiCommunicator(MPI_Comm parent, std::size_t max_message_elemen
   MPI_Comm_free(&node);
   warn_if_launcher_disagrees(local_rank_);
   roll_call_.emplace(comm_);
-  watchdog_.emplace();
 }
 
 MpiCommunicator::~MpiCommunicator() {
@@ -230,7 +230,7 @@ void MpiCommunicator::wait(int started, MPI_Request& request, bool patient) {
   const auto sleep_after = patient ? microseconds(500) : microseconds(50'000);
   auto pause = microseconds(20);
   const auto max_pause = patient ? microseconds(500) : microseconds(50);
-  const WatchedCall watched(*watchdog_, what_is_under_way(), deadline_ + kRollCallPatience + kWatchdogGrace);
+  const WatchedCall watched([this] { return what_is_under_way(); }, deadline_ + kRollCallPatience + kWatchdogGrace);
   while (true) {
     int done = 0;
     const int result = MPI_Test(&request, &done, MPI_STATUS_IGNORE);

@@ -17,7 +17,6 @@
 
 #include "comm/communicator.h"
 #include "comm/roll_call.h"
-#include "comm/watchdog.h"
 
 namespace dpldm::comm {
 
@@ -101,9 +100,7 @@ class MpiCommunicator : public Communicator {
   Call call_{};  // the one under way
   Clock::time_point give_up_at_;
   bool failed_ = false;
-  // Made when the communicator is ready, and there from then on.
-  std::optional<RollCall> roll_call_;
-  std::optional<Watchdog> watchdog_;
+  std::optional<RollCall> roll_call_;  // made when the communicator is ready, and there from then on
 };
 
 }  // namespace dpldm::comm

@@ -10,6 +10,7 @@
 #include <mpi.h>
 
 #include "base/error.h"
+#include "base/watchdog.h"
 #include "comm/mpi_communicator.h"
 
 namespace dpldm::comm {
@@ -32,7 +33,7 @@ std::string mpi_library_version() {
 }
 
 MpiWorld::MpiWorld(int* argc, char*** argv) : exceptions_at_start_(std::uncaught_exceptions()) {
-  const WatchedCall watched(watchdog_, "starting MPI", kStartLimit);
+  const WatchedCall watched("starting MPI", kStartLimit);
   int initialised = 0;
   MPI_Initialized(&initialised);
   int level = MPI_THREAD_SINGLE;
@@ -54,12 +55,12 @@ MpiWorld::MpiWorld(int* argc, char*** argv) : exceptions_at_start_(std::uncaught
 MpiWorld::~MpiWorld() {
   if (!finalises_) return;
   if (size_ > 1 && std::uncaught_exceptions() > exceptions_at_start_) abort(static_cast<int>(ExitCode::kInternal));
-  const WatchedCall watched(watchdog_, "ending MPI", kEndLimit);
+  const WatchedCall watched("ending MPI", kEndLimit);
   MPI_Finalize();
 }
 
 std::unique_ptr<Communicator> MpiWorld::make_communicator() {
-  const WatchedCall watched(watchdog_, "connecting the ranks through MPI", kStartLimit);
+  const WatchedCall watched("connecting the ranks through MPI", kStartLimit);
   return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD);
 }
 

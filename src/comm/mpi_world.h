@@ -7,7 +7,6 @@
 #include <string>
 
 #include "comm/communicator.h"
-#include "comm/watchdog.h"
 
 namespace dpldm::comm {
 
@@ -34,7 +33,6 @@ class MpiWorld {
   [[noreturn]] void abort(int exit_code);
 
  private:
-  Watchdog watchdog_;
   bool finalises_ = false;
   int rank_ = 0;
   int size_ = 1;

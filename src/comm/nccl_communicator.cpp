@@ -3,9 +3,7 @@
 // The NCCL communicator is non-blocking and everything is polled: NCCL itself waits for ever when a peer is gone, and
 // its asynchronous errors are seen only by who asks. One communicator, one issuing thread, one stream: so all ranks
 // have the same order of collectives.
-#include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <string>
 #include <thread>
 #include <utility>
@@ -13,9 +11,11 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <nccl.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "comm/device_communicator.h"
 
 namespace dpldm::comm {
@@ -27,6 +27,8 @@ using Clock = std::chrono::steady_clock;
 
 // After a failure NCCL's own abort is known to hang at times; then the process ends all the same.
 constexpr std::chrono::seconds kAbortGrace{10};
+// A poll of NCCL or of the device that does not return by then, after the deadline, never will.
+constexpr std::chrono::seconds kWatchdogGrace{20};
 // How long the ranks that gave up wait for each other, to find out who is missing.
 constexpr milliseconds kMeetingDeadline{5'000};
 
@@ -43,6 +45,11 @@ int num_visible_devices() {
 std::string pci_id_of(int device) {
   char text[32] = {};
   return cudaDeviceGetPCIBusId(text, sizeof(text), device) == cudaSuccess ? text : "unknown";
+}
+
+std::string host_name() {
+  char text[64] = {};
+  return ::gethostname(text, sizeof(text) - 1) == 0 ? text : "an unknown host";
 }
 
 int nccl_version() {
@@ -99,12 +106,12 @@ class NcclCommunicator : public Communicator {
     // Ahead of compute kernels, so that a collective which other ranks wait for is not queued behind them.
     require_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest), "making a stream");
     require_cuda(cudaEventCreateWithFlags(&produced_, cudaEventDisableTiming), "making an event");
-    spdlog::info("rank {}: local rank {}, device {} at {}, NCCL {}", rank(), local_rank(), device, pci_id_of(device),
-                 nccl_version());
     check_health();
+    log_devices(device);
   }
 
   ~NcclCommunicator() override {
+    const WatchedCall watched("letting go of NCCL and its stream", 2 * kAbortGrace);
     // Order matters: NCCL may still use the stream.
     if (comm_ != nullptr && !failed_) {
       ncclCommFinalize(comm_);
@@ -208,6 +215,7 @@ class NcclCommunicator : public Communicator {
 
   template <typename IsDone>
   void poll(const IsDone& is_done) {
+    const WatchedCall watched([this] { return what_is_under_way(); }, deadline_ + kMeetingDeadline + kWatchdogGrace);
     const auto start = Clock::now();
     while (!is_done()) {
       const auto now = Clock::now();
@@ -220,15 +228,21 @@ class NcclCommunicator : public Communicator {
     }
   }
 
-  // Ranks that wait for the same device collective give up at about the same time, and then meet here.
+  // Ranks that wait for a device collective give up at about the same time, and then meet here. NCCL does not compare
+  // what they called, so they do it now.
   std::string who_is_missing() {
     try {
       host_.set_deadline(kMeetingDeadline);
-      host_.barrier();
+      require_equal_on_all_ranks(host_, "the collective", call_);
       return "all ranks are in this call, but the device does not finish it";
-    } catch (const CommunicationError& error) {
+    } catch (const Error& error) {
       return error.what();
     }
+  }
+
+  // "step 3: all_reduce_sum of 10 float32 on rank 0 of 2 (NCCL)".
+  std::string what_is_under_way() const {
+    return fmt::format("{}{} on rank {} of {} (NCCL)", context_.empty() ? "" : context_ + ": ", call_, rank(), size());
   }
 
   void begin_deadline() { give_up_at_ = Clock::now() + deadline_; }
@@ -246,20 +260,25 @@ class NcclCommunicator : public Communicator {
     if (value != size()) throw CommunicationError(fmt::format("NCCL counts {} ranks instead of {}", value, size()));
   }
 
+  // Collective. One line for each rank, by rank 0: what a person looks at first when a link is slow.
+  void log_devices(int device) {
+    constexpr std::size_t kLine = 200;
+    std::string mine = fmt::format("rank {} on {}: local rank {}, device {} at {}, NCCL {}", rank(), host_name(),
+                                   local_rank(), device, pci_id_of(device), nccl_version());
+    mine.resize(kLine);
+    std::string all(kLine * static_cast<std::size_t>(size()), '\0');
+    host_.all_gather({mine.data(), kLine, DType::kUInt8, Place::kHost},
+                     {all.data(), all.size(), DType::kUInt8, Place::kHost});
+    if (!is_root()) return;
+    for (std::size_t at = 0; at < all.size(); at += kLine) spdlog::info("{}", all.substr(at, kLine).c_str());
+  }
+
   [[noreturn]] void fail(const std::string& why) {
     failed_ = true;
-    const std::string message = fmt::format("{}{} on rank {} of {} (NCCL): {}", context_.empty() ? "" : context_ + ": ",
-                                            call_, rank(), size(), why);
+    const std::string message = what_is_under_way() + ": " + why;
     if (comm_ != nullptr) {
-      const auto aborted = std::make_shared<std::atomic<bool>>(false);
-      std::thread([message, aborted] {
-        std::this_thread::sleep_for(kAbortGrace);
-        if (*aborted) return;
-        spdlog::error("{}; NCCL does not let go either", message);
-        std::_Exit(static_cast<int>(ExitCode::kCommunication));
-      }).detach();
+      const WatchedCall watched(message + "; ncclCommAbort", kAbortGrace);
       ncclCommAbort(std::exchange(comm_, nullptr));
-      *aborted = true;
     }
     throw CommunicationError(message);
   }

@@ -9,6 +9,7 @@
 #include <hdf5.h>
 
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm::data::hdf5 {
 namespace {
@@ -278,6 +279,8 @@ void Dataset::transfer(std::int64_t first, std::int64_t count, void* into, const
   if (H5Sselect_hyperslab(in_file.id(), H5S_SELECT_SET, start.data(), nullptr, extent.data(), nullptr) < 0) {
     fail(where_ + ": rows cannot be selected");
   }
+  const WatchedFileCall watched(into != nullptr ? "reading" : "writing", where_,
+                                static_cast<std::uintmax_t>(count) * row_bytes_);
   const herr_t status = into != nullptr
                             ? H5Dread(handle_.id(), type.id(), in_memory.id(), in_file.id(), H5P_DEFAULT, into)
                             : H5Dwrite(handle_.id(), type.id(), in_memory.id(), in_file.id(), H5P_DEFAULT, from);
@@ -338,6 +341,7 @@ void Dataset::require(ElementType type, const std::vector<std::int64_t>& shape) 
 
 File File::open_read_only(const std::filesystem::path& path) {
   quiet_error_stack();
+  const WatchedFileCall watched("opening", path);
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) {
     throw IoError("cannot open " + path.string() + ": there is no such file");
@@ -505,6 +509,7 @@ void File::write_attribute(const std::string& name, std::span<const std::string>
 }
 
 void File::close() {
+  const WatchedFileCall watched("writing", path_);
   if (H5Fflush(handle_.id(), H5F_SCOPE_LOCAL) < 0) fail("cannot write " + path_.string());
   if (!handle_.reset()) fail("cannot write " + path_.string());
 }

@@ -17,6 +17,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "data/common_attributes.h"
 #include "data/hdf5_file.h"
 #include "data/temporary_file.h"
@@ -113,8 +114,9 @@ struct FileState {
 // A descriptor of its own, beside HDF5's: it follows the file that was opened, not the name.
 class WatchedFile {
  public:
-  explicit WatchedFile(const std::filesystem::path& path)
-      : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  explicit WatchedFile(const std::filesystem::path& path) : path_(path) {
+    const WatchedFileCall watched("opening", path);
+    descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor_ < 0) throw IoError("cannot open " + path.string() + ": " + std::strerror(errno));
     at_start_ = state();
   }
@@ -123,6 +125,7 @@ class WatchedFile {
   WatchedFile& operator=(const WatchedFile&) = delete;
 
   FileState state() const {
+    const WatchedFileCall watched("looking at", path_);
     struct stat status {};
     if (::fstat(descriptor_, &status) != 0) {
       throw IoError("cannot look at " + path_.string() + ": " + std::strerror(errno));
@@ -196,7 +199,10 @@ struct LatentFile::Impl {
   std::optional<hdf5::Dataset> tokens;
 };
 
-LatentFile::LatentFile(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {}
+LatentFile::LatentFile(const std::filesystem::path& path) {
+  const WatchedFileCall watched("opening", path);
+  impl_ = std::make_unique<Impl>(path);
+}
 LatentFile::~LatentFile() = default;
 LatentFile::LatentFile(LatentFile&&) noexcept = default;
 LatentFile& LatentFile::operator=(LatentFile&&) noexcept = default;
@@ -285,6 +291,7 @@ void MomentsWriter::write(std::int64_t first, const at::Tensor& moments) const {
       static_cast<off_t>(place_.offset + static_cast<std::uint64_t>(first) *
                                              (left / static_cast<std::size_t>(std::max<std::int64_t>(1, shape[0]))));
   while (left > 0) {
+    const WatchedFileCall watched("writing", place_.path, left);
     const ssize_t written = ::pwrite(descriptor_, bytes, left, offset);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) throw IoError("cannot write " + place_.path.string() + ": " + std::strerror(errno));
@@ -295,6 +302,7 @@ void MomentsWriter::write(std::int64_t first, const at::Tensor& moments) const {
 }
 
 void MomentsWriter::sync() const {
+  const WatchedFileCall watched("syncing", place_.path);
   if (::fdatasync(descriptor_) != 0) {
     throw IoError("cannot write " + place_.path.string() + ": " + std::strerror(errno));
   }

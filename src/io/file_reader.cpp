@@ -10,11 +10,13 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm::io {
 
-FileReader::FileReader(const std::filesystem::path& path)
-    : name_(path.string()), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+FileReader::FileReader(const std::filesystem::path& path) : name_(path.string()) {
+  const WatchedFileCall watched("opening", path);
+  descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat status {};
   if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
     const std::string reason = std::strerror(errno);  // NOLINT(concurrency-mt-unsafe)
@@ -38,6 +40,7 @@ void FileReader::read(std::uint64_t offset, std::uint64_t num_bytes, void* into)
   auto* out = static_cast<char*>(into);
   while (num_bytes > 0) {
     const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(num_bytes, 1U << 30));
+    const WatchedFileCall watched("reading", name_, piece);
     const ssize_t got = ::pread(descriptor_, out, piece, static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) throw IoError(name_ + " ended while it was read");

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <set>
 
 #include <ATen/ops/empty.h>
@@ -14,6 +15,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/watchdog.h"
 #include "io/safetensors_types.h"
 
 namespace dpldm::io {
@@ -24,6 +26,7 @@ static_assert(std::endian::native == std::endian::little, "safetensors are littl
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's limit
 
 void read_exactly(std::ifstream& stream, void* into, std::uint64_t num_bytes, const std::string& where) {
+  const WatchedFileCall watched("reading", where, num_bytes);
   stream.read(static_cast<char*>(into), static_cast<std::streamsize>(num_bytes));
   if (static_cast<std::uint64_t>(stream.gcount()) != num_bytes) throw IoError(where + " ended while it was read");
 }
@@ -70,11 +73,13 @@ std::string header_of(const NamedTensors& sorted, const std::map<std::string, st
 
 NamedTensors read_safetensors(const std::filesystem::path& path, std::map<std::string, std::string>* metadata) {
   const std::string where = path.string();
+  std::optional<WatchedFileCall> opening(std::in_place, "opening", path);
   std::error_code failure;
   const std::uint64_t file_bytes = std::filesystem::file_size(path, failure);
   if (failure) throw IoError("cannot read " + where + ": " + failure.message());
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw IoError("cannot open " + where + ": " + std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
+  opening.reset();
 
   std::uint64_t header_bytes = 0;
   if (file_bytes < sizeof(header_bytes))
@@ -111,6 +116,7 @@ void write_safetensors(const std::filesystem::path& path, const NamedTensors& te
   stream.write(reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes));
   stream.write(json.data(), static_cast<std::streamsize>(json.size()));
   for (const auto& [name, tensor] : sorted) {
+    const WatchedFileCall watched("writing", temporary, tensor.nbytes());
     stream.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
   }
   stream.close();

@@ -144,6 +144,48 @@ TEST_F(Nccl, CollectiveThatNeverCompletes_NamesOperationAndStepAndWhoIsThere) {
   EXPECT_THAT(message_of([&] { comm->all_reduce_sum(on_device(values)); }), HasSubstr("after a failed collective"));
 }
 
+TEST_F(Nccl, RankThatDoesNotComeToTheStart_IsNamed) {
+  if (host_->size() == 1) GTEST_SKIP() << "one rank cannot be missing";
+  const int last = host_->size() - 1;
+  host_->set_deadline(std::chrono::milliseconds(300));
+  const std::string message = host_->rank() == last ? "" : message_of([&] { make_device_communicator(*host_); });
+  if (host_->rank() == last) return;
+  EXPECT_THAT(message, HasSubstr("not complete after 300 ms"));
+  EXPECT_THAT(message, HasSubstr("missing: rank " + std::to_string(last) + " on "));
+}
+
+TEST_F(Nccl, RankThatDoesNotComeToACollective_IsNamed) {
+  if (host_->size() == 1) GTEST_SKIP() << "one rank cannot be missing";
+  const int last = host_->size() - 1;
+  const auto comm = make_device_communicator(*host_);
+  comm->set_deadline(std::chrono::milliseconds(300));
+  comm->set_context("step 9");
+  test::nccl_plan().collective_hangs = true;
+  std::vector<float> values(4);
+  if (comm->rank() == last) return;
+  const std::string message = message_of([&] { comm->all_reduce_sum(on_device(values)); });
+  EXPECT_THAT(message, HasSubstr("step 9: all_reduce_sum of 4 float32"));
+  EXPECT_THAT(message, HasSubstr("missing: rank " + std::to_string(last) + " on "));
+  EXPECT_TRUE(test::nccl_record().aborted);
+}
+
+TEST_F(Nccl, RanksInDifferentCollectives_AreNamedWithThem) {
+  if (host_->size() == 1) GTEST_SKIP() << "one rank cannot disagree";
+  const auto comm = make_device_communicator(*host_);
+  comm->set_deadline(std::chrono::milliseconds(300));
+  test::nccl_plan().collective_hangs = true;  // as NCCL does when calls do not match
+  std::vector<float> values(4);
+  const std::string message = message_of([&] {
+    if (comm->rank() == 1) {
+      comm->broadcast(on_device(values), 0);
+    } else {
+      comm->all_reduce_sum(on_device(values));
+    }
+  });
+  EXPECT_THAT(message, HasSubstr("rank 1 has 'broadcast of 4 float32' where rank 0 has 'all_reduce_sum of 4 float32'"));
+  EXPECT_TRUE(test::nccl_record().aborted);
+}
+
 TEST_F(Nccl, AsynchronousErrorOfACollective_IsSeenAndEndsTheCommunicator) {
   const auto comm = make_device_communicator(*host_);
   comm->set_context("step 9");

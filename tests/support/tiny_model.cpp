@@ -8,8 +8,8 @@
 
 namespace dpldm::test {
 
-TinyModel make_tiny_model(const std::filesystem::path& directory, std::int64_t num_records,
-                          data::Visibility visibility) {
+TinyModel make_tiny_model(const std::filesystem::path& directory, std::int64_t num_records, data::Visibility visibility,
+                          std::int64_t width) {
   torch::manual_seed(11);
   const torch::NoGradGuard no_grad;
   const std::filesystem::path root = directory / "tiny";
@@ -25,7 +25,7 @@ TinyModel make_tiny_model(const std::filesystem::path& directory, std::int64_t n
   model::save_autoencoder(vae, root / "vae");
 
   model::UNetConfig config;
-  config.block_out_channels = {8, 16};
+  config.block_out_channels = {width, 2 * width};
   config.down_block_types = {"CrossAttnDownBlock2D", "DownBlock2D"};
   config.up_block_types = {"UpBlock2D", "CrossAttnUpBlock2D"};
   config.layers_per_block = {1};

@@ -39,7 +39,8 @@ int main(int argc, char** argv) {
   if (argc == 3 && argv[1] == std::string_view("--repeats")) repeats = std::atoi(argv[2]);
   dpldm::comm::MpiWorld world(&argc, &argv);
   const auto comm = world.make_communicator();
-  for (const std::size_t count : {std::size_t{1}, std::size_t{1} << 14, std::size_t{1} << 18, std::size_t{1} << 22}) {
+  for (const std::size_t count :
+       {std::size_t{1}, std::size_t{1} << 14, std::size_t{1} << 18, std::size_t{1} << 20, std::size_t{1} << 22}) {
     std::vector<float> values(count, 1);
     const auto buffer = dpldm::comm::host_buffer(std::span(values));
     const double reduce = seconds_of(*comm, repeats, [&] { comm->all_reduce_sum(buffer); });

@@ -1,0 +1,115 @@
+#include "base/watchdog.h"
+
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+
+namespace dpldm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPeriod{1000};
+// A wake-up that comes later than this beyond its time means that the process, or its machine, stood still.
+constexpr milliseconds kStandstill{2000};
+// What a slow disk reads or writes in a millisecond.
+constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
+
+class Watchdog {
+ public:
+  std::uint64_t add(std::function<std::string()> what, milliseconds limit) {
+    // The thread is not woken: this is called for every collective and every read, and a second more does not matter.
+    const std::lock_guard lock(mutex_);
+    entries_.emplace(++last_ticket_, Entry{std::move(what), Clock::now() + limit});
+    return last_ticket_;
+  }
+
+  void remove(std::uint64_t ticket) {
+    const std::lock_guard lock(mutex_);
+    entries_.erase(ticket);
+  }
+
+  void set_file_deadline(milliseconds deadline) {
+    const std::lock_guard lock(mutex_);
+    file_deadline_ = deadline;
+  }
+  milliseconds file_deadline() {
+    const std::lock_guard lock(mutex_);
+    return file_deadline_;
+  }
+
+  void set_context(const std::string& context) {
+    const std::lock_guard lock(mutex_);
+    context_ = context;
+  }
+  // For what is asked of an entry, which happens under the lock.
+  const std::string& context() const { return context_; }
+
+ private:
+  struct Entry {
+    std::function<std::string()> what;
+    Clock::time_point until;
+  };
+
+  void run(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    auto last = Clock::now();
+    while (!stopped_.wait_for(lock, stop, kPeriod, [&] { return stop.stop_requested(); })) {
+      const auto now = Clock::now();
+      const auto standstill = now - last - kPeriod;
+      last = now;
+      for (auto& [ticket, entry] : entries_) {
+        if (standstill > kStandstill) entry.until += standstill;
+        if (now >= entry.until) end_process(entry);
+      }
+    }
+  }
+
+  // Nothing but this: locks of the logger, and everything of MPI, may be held by the call that hangs.
+  [[noreturn]] static void end_process(const Entry& entry) {
+    std::fprintf(stderr, "%s has not returned; this rank ends itself\n", entry.what().c_str());
+    std::_Exit(static_cast<int>(ExitCode::kCommunication));
+  }
+
+  std::mutex mutex_;
+  std::condition_variable_any stopped_;
+  std::map<std::uint64_t, Entry> entries_;  // by ticket
+  std::uint64_t last_ticket_ = 0;
+  milliseconds file_deadline_ = std::chrono::minutes(10);
+  std::string context_;
+  std::jthread thread_{[this](const std::stop_token& stop) { run(stop); }};  // last: it uses the others
+};
+
+Watchdog& the_watchdog() {
+  static Watchdog watchdog;
+  return watchdog;
+}
+
+}  // namespace
+
+WatchedCall::WatchedCall(std::function<std::string()> what, milliseconds limit)
+    : ticket_(the_watchdog().add(std::move(what), limit)) {}
+
+WatchedCall::~WatchedCall() { the_watchdog().remove(ticket_); }
+
+void set_file_deadline(milliseconds deadline) { the_watchdog().set_file_deadline(deadline); }
+
+void set_watched_context(const std::string& context) { the_watchdog().set_context(context); }
+
+WatchedFileCall::WatchedFileCall(const char* doing, const std::filesystem::path& path, std::uintmax_t num_bytes)
+    : call_(
+          [doing, path] {
+            const std::string& context = the_watchdog().context();
+            return (context.empty() ? "" : context + ": ") + doing + " " + path.string();
+          },
+          the_watchdog().file_deadline() + milliseconds(num_bytes / kSlowBytesPerMs)) {}
+
+}  // namespace dpldm
