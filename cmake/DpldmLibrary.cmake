@@ -1,3 +1,5 @@
+get_filename_component(DPLDM_SOURCE_DIR ${CMAKE_CURRENT_LIST_DIR}/../src ABSOLUTE)
+
 # dpldm_library(<folder> SOURCES ... [DEPENDS ...] [TORCH])
 #
 # One static library per folder of src/. DEPENDS names the folders and packages below it, so that the linker keeps the direction of
@@ -5,7 +7,7 @@
 function(dpldm_library folder)
   cmake_parse_arguments(ARG "TORCH" "" "SOURCES;DEPENDS" ${ARGN})
   add_library(dpldm_${folder} STATIC ${ARG_SOURCES})
-  target_include_directories(dpldm_${folder} PUBLIC ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src)
+  target_include_directories(dpldm_${folder} PUBLIC ${DPLDM_SOURCE_DIR})
   target_link_libraries(dpldm_${folder} PUBLIC ${ARG_DEPENDS})
   if(ARG_TORCH)
     dpldm_use_torch(dpldm_${folder})

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/bound_text.h"
 #include "accounting/claim.h"
 #include "accounting/ledger.h"
 #include "accounting/privacy_stamp.h"
@@ -113,12 +114,19 @@ Json ledger_json(const PrivacyLedger& ledger) {
   return answer;
 }
 
+// " and 3 other releases", or nothing.
+std::string others_text(const PrivacyLedger& ledger) {
+  std::int64_t count = 0;
+  for (const auto& other : ledger.other_releases()) count += other.event.count;
+  return count == 0 ? "" : fmt::format(" and {} other release{}", count, count == 1 ? "" : "s");
+}
+
 }  // namespace
 
 void run_privacy_ledger(int argc, char** argv) {
   cxxopts::Options options =
       check_options(argv[0], "What a run spent, from its ledger, after checking that it is whole.", "RUN_DIR");
-  const auto given = options.parse(argc, argv);
+  const auto given = parse_strictly(options, argc, argv);
   if (asked_for_help(options, given)) return;
   const std::filesystem::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
@@ -132,22 +140,26 @@ void run_privacy_ledger(int argc, char** argv) {
     return read;
   });
   const accounting::LedgerHeader& header = ledger.header();
+  if (header.is_private) {
+    warn_of_large_delta(header.delta, header.num_records);
+    warn_of_large_epsilon(ledger.epsilon());
+  }
   if (json) {
     fmt::print("{}\n", ledger_json(ledger).dump());
   } else if (!header.is_private) {
     fmt::print("NOT PRIVATE: {}. {} steps; the ledger is whole.\n", header.not_private_because, ledger.num_steps());
   } else {
-    fmt::print(
-        "epsilon {:.6f} of {:g} at delta {:.3g} ({}, {}); {} steps charged in {} attempts; the ledger is whole.\n",
-        ledger.epsilon(), header.target_epsilon, header.delta, to_text(header.neighbouring), to_text(header.accountant),
-        ledger.num_steps(), ledger.next_attempt());
+    fmt::print("epsilon {} of {:g} at delta {} ({}, {}); {} steps{} charged in {} attempts; the ledger is whole.\n",
+               accounting::up_to_decimals(ledger.epsilon(), 6), header.target_epsilon,
+               accounting::up_to_digits(header.delta, 3), to_text(header.neighbouring), to_text(header.accountant),
+               ledger.num_steps(), others_text(ledger), ledger.next_attempt());
   }
 }
 
 void run_privacy_verify(int argc, char** argv) {
   cxxopts::Options options =
       check_options(argv[0], "Recomputes a model's epsilon from the numbers in its dp_metadata.json.", "MODEL");
-  const auto given = options.parse(argc, argv);
+  const auto given = parse_strictly(options, argc, argv);
   if (asked_for_help(options, given)) return;
   const std::filesystem::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
@@ -157,6 +169,10 @@ void run_privacy_verify(int argc, char** argv) {
     const accounting::PrivacyClaim read = accounting::read_claim(is_model ? path / "dp_metadata.json" : path);
     return std::pair(read, verified_epsilon(read));
   });
+  if (epsilon) {
+    warn_of_large_delta(claim.delta, claim.num_records);
+    warn_of_large_epsilon(*epsilon);
+  }
   if (json) {
     const Json answer{{"verified", true},
                       {"private", claim.is_private},
@@ -166,8 +182,8 @@ void run_privacy_verify(int argc, char** argv) {
                       {"neighbouring", to_text(claim.neighbouring)}};
     fmt::print("{}\n", answer.dump());
   } else if (epsilon) {
-    fmt::print("verified: epsilon {:.6f} at delta {:.3g} ({}, {})\n", *epsilon, claim.delta,
-               to_text(claim.neighbouring), to_text(claim.accountant));
+    fmt::print("verified: epsilon {} at delta {} ({}, {})\n", accounting::up_to_decimals(*epsilon, 6),
+               accounting::up_to_digits(claim.delta, 3), to_text(claim.neighbouring), to_text(claim.accountant));
   } else {
     fmt::print("NOT PRIVATE: the model claims nothing, consistently\n");
   }

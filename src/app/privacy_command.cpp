@@ -10,7 +10,9 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/accountant.h"
+#include "accounting/bound_text.h"
 #include "accounting/prv.h"
+#include "app/number_option.h"
 #include "app/privacy_options.h"
 #include "base/error.h"
 
@@ -55,15 +57,16 @@ Json setting_json(const GaussianEvent& event, const AccountingChoice& choice) {
 }
 
 std::string setting_text(const GaussianEvent& event, const AccountingChoice& choice) {
-  return fmt::format("q {:.6g}, sigma {:.6g}, {} steps, delta {:.3g}, {}, {}", event.sampling_rate,
-                     event.noise_multiplier, event.count, choice.delta, to_text(choice.neighbouring),
-                     to_text(choice.kind));
+  const std::string sampling =
+      event.sampler == Sampler::kNone ? "every record in every step" : fmt::format("q {:.6g}", event.sampling_rate);
+  return fmt::format("{}, sigma {:.6g}, {} steps, delta {}, {}, {}", sampling, event.noise_multiplier, event.count,
+                     accounting::up_to_digits(choice.delta, 3), to_text(choice.neighbouring), to_text(choice.kind));
 }
 
 void add_setting_options(cxxopts::Options& options) {
-  options.add_options()("sampling-rate", "rate q of the Poisson sample", cxxopts::value<double>(), "Q")(
-      "expected-batch", "instead of the rate: q N", cxxopts::value<double>(), "B")(
-      "noise-multiplier", "sigma", cxxopts::value<double>(), "S")("steps", "T", cxxopts::value<std::int64_t>(), "T");
+  options.add_options()("sampling-rate", "rate q of the Poisson sample", cxxopts::value<Number>(), "Q")(
+      "expected-batch", "instead of the rate: q N", cxxopts::value<Number>(), "B")(
+      "noise-multiplier", "sigma", cxxopts::value<Number>(), "S")("steps", "T", cxxopts::value<std::int64_t>(), "T");
 }
 
 }  // namespace
@@ -93,7 +96,7 @@ void run_privacy_epsilon(int argc, char** argv) {
       "sampler", "poisson; or none: every record in every step (shuffled data: once per epoch, --steps counts epochs)",
       cxxopts::value<std::string>()->default_value("poisson"), "W");
   add_accounting_options(options);
-  const auto given = options.parse(argc, argv);
+  const auto given = parse_strictly(options, argc, argv);
   if (asked_for_help(options, given)) return;
   const AccountingChoice choice = accounting_choice(given);
   GaussianEvent event;
@@ -101,7 +104,7 @@ void run_privacy_epsilon(int argc, char** argv) {
   const auto rate = sampling_rate(given);
   if (!rate && event.sampler == Sampler::kPoisson) throw ConfigError("--sampling-rate is missing; see --help");
   event.sampling_rate = rate.value_or(1);
-  event.noise_multiplier = required_value<double>(given, "noise-multiplier");
+  event.noise_multiplier = required_value<Number>(given, "noise-multiplier").value;
   event.count = required_value<std::int64_t>(given, "steps");
 
   Json answer;
@@ -121,7 +124,7 @@ void run_privacy_epsilon(int argc, char** argv) {
   if (given.count("json") > 0) {
     fmt::print("{}\n", answer.dump());
   } else if (std::isfinite(epsilon)) {
-    fmt::print("epsilon {:.6f}  ({})\n", epsilon, setting_text(event, choice));
+    fmt::print("epsilon {}  ({})\n", accounting::up_to_decimals(epsilon, 6), setting_text(event, choice));
   } else {
     fmt::print("NOT PRIVATE: no finite epsilon  ({})\n", setting_text(event, choice));
   }
@@ -132,15 +135,15 @@ void run_privacy_calibrate(int argc, char** argv) {
                            "The one of --noise-multiplier, --steps and --sampling-rate that is not given, so that the "
                            "run stays within epsilon.");
   add_setting_options(options);
-  options.add_options()("epsilon", "the budget", cxxopts::value<double>(), "E");
+  options.add_options()("epsilon", "the budget", cxxopts::value<Number>(), "E");
   add_accounting_options(options);
-  const auto given = options.parse(argc, argv);
+  const auto given = parse_strictly(options, argc, argv);
   if (asked_for_help(options, given)) return;
   const AccountingChoice choice = accounting_choice(given);
-  const auto epsilon = required_value<double>(given, "epsilon");
+  const auto epsilon = required_value<Number>(given, "epsilon").value;
   warn_of_large_epsilon(epsilon);
   const auto rate = sampling_rate(given);
-  const auto sigma = optional_value<double>(given, "noise-multiplier");
+  const auto sigma = optional_number(given, "noise-multiplier");
   const auto steps = optional_value<std::int64_t>(given, "steps");
   if (int{rate.has_value()} + int{sigma.has_value()} + int{steps.has_value()} != 2) {
     throw ConfigError("give two of --sampling-rate (or --expected-batch), --noise-multiplier and --steps");
@@ -165,7 +168,8 @@ void run_privacy_calibrate(int argc, char** argv) {
   if (given.count("json") > 0) {
     fmt::print("{}\n", answer.dump());
   } else {
-    fmt::print("{} {}  (epsilon {:.6f}; {})\n", found, answer[found].dump(), spent, setting_text(event, choice));
+    fmt::print("{} {}  (epsilon {}; {})\n", found, answer[found].dump(), accounting::up_to_decimals(spent, 6),
+               setting_text(event, choice));
   }
 }
 

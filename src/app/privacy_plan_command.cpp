@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/bound_text.h"
+#include "app/number_option.h"
 #include "app/privacy_command.h"
 #include "app/privacy_options.h"
 #include "base/error.h"
@@ -113,7 +115,8 @@ Json lines_json(const std::vector<Line>& lines) {
 
 void write_plan_plot(const std::string& path, const std::vector<Line>& lines, double epsilon, double delta) {
   io::Plot plot;
-  plot.title = fmt::format("Noise in the averaged gradient, epsilon {:g}, delta {:.3g}", epsilon, delta);
+  plot.title = fmt::format("Noise in the averaged gradient, epsilon {:g}, delta {}", epsilon,
+                           accounting::up_to_digits(delta, 3));
   plot.x_label = "expected batch size";
   plot.y_label = "relative to full batches";
   plot.log_x = plot.log_y = plot.markers = true;
@@ -135,14 +138,14 @@ void run_privacy_plan(int argc, char** argv) {
   options.add_options()("expected-batch", "batch sizes, with commas (default: a few up to N)",
                         cxxopts::value<std::vector<std::int64_t>>(), "B,...")(
       "steps", "numbers of steps, with commas", cxxopts::value<std::vector<std::int64_t>>(), "T,...")(
-      "epochs", "instead of steps: passes over the records", cxxopts::value<std::vector<double>>(), "P,...")(
-      "epsilon", "the budget", cxxopts::value<double>(), "E")("plot", "also draw it", cxxopts::value<std::string>(),
+      "epochs", "instead of steps: passes over the records", cxxopts::value<std::vector<Number>>(), "P,...")(
+      "epsilon", "the budget", cxxopts::value<Number>(), "E")("plot", "also draw it", cxxopts::value<std::string>(),
                                                               "X.png");
   add_accounting_options(options);
-  const auto given = options.parse(argc, argv);
+  const auto given = parse_strictly(options, argc, argv);
   if (asked_for_help(options, given)) return;
   const auto num_records = required_value<std::int64_t>(given, "num-records");
-  const auto epsilon = required_value<double>(given, "epsilon");
+  const auto epsilon = required_value<Number>(given, "epsilon").value;
   const AccountingChoice accounting = accounting_choice(given);
   if ((given.count("steps") > 0) == (given.count("epochs") > 0))
     throw ConfigError("give --steps or --epochs, one of them");
@@ -157,7 +160,7 @@ void run_privacy_plan(int argc, char** argv) {
     for (std::int64_t batch : batches) line.choices.push_back(planner.choose(batch, steps));
     lines.push_back(line);
   }
-  for (double epochs : optional_value<std::vector<double>>(given, "epochs").value_or(std::vector<double>{})) {
+  for (const auto [epochs] : optional_value<std::vector<Number>>(given, "epochs").value_or(std::vector<Number>{})) {
     if (!(epochs > 0 && epochs < 1e9)) throw ConfigError(fmt::format("--epochs is {}; it must be positive", epochs));
     Line line{fmt::format("{:g} epochs", epochs), {}};
     for (std::int64_t batch : batches) {
@@ -177,8 +180,9 @@ void run_privacy_plan(int argc, char** argv) {
                       {"choices", lines_json(lines)}};
     fmt::print("{}\n", answer.dump());
   } else {
-    fmt::print("{} records, epsilon {:g}, delta {:.3g}, {}, {}\n\n", num_records, epsilon, accounting.delta,
-               to_text(accounting.neighbouring), to_text(accounting.kind));
+    fmt::print("{} records, epsilon {:g}, delta {}, {}, {}\n\n", num_records, epsilon,
+               accounting::up_to_digits(accounting.delta, 3), to_text(accounting.neighbouring),
+               to_text(accounting.kind));
     print_table(lines, num_records);
   }
   if (const auto path = optional_value<std::string>(given, "plot")) {

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/accountant.h"
+#include "accounting/bound_text.h"
 #include "accounting/ledger.h"
 #include "app/html.h"
 #include "base/atomic_file.h"
@@ -80,12 +81,12 @@ std::string statement(const PrivacyLedger& ledger) {
         html_escape(header.not_private_because));
   }
   std::string text = fmt::format(
-      "<section class=\"statement\">\n<div class=\"big\">&epsilon; = {:.3f} at &delta; = {:.3g}</div>\n"
+      "<section class=\"statement\">\n<div class=\"big\">&epsilon; = {} at &delta; = {}</div>\n"
       "<p>for each record that the run was trained on, under the {} relation; spent in {} of {} planned releases, "
       "within "
       "a budget of &epsilon; = {:g}.</p>\n",
-      ledger.epsilon(), header.delta, html_escape(to_text(header.neighbouring)), charged, header.planned_steps,
-      header.target_epsilon);
+      accounting::up_to_decimals(ledger.epsilon(), 3), accounting::up_to_digits(header.delta, 3),
+      html_escape(to_text(header.neighbouring)), charged, header.planned_steps, header.target_epsilon);
   return text + "</section>\n";
 }
 

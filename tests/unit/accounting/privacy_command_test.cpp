@@ -1,5 +1,6 @@
 #include "app/privacy_command.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -127,6 +128,15 @@ TEST_F(PrivacyCommand, Epsilon_TakesBatchAndRecordsForRateAndDelta) {
       {"epsilon", "--expected-batch", "500", "--num-records", "50000", "--noise-multiplier", "1", "--steps", "10"});
   EXPECT_DOUBLE_EQ(answer["sampling_rate"].get<double>(), 0.01);
   EXPECT_DOUBLE_EQ(answer["delta"].get<double>(), accounting::default_delta(50000));
+}
+
+// 1.8282437 with six digits after the point.
+TEST_F(PrivacyCommand, Epsilon_IsNotRoundedDown) {
+  const std::string text = answer(kSetting);
+  EXPECT_GE(std::stod(text.substr(text.find(' '))), json(kSetting)["epsilon"].get<double>()) << text;
+  EXPECT_THAT(answer({"epsilon", "--expected-batch", "64", "--num-records", "60000", "--noise-multiplier", "1",
+                      "--steps", "10"}),
+              testing::HasSubstr("delta 1.52e-06"));
 }
 
 TEST_F(PrivacyCommand, Epsilon_WithoutNoise_SaysNotPrivate) {
@@ -265,6 +275,26 @@ TEST_F(PrivacyCommand, WrongWords_AreRefusedWithASentence) {
   EXPECT_THAT(refusal({"plan", "--num-records", "100", "--epsilon", "1", "--steps", "3", "--expected-batch", "101"}),
               testing::HasSubstr("between 1 and the number of records"));
   EXPECT_THAT(refusal({"ledger"}), testing::HasSubstr("the path is missing"));
+}
+
+// Each of these would otherwise be answered, for another setting than the one that was meant.
+TEST_F(PrivacyCommand, NumbersWithSomethingBehindThemAndStrayArguments_AreRefused) {
+  const auto with = [](const std::string& option, const std::string& value) {
+    std::vector<std::string> words = kSetting;
+    *std::next(std::find(words.begin(), words.end(), option)) = value;
+    return words;
+  };
+  for (const char* value : {"0.1x", "0.01.5", "0,01", "", "0.1 "}) {
+    EXPECT_ANY_THROW(answer(with("--sampling-rate", value))) << value;
+  }
+  EXPECT_ANY_THROW(answer(with("--steps", "1000x")));
+  std::vector<std::string> stray = with("--steps", "1");
+  stray.emplace_back("000");
+  EXPECT_THAT(refusal(stray), testing::HasSubstr("unexpected argument '000'"));
+  std::vector<std::string> twice = kSetting;
+  twice.insert(twice.end(), {"--steps", "1"});
+  EXPECT_THAT(refusal(twice), testing::HasSubstr("--steps is given twice"));
+  EXPECT_ANY_THROW(answer({"plan", "--num-records", "100", "--epsilon", "1", "--epochs", "1,2x"}));
 }
 
 TEST_F(PrivacyCommand, Help_PrintsUsage) {

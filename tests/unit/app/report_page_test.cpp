@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/bound_text.h"
 #include "accounting/ledger.h"
 #include "app/html.h"
 #include "base/atomic_file.h"
@@ -60,8 +61,7 @@ class ReportPage : public ::testing::Test {
 TEST_F(ReportPage, PrivateRun_StatesWhatWasSpentFirst) {
   add_ledger(true);
   const std::string page = report_page(run_);
-  char spent[32];
-  std::snprintf(spent, sizeof(spent), "&epsilon; = %.3f", epsilon_);
+  const std::string spent = "&epsilon; = " + accounting::up_to_decimals(epsilon_, 3);
   EXPECT_THAT(page, HasSubstr(spent));
   EXPECT_THAT(page, HasSubstr("8 of 10 planned releases"));
   EXPECT_THAT(page, HasSubstr("class=\"curve\""));
