@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "base/error.h"
+#include "cuda/launch.h"
 #include "cuda/noise_kernel.h"
 
 namespace dpldm::cuda {
@@ -60,7 +61,7 @@ void launch_noise(Value* sum, std::size_t count, const StreamKey& key, std::uint
                   CUstream_st* stream) {
   if (count == 0) return;
   const std::uint64_t num_blocks = (first + count - 1) / kValuesPerBlock - first / kValuesPerBlock + 1;
-  add_noise<<<grid_for(num_blocks), kThreads, 0, stream>>>(sum, first, first + count, key, deviation);
+  launch(add_noise<Value>, dim3(grid_for(num_blocks)), kThreads, stream, sum, first, first + count, key, deviation);
   check_launch("the noise kernel");
 }
 
@@ -78,7 +79,8 @@ void add_rounded_normal_noise(std::int64_t* sum, std::size_t count, const Stream
 
 void write_keystream(std::uint64_t* words, std::size_t num_blocks, const StreamKey& key, CUstream_st* stream) {
   if (num_blocks == 0) return;
-  write_blocks<<<grid_for(num_blocks), kThreads, 0, stream>>>(words, num_blocks, key);
+  launch(write_blocks, dim3(grid_for(num_blocks)), kThreads, stream, words, static_cast<std::uint64_t>(num_blocks),
+         key);
   check_launch("the keystream kernel");
 }
 

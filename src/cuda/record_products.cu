@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <string>
-#include <vector>
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "base/error.h"
+#include "cuda/launch.h"
 #include "cuda/record_products.h"
 
 namespace dpldm::cuda {
@@ -149,7 +149,8 @@ __global__ void add_partials(const double* partial, std::int64_t count, double* 
   if (threadIdx.x == 0) squared[blockIdx.x] += total;
 }
 
-// out[split] (a whole [p, d]) = sum over the split's records of factor times product. Grid: (columns, rows, splits).
+// out[split] (a whole [p, d]) = sum over the split's records of factor times product; without factors plainly. Grid:
+// (columns, rows, splits).
 template <class In>
 __global__ void weighted_product_tiles(Operand<In> rows, Operand<In> columns, const float* factors,
                                        std::int64_t num_records, std::int64_t per_split, float* out) {
@@ -160,7 +161,7 @@ __global__ void weighted_product_tiles(Operand<In> rows, Operand<In> columns, co
   for (std::int64_t record = first; record < last; ++record) {
     float acc[kPerThread][kPerThread];
     multiply(rows, columns, record, blockIdx.y * kTile, blockIdx.x * kTile, panels, acc);
-    const float factor = factors[record];
+    const float factor = factors == nullptr ? 1.0F : factors[record];
     for (int i = 0; i < kPerThread; ++i) {
       // 0 * inf and 0 * NaN are NaN: with factor 0 the product is replaced, not multiplied.
       for (int j = 0; j < kPerThread; ++j) total[i][j] += factor != 0.0F ? factor * acc[i][j] : 0.0F;
@@ -293,10 +294,10 @@ void add_product_norms(const Sequences& a, const Sequences& g, double* squared, 
     const Workspace partial(sizeof(double) * static_cast<std::size_t>(count * rows * columns), stream);
     in_type(a, [&](auto zero) {
       using In = decltype(zero);
-      product_norm_tiles<<<dim3(blocks(columns), blocks(rows), blocks(count)), kThreads, 0, stream>>>(
-          shifted(by_channel<In>(g), first), shifted(by_channel<In>(a), first), partial.as<double>());
+      launch(product_norm_tiles<In>, dim3(blocks(columns), blocks(rows), blocks(count)), kThreads, stream,
+             shifted(by_channel<In>(g), first), shifted(by_channel<In>(a), first), partial.as<double>());
     });
-    add_partials<<<blocks(count), kThreads, 0, stream>>>(partial.as<double>(), rows * columns, squared + first);
+    launch(add_partials, dim3(blocks(count)), kThreads, stream, partial.as<double>(), rows * columns, squared + first);
     check(cudaGetLastError(), "norms of per-record gradients");
   });
 }
@@ -308,10 +309,10 @@ void add_gram_norms(const Sequences& a, const Sequences& g, double* squared, Str
     const Workspace partial(sizeof(double) * static_cast<std::size_t>(count * tiles * tiles), stream);
     in_type(a, [&](auto zero) {
       using In = decltype(zero);
-      gram_norm_tiles<<<dim3(blocks(tiles), blocks(tiles), blocks(count)), kThreads, 0, stream>>>(
-          shifted(by_token<In>(a), first), shifted(by_token<In>(g), first), partial.as<double>());
+      launch(gram_norm_tiles<In>, dim3(blocks(tiles), blocks(tiles), blocks(count)), kThreads, stream,
+             shifted(by_token<In>(a), first), shifted(by_token<In>(g), first), partial.as<double>());
     });
-    add_partials<<<blocks(count), kThreads, 0, stream>>>(partial.as<double>(), tiles * tiles, squared + first);
+    launch(add_partials, dim3(blocks(count)), kThreads, stream, partial.as<double>(), tiles * tiles, squared + first);
     check(cudaGetLastError(), "norms of per-record gradients from token pairs");
   });
 }
@@ -330,8 +331,8 @@ void add_weighted_products(const Sequences& a, const Sequences& g, const float* 
   const Workspace parts(sizeof(float) * static_cast<std::size_t>(splits * size), stream);
   in_type(a, [&](auto zero) {
     using In = decltype(zero);
-    weighted_product_tiles<<<dim3(blocks(columns), blocks(rows), blocks(splits)), kThreads, 0, stream>>>(
-        by_channel<In>(g), by_channel<In>(a), factors, a.num_records, per_split, parts.as<float>());
+    launch(weighted_product_tiles<In>, dim3(blocks(columns), blocks(rows), blocks(splits)), kThreads, stream,
+           by_channel<In>(g), by_channel<In>(a), factors, a.num_records, per_split, parts.as<float>());
   });
   check(cudaGetLastError(), "sum of clipped gradients");
   add_weighted_rows(parts.as<float>(), splits, size, nullptr, sum, stream);
@@ -339,18 +340,13 @@ void add_weighted_products(const Sequences& a, const Sequences& g, const float* 
 
 void form_products(const Sequences& a, const Sequences& g, float* out, Stream stream) {
   require_partners(a, g);
-  // A sum over one record each, with factor 1.
+  // A sum over one record each, without a factor.
   in_pieces(a.num_records, [&](std::int64_t first, std::int64_t count) {
-    const std::vector<float> ones(static_cast<std::size_t>(count), 1.0F);
-    const Workspace factors(sizeof(float) * ones.size(), stream);
-    check(
-        cudaMemcpyAsync(factors.as<float>(), ones.data(), sizeof(float) * ones.size(), cudaMemcpyHostToDevice, stream),
-        "factors");
     in_type(a, [&](auto zero) {
       using In = decltype(zero);
-      weighted_product_tiles<<<dim3(blocks(tiles_of(a.width)), blocks(tiles_of(g.width)), blocks(count)), kThreads, 0,
-                               stream>>>(shifted(by_channel<In>(g), first), shifted(by_channel<In>(a), first),
-                                         factors.as<float>(), count, 1, out + first * a.width * g.width);
+      launch(weighted_product_tiles<In>, dim3(blocks(tiles_of(a.width)), blocks(tiles_of(g.width)), blocks(count)),
+             kThreads, stream, shifted(by_channel<In>(g), first), shifted(by_channel<In>(a), first), nullptr, count, 1,
+             out + first * a.width * g.width);
     });
     check(cudaGetLastError(), "per-record gradients");
   });
@@ -359,7 +355,8 @@ void form_products(const Sequences& a, const Sequences& g, float* out, Stream st
 void add_energies(const Sequences& values, double* energies, Stream stream) {
   if (values.num_records == 0) return;
   in_type(values, [&](auto zero) {
-    energies_of<<<blocks(values.num_records), kThreads, 0, stream>>>(by_channel<decltype(zero)>(values), energies);
+    using In = decltype(zero);
+    launch(energies_of<In>, dim3(blocks(values.num_records)), kThreads, stream, by_channel<In>(values), energies);
   });
   check(cudaGetLastError(), "sums of squares");
 }
@@ -367,8 +364,9 @@ void add_energies(const Sequences& values, double* energies, Stream stream) {
 void sum_tokens(const Sequences& values, float* out, Stream stream) {
   in_pieces(values.num_records, [&](std::int64_t first, std::int64_t count) {
     in_type(values, [&](auto zero) {
-      token_sums<<<dim3(blocks((values.width + kThreads - 1) / kThreads), blocks(count)), kThreads, 0, stream>>>(
-          shifted(by_channel<decltype(zero)>(values), first), out + first * values.width);
+      using In = decltype(zero);
+      launch(token_sums<In>, dim3(blocks((values.width + kThreads - 1) / kThreads), blocks(count)), kThreads, stream,
+             shifted(by_channel<In>(values), first), out + first * values.width);
     });
     check(cudaGetLastError(), "sums over tokens");
   });
@@ -383,8 +381,8 @@ void add_weighted_rows(const float* values, std::int64_t num_records, std::int64
                        float* sum, Stream stream) {
   if (size == 0) return;
   constexpr std::int64_t kMostBlocks = 4096;
-  weighted_rows<<<blocks(std::min(kMostBlocks, (size + kThreads - 1) / kThreads)), kThreads, 0, stream>>>(
-      values, num_records, size, factors, sum);
+  launch(weighted_rows, dim3(blocks(std::min(kMostBlocks, (size + kThreads - 1) / kThreads))), kThreads, stream, values,
+         num_records, size, factors, sum);
   check(cudaGetLastError(), "weighted sum of gradients");
 }
 

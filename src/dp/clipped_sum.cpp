@@ -11,9 +11,13 @@
 namespace dpldm::dp {
 namespace {
 
-void require_positive(const char* what, double value) {
-  if (!(value > 0) || !std::isfinite(value)) {
-    throw ConfigError(fmt::format("{} is {}; it must be positive and finite", what, value));
+// Beyond, factors or squares of gradients would leave the range of fp32.
+constexpr double kLeast = 1e-9;
+constexpr double kMost = 1e9;
+
+void require_in_range(const char* what, double value) {
+  if (!(value >= kLeast && value <= kMost)) {
+    throw ConfigError(fmt::format("{} is {}; it must be from {} to {}", what, value, kLeast, kMost));
   }
 }
 
@@ -41,8 +45,8 @@ std::vector<std::int64_t> groups_by_module(const std::vector<std::string>& param
 
 ClippedSum::ClippedSum(std::vector<at::Tensor> parameters, Clipping clipping, Rule rule)
     : parameters_(std::move(parameters)), clipping_(std::move(clipping)), rule_(rule) {
-  require_positive("clip_norm", clipping_.clip_norm);
-  require_positive("gamma", clipping_.gamma);
+  require_in_range("clip_norm", clipping_.clip_norm);
+  require_in_range("gamma", clipping_.gamma);
   if (clipping_.kind != Clipping::Kind::kPerGroup) clipping_.group.assign(parameters_.size(), 0);
   if (clipping_.group.size() != parameters_.size()) throw ConfigError("every trained parameter needs a clipping group");
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -119,16 +123,19 @@ at::Tensor ClippedSum::factors() const {
   // The factor uses the largest norm that rounding allows. 2^-20 covers the factor's own arithmetic and the products
   // f_r * g.
   const double margin = sum_.scalar_type() == at::kDouble ? 0.0 : std::ldexp(1.0, -20);
-  const at::Tensor bound = (squared_ + slack_).clamp_min(0).sqrt();
+  const at::Tensor total = squared_ + slack_;
+  const at::Tensor bound = total.clamp_min(0).sqrt();
   const double parts = std::sqrt(static_cast<double>(num_groups_));
   at::Tensor factors = clipping_.kind == Clipping::Kind::kAutomatic
                            ? (bound + clipping_.gamma).reciprocal()
                            : at::minimum(at::full_like(bound, 1.0 / clipping_.clip_norm), (bound * parts).reciprocal());
   factors = factors * (1.0 - margin);
   // A record whose gradient is not finite contributes zero, in all its groups, and the step goes on: skipping would
-  // tell that the record was there. So does one whose factor would be too small a float to be accurate.
+  // tell that the record was there. So does one whose factor would be too small a float to be accurate. The total is
+  // asked, since an overflow between two tokens can make it -inf, which its root hides.
   constexpr double kLargestNorm = 1e30;
-  factors = at::where((bound <= kLargestNorm).all(0, /*keepdim=*/true), factors, at::zeros_like(factors));
+  const at::Tensor usable = at::isfinite(total).logical_and(bound <= kLargestNorm).all(0, /*keepdim=*/true);
+  factors = at::where(usable, factors, at::zeros_like(factors));
   factors.narrow(1, num_records_, num_padding_).zero_();
   return factors.to(sum_.scalar_type());
 }

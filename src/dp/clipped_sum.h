@@ -33,8 +33,8 @@ namespace dpldm::dp {
 struct Clipping {
   enum class Kind { kFlat, kAutomatic, kPerGroup };
   Kind kind = Kind::kFlat;
-  double clip_norm = 1;             // C > 0, in units of the L2 norm of one record's gradient; flat and per group
-  double gamma = 0.01;              // > 0; automatic
+  double clip_norm = 1;             // C, in units of the L2 norm of one record's gradient; flat and per group
+  double gamma = 0.01;              // automatic
   std::vector<std::int64_t> group;  // of each trained parameter, from 0; per group
 };
 
@@ -50,8 +50,8 @@ using RulePlan = std::map<std::string, Rule>;
 
 class ClippedSum : public model::GradientTap {
  public:
-  // `parameters` are the trained ones, in the order of the flat sum. Throws ConfigError for a clip norm or gamma that
-  // is not positive and finite, for groups that do not match the parameters, and for a parameter that appears twice.
+  // `parameters` are the trained ones, in the order of the flat sum. Throws ConfigError for a clip norm or gamma
+  // outside of 1e-9 to 1e9, for groups that do not match the parameters, and for a parameter that appears twice.
   ClippedSum(std::vector<at::Tensor> parameters, Clipping clipping, Rule rule = Rule::kAutomatic);
   // Flat.
   ClippedSum(std::vector<at::Tensor> parameters, double clip_norm, Rule rule = Rule::kAutomatic)

@@ -37,4 +37,10 @@ struct Lanes<double> {
   using Mask = LongLanes;
 };
 
+// For instruction sets without registers for whole tiles.
+struct NoTileRegisters {
+  template <class... Operands>
+  void multiply(Operands&&... /*unused*/) {}
+};
+
 }  // namespace dpldm::dp

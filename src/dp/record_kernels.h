@@ -50,5 +50,6 @@ extern const RecordKernelSet kGenericKernels;
 extern const RecordKernelSet kAvx2Kernels;
 extern const RecordKernelSet kAvx512Kernels;
 extern const RecordKernelSet kAvx512Bf16Kernels;
+extern const RecordKernels<float> kAmxBf16Kernels;  // for bf16 inputs
 
 }  // namespace dpldm::dp

@@ -6,6 +6,8 @@
 namespace dpldm::dp {
 namespace {
 
+using TileRegisters = NoTileRegisters;
+constexpr bool kHasTiles = false;
 constexpr int kTileRows = 4;
 constexpr int kTilePanels = 1;
 using PackedBf16 = float;

@@ -8,6 +8,8 @@
 namespace dpldm::dp {
 namespace {
 
+using TileRegisters = NoTileRegisters;
+constexpr bool kHasTiles = false;
 constexpr int kTileRows = 8;
 constexpr int kTilePanels = 2;
 using PackedBf16 = Pair;

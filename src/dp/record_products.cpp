@@ -4,6 +4,10 @@
 #include <memory>
 
 #include <ATen/Parallel.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "base/error.h"
 #include "dp/device_products.h"
@@ -18,6 +22,21 @@ struct InstructionSet {
   const RecordKernelSet* kernels;
 };
 
+#if defined(__x86_64__)
+// Whether the processor multiplies tiles of bf16 and the system lets this process use the registers (which it asks for
+// once: Linux keeps their contents for those alone that do).
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  return __builtin_cpu_supports("amx-tile") != 0 && __builtin_cpu_supports("amx-bf16") != 0 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 // The best first.
 const std::vector<InstructionSet>& instruction_sets() {
   static const std::vector<InstructionSet> kSets = [] {
@@ -26,7 +45,10 @@ const std::vector<InstructionSet>& instruction_sets() {
     const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
                         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
-    sets.push_back({"avx512-bf16", avx512 && __builtin_cpu_supports("avx512bf16") != 0, &kAvx512Bf16Kernels});
+    const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16") != 0;
+    static const RecordKernelSet kAmx{kAmxBf16Kernels, kAvx512Kernels.fp32, kAvx512Kernels.fp64};
+    sets.push_back({"amx-bf16", avx512_bf16 && may_use_tiles(), &kAmx});
+    sets.push_back({"avx512-bf16", avx512_bf16, &kAvx512Bf16Kernels});
     sets.push_back({"avx512", avx512, &kAvx512Kernels});
     sets.push_back({"avx2", avx2, &kAvx2Kernels});
 #endif

@@ -8,9 +8,9 @@
 // The norm and the sum run through the same tile in the same order, so the vector that is added is, bit for bit, the
 // one whose norm was taken, and what one record contributes does not depend on which others are in the micro-batch.
 //
-// On the CPU, instruction sets are chosen at run time: AVX-512 with bf16 products, AVX-512, AVX2, and what the compiler
-// makes of the plain code. What lies on a device is worked on there (device_products.h), in fp32 and bf16 only; factors
-// and results must lie there too.
+// On the CPU, instruction sets are chosen at run time: AMX, AVX-512 with bf16 products, AVX-512, AVX2, and what the
+// compiler makes of the plain code. What lies on a device is worked on there (device_products.h), in fp32 and bf16
+// only; factors and results must lie there too.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ struct Sequences {
 // squared[r] += |G_r^T A_r|^2.
 void add_product_norms(const Sequences& a, const Sequences& g, double* squared);
 // The same from sum over token pairs (t, u) of (a_t . a_u) (g_t . g_u). Differs by rounding, which is bounded by
-// gram_slack times |A_r|^2 |G_r|^2.
+// gram_slack times |A_r|^2 |G_r|^2 while inner products are in the normal range.
 void add_gram_norms(const Sequences& a, const Sequences& g, double* squared);
 // For each term of squared length computed by add_gram_norms: how far it may be from the squared length of the vector
 // that add_weighted_products adds, as a multiple of |A_r|^2 |G_r|^2. Each entry of a product of length m is off by at
@@ -87,7 +87,7 @@ template <class Real>
 void group_norm_gradients(const NormalisedInput& input, std::int64_t positions, std::int64_t groups, Real* weight,
                           Real* bias);
 
-// "avx512-bf16", "avx512", "avx2", "generic": what this processor gets.
+// "amx-bf16", "avx512-bf16", "avx512", "avx2", "generic": what this processor gets.
 std::string instruction_set();
 // For tests: false where the processor lacks it. "" chooses the best again.
 bool use_instruction_set(const std::string& name);

@@ -1,10 +1,12 @@
 // Private step against ordinary step: the same network, the same trained parameters, the same batch, in turns.
 //
-//   build/tests/perf_dp_step [--network quickstart|cifar10|transformer320] [--set attention|attention-core] [--batch
-//   64]
-//                            [--threads 1] [--precision bf16|fp32] [--rule auto] [--clock wall|cpu] [--json]
+//   build/tests/perf_dp_step [--network quickstart|cifar10|transformer320] [--set attention|attention-core]
+//                            [--batch 64] [--records N] [--threads 1] [--precision bf16|fp32] [--rule auto]
+//                            [--clock wall|cpu] [--only ordinary|private] [--json]
 //
-// --only ordinary|private runs one of them alone, so that the process's peak memory is its own.
+// --batch is the micro-batch. --records makes the step a logical one of N records in as many micro-batches as they
+// need, the last one padded as in training (docs/decisions/0008); by default a step is one micro-batch. --only runs one
+// of the two alone, so that the process's peak memory is its own.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -22,6 +24,7 @@
 #include <torch/torch.h>
 
 #include "dp/clipped_sum.h"
+#include "dp/rule_timing.h"
 #include "model/attention.h"
 #include "model/unet.h"
 
@@ -138,7 +141,8 @@ int main(int argc, char** argv) {
   options.add_options()("network", "quickstart, cifar10 or transformer320",
                         cxxopts::value<std::string>()->default_value("quickstart"))(
       "set", "attention or attention-core", cxxopts::value<std::string>()->default_value("attention"))(
-      "batch", "records", cxxopts::value<std::int64_t>()->default_value("64"))(
+      "batch", "records in a micro-batch", cxxopts::value<std::int64_t>()->default_value("64"))(
+      "records", "records in a step; 0: one micro-batch", cxxopts::value<std::int64_t>()->default_value("0"))(
       "threads", "threads", cxxopts::value<int>()->default_value("1"))(
       "precision", "fp32 or bf16", cxxopts::value<std::string>()->default_value("bf16"))(
       "rule", "auto, kept, norm-only or gram", cxxopts::value<std::string>()->default_value("auto"))(
@@ -147,6 +151,8 @@ int main(int argc, char** argv) {
       "rounds", "measured rounds", cxxopts::value<int>()->default_value("9"))("json", "one JSON object");
   const auto parsed = options.parse(argc, argv);
   const auto batch = parsed["batch"].as<std::int64_t>();
+  const auto asked_for = parsed["records"].as<std::int64_t>();
+  const std::int64_t records = asked_for > 0 ? asked_for : batch;
   const auto network = parsed["network"].as<std::string>();
   const auto rule = parsed["rule"].as<std::string>();
   const auto only = parsed["only"].as<std::string>();
@@ -162,6 +168,19 @@ int main(int argc, char** argv) {
     // As in training: a mean over the record's entries in fp32.
     work.forward().to(at::kFloat).pow(2).flatten(1).mean(1).sum().backward();
   };
+  const auto attach = [&](dpldm::model::GradientTap& tap) {
+    for (const auto& [name, layer] : trained.layers) layer->attach(&tap, name, true, layer->bias.defined());
+  };
+  const auto detach = [&] {
+    for (const auto& [name, layer] : trained.layers) layer->detach_tap();
+  };
+  if (rule == "auto" && only != "ordinary") {  // as in training
+    dpldm::dp::RuleTimer timer(1);
+    attach(timer);
+    pass();
+    detach();
+    clipped.use_rules(timer.plan());
+  }
 
   std::vector<double> ordinary;
   std::vector<double> private_step;
@@ -171,35 +190,44 @@ int main(int argc, char** argv) {
     double b = 0;
     if (only != "private") {
       const double start = now(cpu_clock);
-      pass();
+      for (std::int64_t done = 0; done < records; done += batch) pass();
       a = now(cpu_clock) - start;
       for (const at::Tensor& p : trained.tensors) at::Tensor(p).mutable_grad().reset();
     }
     if (only != "ordinary") {
-      for (const auto& [name, layer] : trained.layers) layer->attach(&clipped, name, true, layer->bias.defined());
+      attach(clipped);
       const double start = now(cpu_clock);
       clipped.begin_step();
-      clipped.begin_micro_batch(batch, 1);
-      pass();
-      clipped.finish_micro_batch();
+      for (std::int64_t done = 0; done < records; done += batch) {
+        const std::int64_t count = std::min(batch, records - done);
+        clipped.begin_micro_batch(count, 1, batch - count);
+        pass();
+        clipped.finish_micro_batch();
+      }
       b = now(cpu_clock) - start;
-      for (const auto& [name, layer] : trained.layers) layer->detach_tap();
+      detach();
     }
     if (round < 0) continue;  // warm-up
     if (a > 0) ordinary.push_back(a);
     if (b > 0) private_step.push_back(b);
     if (a > 0 && b > 0) ratios.push_back(b / a);
   }
-  const auto per_second = [batch](const std::vector<double>& times) {
-    return times.empty() ? 0.0 : static_cast<double>(batch) / median(times);
+  const auto per_second = [records](const std::vector<double>& times) {
+    return times.empty() ? 0.0 : static_cast<double>(records) / median(times);
   };
   if (parsed.count("json") > 0) {
     std::printf("%s\n", nlohmann::json{{"network", network},
                                        {"trained_elements", clipped.size()},
+                                       {"set", parsed["set"].as<std::string>()},
                                        {"batch", batch},
+                                       {"records", records},
+                                       {"threads", parsed["threads"].as<int>()},
+                                       {"precision", parsed["precision"].as<std::string>()},
                                        {"rule", rule},
                                        {"ordinary_records_per_second", per_second(ordinary)},
                                        {"private_records_per_second", per_second(private_step)},
+                                       {"ordinary_seconds", median(ordinary)},
+                                       {"private_seconds", median(private_step)},
                                        {"ratio", median(ratios)},
                                        {"peak_megabytes", peak_megabytes()}}
                             .dump()
@@ -207,9 +235,10 @@ int main(int argc, char** argv) {
     return 0;
   }
   std::printf(
-      "%s: trained %ld elements, batch %ld, rule %s; ordinary %.1f records/s, private %.1f records/s, ratio %.3f "
+      "%s: trained %ld elements, %ld records in micro-batches of %ld, rule %s; ordinary %.1f records/s, private %.1f "
+      "records/s, ratio %.3f "
       "(medians of %zu), peak %.0f MB\n",
-      network.c_str(), static_cast<long>(clipped.size()), static_cast<long>(batch), rule.c_str(), per_second(ordinary),
-      per_second(private_step), median(ratios), ratios.size(), peak_megabytes());
+      network.c_str(), static_cast<long>(clipped.size()), static_cast<long>(records), static_cast<long>(batch),
+      rule.c_str(), per_second(ordinary), per_second(private_step), median(ratios), ratios.size(), peak_megabytes());
   return 0;
 }

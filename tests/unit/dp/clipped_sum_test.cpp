@@ -145,6 +145,7 @@ TEST_P(EveryCase, AgreesWithOneRecordAtATime) {
   const at::Tensor truth = one_by_one(net, data, c.draws);
   const auto [sum, norms] = engine(net, data, c, 3);
   const bool in_double = c.dtype == at::kDouble;
+  EXPECT_EQ(truth.norm(2, 1).max().item<double>() > c.clip_norm, c.clip_norm < 1);  // whether clipping is active
   EXPECT_LE(relative(norms, truth.norm(2, 1)), in_double ? 1e-10 : 1e-5);
   EXPECT_LE(relative(sum, clipped_by_hand(truth, c.clip_norm)), in_double ? 1e-10 : 1e-4);
 }
@@ -169,7 +170,8 @@ TEST(ClippedSum, MicroBatchSizeDoesNotChangeTheSum) {
   SmallNet net;
   net.to(c.dtype);
   const Data data = make_data(c);
-  const at::Tensor whole = engine(net, data, c, 8).first;
+  const auto [whole, norms] = engine(net, data, c, 8);
+  EXPECT_GT(norms.max().item<double>(), c.clip_norm);
   EXPECT_LE(relative(engine(net, data, c, 3).first, whole), 1e-12);
   EXPECT_LE(relative(engine(net, data, c, 1).first, whole), 1e-12);
 }
@@ -381,6 +383,27 @@ TEST(ClippedSum, EmptyMicroBatchAddsNothing) {
   for (const float value : sum.sum()) EXPECT_EQ(value, 0.0F);
 }
 
+// A step in the middle of which a micro-batch has no record (its records were all another rank's, say).
+TEST(ClippedSum, EmptyMicroBatchBetweenOthersLeavesTheSumAlone) {
+  torch::manual_seed(14);
+  const Case c{.records = 4};
+  SmallNet net;
+  net.to(c.dtype);
+  const Data data = make_data(c);
+  ClippedSum sum(net.parameters(), c.clip_norm);
+  for (auto& [name, layer] : net.layers()) layer->attach(&sum, name, true, true);
+  sum.begin_step();
+  for (const std::int64_t first : {0, 2}) {
+    sum.begin_micro_batch(2, 1);
+    net.losses(data.x.narrow(0, first, 2), data.ids.narrow(0, first, 2)).sum().backward();
+    sum.finish_micro_batch();
+    sum.begin_micro_batch(0, 1);
+    sum.finish_micro_batch();
+  }
+  for (auto& [name, layer] : net.layers()) layer->detach_tap();
+  EXPECT_LE(relative(sum.values(), engine(net, data, c, 4).first), 1e-12);
+}
+
 TEST(ClippedSum, MissingLayerIsAnErrorAndNotAHole) {
   Linear first(2, 2);
   Linear second(2, 2);
@@ -404,9 +427,9 @@ TEST(ClippedSum, LayerUsedTwiceIsRefused) {
   EXPECT_THROW(sum.report(*layer.site(), torch::ones({1, 2}), torch::ones({1, 2}), {}), ConfigError);
 }
 
-TEST(ClippedSum, ClipNormMustBePositive) {
+TEST(ClippedSum, ClipNormMustBePositiveAndInRange) {
   Linear layer(2, 2);
-  for (const double bad : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+  for (const double bad : {0.0, -1.0, 1e-10, 1e10, std::nan(""), std::numeric_limits<double>::infinity()}) {
     EXPECT_THROW(ClippedSum(layer.parameters(), bad), ConfigError);
     EXPECT_THROW(ClippedSum(layer.parameters(), Clipping{.gamma = bad, .group = {}}), ConfigError);
   }

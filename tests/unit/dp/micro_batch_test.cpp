@@ -113,5 +113,33 @@ TEST(RuleTimer, FindsARuleForEveryProductAndTheSumStaysTheSame) {
   EXPECT_EQ(rule_plan_from(to_text(timer.plan())), timer.plan());
 }
 
+// What the start-up table shows: every trained layer, with the rule that it will follow and what that costs.
+TEST(RuleTimer, NamesTheSettledRuleAndTheCostOfEveryTrainedLayer) {
+  torch::manual_seed(3);
+  const auto network = make_network();
+  model::TrainableSet trained(*network, {});
+  const Rows rows = make_rows(2);
+  std::set<std::string> expected;
+  for (const auto& parameter : trained.parameters()) {
+    expected.insert(parameter.name.substr(0, parameter.name.rfind('.')));
+  }
+  for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram, Rule::kAutomatic}) {
+    RuleTimer timer(1, rule);
+    trained.attach(&timer);
+    network->forward(rows.x, rows.t, {{}, rows.labels}).pow(2).sum().backward();
+    trained.detach();
+    std::set<std::string> names;
+    for (const TimedLayer& layer : timer.layers()) {
+      names.insert(layer.name);
+      EXPECT_GT(layer.seconds, 0) << layer.name;
+      const bool is_product = layer.kind == model::LayerKind::kLinear || layer.kind == model::LayerKind::kConv2d;
+      Rule wanted = is_product ? rule : Rule::kKept;
+      if (wanted == Rule::kAutomatic) wanted = automatic_rule(layer.num_tokens, layer.inputs, layer.outputs);
+      EXPECT_EQ(to_text(layer.rule), to_text(wanted)) << layer.name;
+    }
+    EXPECT_EQ(names, expected);
+  }
+}
+
 }  // namespace
 }  // namespace dpldm::dp

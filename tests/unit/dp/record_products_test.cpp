@@ -172,7 +172,8 @@ TEST_P(EveryInstructionSet, NormLayersAgreeWithFp64) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, EveryInstructionSet, testing::Values("avx512-bf16", "avx512", "avx2", "generic"));
+INSTANTIATE_TEST_SUITE_P(Kernels, EveryInstructionSet,
+                         testing::Values("amx-bf16", "avx512-bf16", "avx512", "avx2", "generic"));
 
 TEST(RecordProducts, ThreadsDoNotChangeAnyBit) {
   torch::manual_seed(2);
