@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm::io {
 namespace {
@@ -72,6 +73,7 @@ void EventFile::add(std::int64_t step, const std::map<std::string, double>& scal
 }
 
 void EventFile::write_record(const std::string& event) {
+  const WatchedFileCall watched("writing", path_);
   const std::string length = little_endian(std::uint64_t{event.size()});
   file_ << length << little_endian(masked_crc(length)) << event << little_endian(masked_crc(event)) << std::flush;
   if (!file_) throw IoError("cannot write " + path_.string());
