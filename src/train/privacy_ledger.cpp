@@ -100,19 +100,35 @@ accounting::PrivacyLedger create(const config::FinetuneConfig& config, const Pri
                                             .not_private_because = plan.not_private_because});
 }
 
+// The first privacy setting in which the run of a ledger differs from this one; empty where none does.
+std::string difference_in_privacy(const accounting::LedgerHeader& header, const config::FinetuneConfig& config,
+                                  const PrivacyPlan& plan) {
+  std::string difference;
+  const auto compare = [&difference](const char* setting, const auto& before, const auto& now) {
+    if (difference.empty() && before != now) difference = fmt::format("{} was {}, and is {}", setting, before, now);
+  };
+  compare("the number of records", header.num_records, plan.num_records);
+  compare("the sampling rate", header.sampling_rate, plan.sampling_rate);
+  compare("training.steps", header.planned_steps, config.steps);
+  compare("privacy.delta", header.delta, plan.delta);
+  compare("privacy.clip_norm", header.clip_norm, config.clip_norm);
+  compare("privacy.neighbouring", to_text(header.neighbouring), to_text(plan.neighbouring));
+  compare("privacy.accountant", to_text(header.accountant), to_text(plan.accountant));
+  compare("privacy.mechanism", header.mechanism, config.mechanism);
+  compare("whether it is private", header.is_private, plan.is_private);
+  compare("privacy.epsilon", header.target_epsilon, target_of(config, plan));
+  compare("the noise multiplier", header.noise_multiplier, plan.noise_multiplier);
+  return difference;
+}
+
 accounting::PrivacyLedger reopen(const config::FinetuneConfig& config, const PrivacyPlan& plan,
                                  const LedgerIdentity& identity, const LedgerOptions& options) {
   const std::filesystem::path path = options.run_dir / "ledger.jsonl";
   accounting::PrivacyLedger ledger = accounting::PrivacyLedger::open(path);
   const accounting::LedgerHeader& header = ledger.header();
-  if (header.num_records != plan.num_records || header.sampling_rate != plan.sampling_rate ||
-      header.delta != plan.delta || header.noise_multiplier != plan.noise_multiplier ||
-      header.clip_norm != config.clip_norm || header.is_private != plan.is_private ||
-      header.neighbouring != plan.neighbouring || header.accountant != plan.accountant ||
-      header.mechanism != config.mechanism || header.target_epsilon != target_of(config, plan) ||
-      header.planned_steps != config.steps) {
-    throw ConfigError(path.string() +
-                      " is of a run with other privacy settings; resume with the configuration that started it");
+  if (const std::string difference = difference_in_privacy(header, config, plan); !difference.empty()) {
+    throw ConfigError(path.string() + " is of a run with other privacy settings: " + difference +
+                      "; resume with the configuration that started it");
   }
   // Compared here too, because a run that was stopped before its first checkpoint has nothing else that remembers it.
   if (header.config_sha256 != identity.config_sha256) {

@@ -1,55 +1,127 @@
 // Whole runs of private fine-tuning on N ranks against one rank: the same model, whatever the number of ranks, the
-// sharding, the micro-batch, or an interruption. Test seeds, so nothing here is private. Clipping is active,
-// micro-batches are unequal, and with 4 of 24 records expected in a step some ranks are often empty, and now and then
-// all of them.
+// sharding, the micro-batch, or an interruption. Test seeds, so nothing here is private. Every record is clipped. With
+// 4 of 24 records expected in a step some ranks are often empty, and now and then all of them; with 16 expected, ranks
+// have several micro-batches, each another number.
 #include "train/private_training.h"
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <map>
+#include <memory>
 #include <numeric>
+#include <regex>
+#include <set>
 #include <string>
+#include <tuple>
 
+#include <ATen/record_function.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
+#include "accounting/claim.h"
 #include "accounting/ledger.h"
 #include "base/atomic_file.h"
+#include "base/digest.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "data/latent_file.h"
+#include "dp/keys.h"
+#include "dp/record_selection.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
+#include "model/trainable_set.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
+#include "train/engine_setup.h"
+#include "train/flat_parameters.h"
+#include "train/optimizer.h"
 
 namespace dpldm::train {
 namespace {
 
 using Tensors = std::map<std::string, at::Tensor>;
 
-// What `work` throws, as every rank's exit code: rank 0 throws the error's own type, the others only its code.
+// What `work` throws: on every rank the code and the message of rank 0's error.
+struct Failure {
+  ExitCode code = ExitCode::kDone;
+  std::string message;
+};
+
 template <class Work>
-ExitCode code_of(const Work& work) {
+Failure failure_of(const Work& work) {
   try {
     work();
   } catch (const Error& error) {
-    return error.code();
+    return {error.code(), error.what()};
   }
-  return ExitCode::kDone;
+  return {};
 }
+
+template <class Work>
+ExitCode code_of(const Work& work) {
+  return failure_of(work).code;
+}
+
+// Sees what a run releases, and takes no part in it.
+class Observer : public StepCompanion {
+ public:
+  std::vector<std::int64_t> taking_part(std::int64_t /*step*/, const dp::SecretKey& /*selection*/,
+                                        const PrivacyPlan& /*plan*/) override {
+    return {};
+  }
+  void write(std::int64_t /*companion*/, std::span<float> /*vector*/) override {}
+  void observe(std::span<const float> released) override {
+    releases_.push_back(at::tensor(at::ArrayRef<float>(released.data(), released.size())));
+  }
+  // [D] of each step, in units of C.
+  const std::vector<at::Tensor>& releases() const { return releases_; }
+
+ private:
+  std::vector<at::Tensor> releases_;
+};
+
+// Sees with how many rows convolutions run while it lives.
+class RowsOfConvolutions {
+ public:
+  RowsOfConvolutions() {
+    rows().clear();
+    handle_ = at::addGlobalCallback(at::RecordFunctionCallback(&look).needsInputs(true));
+  }
+  ~RowsOfConvolutions() { at::removeCallback(handle_); }
+  RowsOfConvolutions(const RowsOfConvolutions&) = delete;
+  RowsOfConvolutions& operator=(const RowsOfConvolutions&) = delete;
+
+  const std::set<std::int64_t>& seen() const { return rows(); }
+
+ private:
+  static std::set<std::int64_t>& rows() {
+    static std::set<std::int64_t> the_rows;
+    return the_rows;
+  }
+  static std::unique_ptr<at::ObserverContext> look(const at::RecordFunction& call) {
+    if (call.name() == std::string_view("aten::conv2d")) rows().insert(call.inputs()[0].toTensor().size(0));
+    return nullptr;
+  }
+
+  at::CallbackHandle handle_ = 0;
+};
 
 class PrivateTrainingOnRanks : public testing::Test {
  protected:
   // Rank 0's directory, for all: ranks share a file system.
   PrivateTrainingOnRanks() : root_(comm::broadcast_text(*world_, own_.path().string())) {
-    if (world_->is_root()) test::make_tiny_model(root_, 24, data::Visibility::kPrivate);
+    if (world_->is_root()) test::make_tiny_model(root_, kRecords, data::Visibility::kPrivate);
     world_->barrier();
   }
-  // Nobody may leave, and remove the directory, before all have read.
-  ~PrivateTrainingOnRanks() override { world_->barrier(); }
+  // Nobody may leave, and remove the directory, before all have read. A failed run may have broken world_, so this
+  // takes a communicator of its own.
+  ~PrivateTrainingOnRanks() override { test::make_world_communicator()->barrier(); }
 
   config::FinetuneConfig config() const {
     config::FinetuneConfig config;
@@ -89,6 +161,31 @@ class PrivateTrainingOnRanks : public testing::Test {
     const std::filesystem::path directory = root_ / name;
     run_private_training(config, {.run_dir = directory, .resume = resume}, comm);
     return directory;
+  }
+
+  // Collective. What each step of such a run releases.
+  std::vector<at::Tensor> releases_of(config::FinetuneConfig config, const std::string& name) {
+    Observer observer;
+    run_private_training(config, {.run_dir = root_ / name}, *world_, &observer);
+    return observer.releases();
+  }
+
+  // The records of a step of config().
+  static std::vector<std::int64_t> selected(const config::FinetuneConfig& config, std::int64_t step) {
+    const auto key =
+        dp::MasterKey::from_test_seed(static_cast<std::uint64_t>(*config.test_seed)).derive({}, "selection");
+    return dp::selected_records(key, step, kRecords, static_cast<double>(config.expected_batch_size) / kRecords);
+  }
+
+  // The trained parameters of a model, as one vector.
+  static at::Tensor trained_values(const config::FinetuneConfig& config, const std::filesystem::path& model) {
+    const auto network = model::load_conditioned_unet(model);
+    const model::TrainableSet trained(*network, trainable_options(config));
+    std::vector<at::Tensor> parts;
+    for (const model::TrainedParameter& parameter : trained.parameters()) {
+      parts.push_back(parameter.tensor.detach().flatten());
+    }
+    return at::cat(parts);
   }
 
   // Collective. Resumes until a run comes to its end.
@@ -135,6 +232,8 @@ class PrivateTrainingOnRanks : public testing::Test {
     return largest;
   }
 
+  static constexpr std::int64_t kRecords = 24;
+
   std::unique_ptr<comm::Communicator> world_ = test::make_world_communicator();
   test::TemporaryDirectory own_;
   std::filesystem::path root_;
@@ -145,15 +244,71 @@ class PrivateTrainingOnRanks : public testing::Test {
 constexpr double kTolerance = 1e-4;
 
 TEST_F(PrivateTrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
-  const Tensors alone = weights(run_alone(config(), "alone"));
-  const Tensors together = weights(run(config(), "together", *world_));
-  EXPECT_LE(largest_difference(alone, together), kTolerance);
-  EXPECT_GE(largest_difference(alone, weights_of_base()), 100 * kTolerance);
+  for (const std::int64_t expected : {4, 16}) {
+    config::FinetuneConfig settings = config();
+    settings.expected_batch_size = expected;
+    settings.steps = 48 / expected;
+    const std::string of = std::to_string(expected);
+    const Tensors alone = weights(run_alone(settings, "alone" + of));
+    const Tensors together = weights(run(settings, "together" + of, *world_));
+    EXPECT_LE(largest_difference(alone, together), kTolerance);
+    EXPECT_GE(largest_difference(alone, weights_of_base()), 100 * kTolerance);
+  }
+}
+
+// A sum in units of C is the same for half of C where all records are clipped to it.
+TEST_F(PrivateTrainingOnRanks, EveryRecordIsClippedInTheseRuns) {
+  config::FinetuneConfig quiet = config();
+  quiet.noise_multiplier = 0;
+  const std::vector<at::Tensor> whole = releases_of(quiet, "whole");
+  quiet.clip_norm /= 2;
+  const std::vector<at::Tensor> half = releases_of(quiet, "half");
+  quiet.clip_norm = 1e6;
+  const std::vector<at::Tensor> unclipped = releases_of(quiet, "unclipped");
+  for (std::size_t step = 0; step < whole.size(); ++step) {
+    const double norm = whole[step].norm().item<double>();
+    EXPECT_LE((half[step] - whole[step]).norm().item<double>(), 1e-3 * norm) << step;
+    EXPECT_LE(unclipped[step].norm().item<double>(), 1e-3 * norm) << step;
+  }
+}
+
+TEST_F(PrivateTrainingOnRanks, UpdateIsTheReleasedSumOverTheExpectedBatch) {
+  const std::vector<at::Tensor> releases = releases_of(config(), "run");
+  const auto network = model::load_conditioned_unet(config().model);
+  const model::TrainableSet trained(*network, trainable_options(config()));
+  std::vector<std::pair<std::string, at::Tensor>> named;
+  for (const model::TrainedParameter& parameter : trained.parameters()) {
+    named.emplace_back(parameter.name, parameter.tensor);
+  }
+  FlatParameters parameters(named);
+  const at::Tensor start = parameters.values().clone();
+  Optimizer optimizer(config().optimizer, config().steps, parameters);
+  std::int64_t step = 0;
+  for (const at::Tensor& released : releases) optimizer.step(released / 4, step++);
+  EXPECT_EQ(step, config().steps);
+  const at::Tensor moved = optimizer.averaged() - start;
+  const at::Tensor found = trained_values(config(), root_ / "run/model") - start;
+  EXPECT_LE((found - moved).norm().item<double>(), 1e-4 * moved.norm().item<double>());
+}
+
+// The number of places in a micro-batch decides how its products are rounded, so it must not tell how many were filled.
+TEST_F(PrivateTrainingOnRanks, EveryMicroBatchHasOneShapeWhateverWasSelected) {
+  config::FinetuneConfig large = config();
+  large.expected_batch_size = 16;
+  large.steps = 4;
+  const RowsOfConvolutions rows;
+  run_alone(large, "large");
+  if (!world_->is_root()) return;
+  constexpr std::int64_t kMadeUp = 3;  // of the pass before step 0 that looks for mixed records
+  EXPECT_EQ(rows.seen(), (std::set<std::int64_t>{kMadeUp, large.runtime.micro_batch_size * large.noise_multiplicity}));
 }
 
 TEST_F(PrivateTrainingOnRanks, BalancedShardingRootReleaseAndMicroBatchesDoNotChangeTheModel) {
-  const Tensors usual = weights(run(config(), "usual", *world_));
-  config::FinetuneConfig other = config();
+  config::FinetuneConfig large = config();
+  large.expected_batch_size = 16;
+  large.steps = 4;
+  const Tensors usual = weights(run(large, "usual", *world_));
+  config::FinetuneConfig other = large;
   other.sharding = "balanced";
   other.release_mode = "root";
   other.runtime.micro_batch_size = 1;
@@ -199,7 +354,8 @@ TEST_F(PrivateTrainingOnRanks, StatementNamesTheKindOfClipping) {
 TEST_F(PrivateTrainingOnRanks, OnALattice_TheModelIsBitIdenticalForAnyRanksShardingModeAndMicroBatch) {
   config::FinetuneConfig lattice = config();
   lattice.mechanism = "lattice";
-  lattice.steps = 6;
+  lattice.expected_batch_size = 16;
+  lattice.steps = 2;
   const std::filesystem::path alone = run_alone(lattice, "alone");
   config::FinetuneConfig other = lattice;
   other.sharding = "balanced";
@@ -226,8 +382,22 @@ TEST_F(PrivateTrainingOnRanks, OnALattice_TheModelIsBitIdenticalForAnyRanksShard
 TEST_F(PrivateTrainingOnRanks, EmptySelectionOnAllRanks_StillReleasesOnceAStep) {
   config::FinetuneConfig few = config();
   few.expected_batch_size = 1;  // (1 - 1/24)^24: a third of all steps select nobody
-  const std::filesystem::path directory = run(few, "few", *world_);
-  EXPECT_EQ(accounting::PrivacyLedger::read(directory / "ledger.jsonl").entries().size(), 12U);
+  const std::vector<at::Tensor> noised = releases_of(few, "noised");
+  EXPECT_EQ(accounting::PrivacyLedger::read(root_ / "noised/ledger.jsonl").entries().size(), 12U);
+  few.noise_multiplier = 0;
+  const std::vector<at::Tensor> bare = releases_of(few, "bare");
+  EXPECT_EQ(noised.size(), 12U);
+  EXPECT_EQ(bare.size(), 12U);
+  int num_empty = 0;
+  for (std::size_t step = 0; step < std::min(noised.size(), bare.size()); ++step) {
+    const bool empty = selected(few, static_cast<std::int64_t>(step)).empty();
+    num_empty += empty ? 1 : 0;
+    EXPECT_EQ(bare[step].count_nonzero().item<std::int64_t>() == 0, empty) << step;
+    const double size = std::sqrt(static_cast<double>(noised[step].numel()));
+    EXPECT_NEAR(noised[step].norm().item<double>() / size, 0.8, 0.1) << step;
+  }
+  EXPECT_GE(num_empty, 2);
+  EXPECT_LE(num_empty, 8);
 }
 
 TEST_F(PrivateTrainingOnRanks, FrozenTensorsComeBackBitIdentical) {
@@ -395,7 +565,66 @@ TEST_F(PrivateTrainingOnRanks, StepsChargedButLostStaySpentAndTheBudgetHolds) {
   const auto ledger = accounting::PrivacyLedger::read(root_ / "lost/ledger.jsonl");
   EXPECT_LE(ledger.epsilon(), 8);
   EXPECT_EQ(ledger.entries().size(), 12U);
-  EXPECT_TRUE(std::filesystem::exists(root_ / "lost/model/dp_metadata.json"));
+  const accounting::PrivacyClaim claim = accounting::read_claim(root_ / "lost/model/dp_metadata.json");
+  EXPECT_EQ(claim.steps, 12);
+  EXPECT_LT(claim.steps_in_model, 12);
+  EXPECT_EQ(accounting::verified_epsilon(claim), ledger.epsilon());
+}
+
+TEST_F(PrivateTrainingOnRanks, StatementIsVerifiedFromItsOwnNumbers) {
+  config::FinetuneConfig real = config();
+  real.test_seed.reset();
+  real.noise_multiplier.reset();
+  real.steps = 2;
+  const std::filesystem::path directory = run(real, "real", *world_);
+  const accounting::PrivacyClaim claim = accounting::read_claim(directory / "model/dp_metadata.json");
+  EXPECT_EQ(accounting::verified_epsilon(claim), accounting::PrivacyLedger::read(directory / "ledger.jsonl").epsilon());
+}
+
+// Whoever reads along learns nothing of how many records a step had.
+TEST_F(PrivateTrainingOnRanks, MetricsHoldTheStepItsLearningRateAndItsPrivacyAlone) {
+  config::FinetuneConfig real = config();
+  real.test_seed.reset();
+  real.noise_multiplier.reset();
+  real.steps = 3;
+  config::FinetuneConfig seeded = config();
+  seeded.steps = 3;
+  using Keys = std::set<std::string>;
+  for (const auto& [settings, name, keys] : {std::tuple(real, "real", Keys{"step", "learning_rate", "epsilon"}),
+                                             std::tuple(seeded, "seeded", Keys{"step", "learning_rate", "private"})}) {
+    std::ifstream metrics(run(settings, name, *world_) / "metrics.jsonl");
+    int num_lines = 0;
+    for (std::string text; std::getline(metrics, text); ++num_lines) {
+      const auto line = nlohmann::json::parse(text);
+      Keys found;
+      for (const auto& [key, value] : line.items()) found.insert(key);
+      EXPECT_EQ(found, keys) << text;
+    }
+    EXPECT_EQ(num_lines, 3);
+  }
+}
+
+TEST_F(PrivateTrainingOnRanks, WhatIsPrintedDoesNotDependOnTheSelection) {
+  setup_log(world_->rank(), world_->size());
+  const auto printed_with = [&](std::int64_t seed, const std::string& name) {
+    config::FinetuneConfig settings = config();
+    settings.expected_batch_size = 16;
+    settings.steps = 3;
+    settings.test_seed = seed;
+    testing::internal::CaptureStderr();
+    run(settings, name, *world_);
+    // Without what a clock tells.
+    const std::pair<const char*, const char*> by_clock[] = {
+        {"finetune [0-9]+/[0-9]+ steps [^\n]* steps/s, [0-9hms]+( left)?, NOT PRIVATE\n", ""},
+        {"(^|\n)[0-9]{2}:[0-9]{2}:[0-9]{2} ", "\n"},
+        {"[0-9.]+ % of the time", ""}};
+    std::string text = testing::internal::GetCapturedStderr();
+    for (const auto& [pattern, shorter] : by_clock) text = std::regex_replace(text, std::regex(pattern), shorter);
+    return text;
+  };
+  const std::string some = printed_with(5, "some");
+  EXPECT_EQ(some.empty(), !world_->is_root());
+  EXPECT_EQ(printed_with(6, "more"), std::regex_replace(some, std::regex("/some/"), "/more/"));
 }
 
 TEST_F(PrivateTrainingOnRanks, ModelThatWasTrainedPrivatelyIsNoBase) {
@@ -411,6 +640,21 @@ TEST_F(PrivateTrainingOnRanks, ModelThatLostItsStatementIsNoBaseEither) {
   config::FinetuneConfig second = config();
   second.model = model.string();
   EXPECT_EQ(code_of([&] { run(second, "second", *world_); }), ExitCode::kConfig);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "second"));
+}
+
+TEST_F(PrivateTrainingOnRanks, ModelWithAStatementAndWithoutStampsIsNoBase) {
+  const std::filesystem::path model = run(config(), "earlier", *world_) / "model";
+  if (world_->is_root()) {
+    const std::filesystem::path weights = model / "unet/diffusion_pytorch_model.safetensors";
+    io::write_safetensors(weights, io::read_safetensors(weights));
+  }
+  world_->barrier();
+  config::FinetuneConfig second = config();
+  second.model = model.string();
+  const Failure failure = failure_of([&] { run(second, "second", *world_); });
+  EXPECT_EQ(failure.code, ExitCode::kConfig);
+  EXPECT_NE(failure.message.find("it has dp_metadata.json"), std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(root_ / "second"));
 }
 
@@ -440,10 +684,47 @@ TEST_F(PrivateTrainingOnRanks, TimestepsOutsideTheScheduleAreRefusedBeforeAnythi
 }
 
 TEST_F(PrivateTrainingOnRanks, ResumeWithOtherPrivacySettingsIsAConfigurationError) {
-  run(config(), "settings", *world_);
-  config::FinetuneConfig other = config();
-  other.clip_norm = 1;
-  EXPECT_THROW(run(other, "settings", *world_, /*resume=*/true), Error);
+  config::FinetuneConfig real = config();
+  real.test_seed.reset();
+  real.noise_multiplier = 3;
+  real.epsilon = 100;
+  real.steps = 1;
+  run(real, "settings", *world_);
+  const auto refusal = [&](const std::function<void(config::FinetuneConfig&)>& change) {
+    config::FinetuneConfig other = real;
+    change(other);
+    const Failure failure = failure_of([&] { run(other, "settings", *world_, /*resume=*/true); });
+    EXPECT_EQ(failure.code, ExitCode::kConfig);
+    return failure.message;
+  };
+  const auto says = [](const std::string& message, const char* difference) {
+    EXPECT_NE(message.find(std::string("other privacy settings: ") + difference), std::string::npos) << message;
+  };
+  says(refusal([](auto& other) { other.clip_norm = 1; }), "privacy.clip_norm was 0.05, and is 1");
+  says(refusal([](auto& other) { other.delta = 1e-4; }), "privacy.delta was 0.001, and is 0.0001");
+  says(refusal([](auto& other) { other.noise_multiplier = 4; }), "the noise multiplier was 3, and is 4");
+  says(refusal([](auto& other) { other.epsilon = 200; }), "privacy.epsilon was 100, and is 200");
+  says(refusal([](auto& other) { other.steps = 2; }), "training.steps was 1, and is 2");
+  says(refusal([](auto& other) { other.expected_batch_size = 6; }), "the sampling rate was 0.16");
+  says(refusal([](auto& other) { other.neighbouring = "replace-one"; }), "privacy.neighbouring was add-remove");
+  says(refusal([](auto& other) { other.accountant = "pld"; }), "privacy.accountant was rdp, and is pld");
+  says(refusal([](auto& other) { other.mechanism = "lattice"; }), "privacy.mechanism was float, and is lattice");
+  says(refusal([](auto& other) { other.test_seed = 5; }), "whether it is private was true, and is false");
+}
+
+// What the checkpoint had seen was spent, whatever became of the ledger since.
+TEST_F(PrivateTrainingOnRanks, LedgerThatLacksWhatTheCheckpointSpentIsRefused) {
+  EXPECT_THROW(run(stopping_after_one_step(), "shorter", *world_), Checkpointed);
+  if (world_->is_root()) {
+    std::string header;
+    std::getline(std::ifstream(root_ / "shorter/ledger.jsonl"), header);
+    std::ofstream(root_ / "shorter/ledger.jsonl") << header << "\n";
+    std::ofstream(root_ / "shorter/ledger.jsonl.head") << fmt::format("{:020d} {}\n", 1, sha256_of(header));
+  }
+  world_->barrier();
+  const Failure failure = failure_of([&] { run(stopping_after_one_step(), "shorter", *world_, /*resume=*/true); });
+  EXPECT_EQ(failure.code, ExitCode::kIo);
+  EXPECT_NE(failure.message.find("does not contain what the checkpoint has spent"), std::string::npos);
 }
 
 TEST_F(PrivateTrainingOnRanks, EveryAttemptNotesItsKeyInTheLedger) {
@@ -508,6 +789,39 @@ TEST_F(PrivateTrainingOnRanks, CheckpointsOfARunThatIsNotPrivateSaySo) {
   EXPECT_THROW(run(stopping_after_one_step(), "stamp", *world_), Checkpointed);
   const std::string manifest = read_file(root_ / "stamp/checkpoints/step-00000001/manifest.json", 1 << 20);
   EXPECT_NE(manifest.find("NOT PRIVATE"), std::string::npos);
+}
+
+TEST_F(PrivateTrainingOnRanks, CheckpointHoldsWhatItSaysAndNoKey) {
+  EXPECT_THROW(run(stopping_after_one_step(), "keyless", *world_), Checkpointed);
+  const std::filesystem::path checkpoint = root_ / "keyless/checkpoints/step-00000001";
+  const auto keys_of = [](const nlohmann::json& json) {
+    std::set<std::string> keys;
+    for (const auto& [key, value] : json.items()) keys.insert(key);
+    return keys;
+  };
+  const auto manifest = nlohmann::json::parse(read_file(checkpoint / "manifest.json", 1 << 20));
+  using Keys = std::set<std::string>;
+  EXPECT_EQ(keys_of(manifest), (Keys{"config_hash", "extra", "files", "format", "ledger_head", "num_ranks",
+                                     "program_version", "sha256", "step", "version"}));
+  EXPECT_EQ(keys_of(manifest["extra"]), (Keys{"inputs", "ledger_head", "not_private_because", "private"}));
+  EXPECT_EQ(keys_of(manifest["extra"]["inputs"]), (Keys{"base model"}));
+  Keys files;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoint))
+    files.insert(entry.path().filename().string());
+  EXPECT_EQ(files, (Keys{"manifest.json", "optimizer.safetensors", "weights.safetensors"}));
+  const dp::MasterKey master = dp::MasterKey::from_test_seed(5);
+  for (const char* purpose : {"selection", "draws", "noise"}) {
+    const dp::SecretKey key = master.derive({}, purpose);
+    const std::string bytes(key.bytes().begin(), key.bytes().end());
+    std::string hexadecimal;
+    for (const std::uint8_t byte : key.bytes()) hexadecimal += fmt::format("{:02x}", byte);
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(root_ / "keyless")) {
+      if (!entry.is_regular_file()) continue;
+      const std::string content = read_file(entry.path(), 1 << 26);
+      EXPECT_EQ(content.find(bytes), std::string::npos) << purpose << " in " << entry.path();
+      EXPECT_EQ(content.find(hexadecimal), std::string::npos) << purpose << " in " << entry.path();
+    }
+  }
 }
 
 TEST_F(PrivateTrainingOnRanks, PublicLatentsAreNotCalledPrivate) {

@@ -5,10 +5,12 @@
 #include <torch/torch.h>
 
 #include "base/error.h"
+#include "data/image_file.h"
 #include "io/safetensors.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
+#include "train/autoencoder_training.h"
 #include "train/pretraining.h"
 
 namespace dpldm::train {
@@ -66,6 +68,36 @@ TEST(PretrainingOnRanks, PrivateLatentsAreRefused) {
   world->barrier();
   config::PretrainConfig config = tiny_config(root);
   EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError);
+  world->barrier();
+}
+
+TEST(AutoencoderTraining, PrivateImagesAreRefused) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) {
+    data::ImageFileInfo info;
+    info.visibility = data::Visibility::kPrivate;
+    info.num_records = 4;
+    info.channels = 1;
+    info.height = info.width = 8;
+    info.source = "a test";
+    data::ImageFileWriter writer(root / "images.h5", info);
+    writer.append(torch::zeros({4, 1, 8, 8}, torch::kByte), {});
+    writer.commit();
+  }
+  world->barrier();
+  config::AutoencoderTrainingConfig config;
+  config.images = (root / "images.h5").string();
+  config.network = {{"block_out_channels", {8, 8}},
+                    {"down_block_types", {"DownEncoderBlock2D", "DownEncoderBlock2D"}},
+                    {"up_block_types", {"UpDecoderBlock2D", "UpDecoderBlock2D"}},
+                    {"norm_num_groups", 4}};
+  config.steps = 1;
+  config.batch_size = 4;
+  config.runtime.threads = 1;
+  EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), ConfigError);
+  EXPECT_FALSE(std::filesystem::exists(root / "run"));
   world->barrier();
 }
 
