@@ -140,6 +140,22 @@ TEST(Pld, Grid_KeepsTheMassOfBothDistributionsAndRaisesOnlyTheTop) {
   }
 }
 
+// Which of the two is worse depends on rate, noise, steps and delta, so neither may be left out.
+TEST(Pld, AddRemove_ComposesBothDirections) {
+  EXPECT_EQ(directions_of(Neighbouring::kAddRemove), (std::vector{Direction::kRemove, Direction::kAdd}));
+  EXPECT_EQ(directions_of(Neighbouring::kZeroOut), directions_of(Neighbouring::kAddRemove));
+}
+
+TEST(Pld, LossesBeyondTheGrid_CountAsInfinite) {
+  for (Direction direction : {Direction::kRemove, Direction::kAdd, Direction::kReplace}) {
+    const LossGrid grid = discretise(DominatingPair(0.03, 0.9, direction), 1e-3, {1e-18, 1e-3});
+    double p = 0;
+    for (const double mass : grid.mass) p += mass;
+    EXPECT_GT(grid.infinite_mass, 5e-4);
+    EXPECT_NEAR(p + grid.infinite_mass, 1, 1e-12);
+  }
+}
+
 TEST(Pld, PairsLoss_IsTheInverseOfItsZ) {
   for (Direction direction : {Direction::kRemove, Direction::kAdd, Direction::kReplace}) {
     for (double sigma : {0.02, 0.5, 3.0}) {

@@ -24,6 +24,11 @@ TEST(Prv, Interval_MatchesMicrosoftsAccountant) {
   }
 }
 
+TEST(Prv, AsTheAccountant_AnswersWithItsUpperEnd) {
+  const GaussianEvent event{0.04, 1.5, 500};
+  EXPECT_EQ(epsilon_of({&event, 1}, 1e-5, AccountantKind::kPrv), prv_epsilon({&event, 1}, 1e-5).upper);
+}
+
 TEST(Prv, DifferentSteps_AgreeWithPld) {
   const GaussianEvent events[] = {{0.01, 1.0, 500}, {0.02, 1.5, 500}};
   EXPECT_NEAR(prv_epsilon(events, 1e-5).estimate, 1.897483, 1e-4);

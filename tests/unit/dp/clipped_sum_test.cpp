@@ -324,6 +324,24 @@ TEST(ClippedSum, RecordThatIsNotFiniteContributesExactlyZero) {
   }
 }
 
+// Its parts that are finite would tell that it was there.
+TEST(ClippedSum, RecordThatIsNotFiniteInOneGroupContributesToNone) {
+  const Clipping clipping{.kind = Clipping::Kind::kPerGroup, .clip_norm = 1e-3, .group = {0, 1}};
+  for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e35F}) {
+    Linear sound(2, 2, false);
+    Linear spoilt(2, 2, false);
+    ClippedSum sum({sound.weight, spoilt.weight}, clipping);
+    sound.attach(&sum, "sound", true, false);
+    spoilt.attach(&sum, "spoilt", true, false);
+    sum.begin_step();
+    sum.begin_micro_batch(1, 1);
+    sum.report(*sound.site(), torch::ones({1, 1, 2}), torch::ones({1, 1, 2}), {});
+    sum.report(*spoilt.site(), torch::ones({1, 1, 2}), torch::full({1, 1, 2}, poison), {});
+    sum.finish_micro_batch();
+    for (const float value : sum.sum()) EXPECT_EQ(value, 0.0F) << poison;
+  }
+}
+
 // The factor of a norm beyond 1e38 is a float with few digits left: rounded up, it lets more than C through.
 TEST(ClippedSum, RecordOfEnormousGradientCannotExceedTheClip) {
   for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {

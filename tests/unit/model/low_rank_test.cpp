@@ -68,6 +68,19 @@ TEST(LowRankPairs, MergedWeightsComputeTheSameFunctionAndLeaveNoTrace) {
   EXPECT_LE((output_of(unet) - with_pairs).norm().item<double>(), 1e-5 * with_pairs.norm().item<double>());
 }
 
+TEST(LowRankPairs, AlphaOverRankScalesThePair) {
+  UNet unet = random_network();
+  add_low_rank_pairs(unet, options_on("attention-core"), generator());
+  fill_pairs(unet);
+  const std::string layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.";
+  const at::Tensor before = unet.named_parameters()[layer + "weight"].detach().clone();
+  const at::Tensor product = at::mm(unet.named_parameters()[layer + "lora_B.weight"].detach(),
+                                    unet.named_parameters()[layer + "lora_A.weight"].detach());
+  merge_low_rank_pairs(unet);
+  const at::Tensor moved = unet.named_parameters()[layer + "weight"].detach() - before;
+  EXPECT_LE((moved - 3.0 / 2 * product).norm().item<double>(), 1e-5 * product.norm().item<double>());
+}
+
 // Under one context token, attention to it is not computed, unless somebody waits for its queries or keys.
 TEST(LowRankPairs, OnQueriesAndKeysUnderOneTokenReportLikeAnyOther) {
   struct Counter : GradientTap {
