@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
+#include "accounting/bound_text.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/json_file.h"
@@ -108,10 +109,11 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
       fmt::format("{} of {} ({:.1f} %), set '{}'", trained, parameters,
                   100.0 * static_cast<double>(trained) / static_cast<double>(parameters), config.trained_set));
   row("learning rate", fmt::format("{} ({})", config.optimizer.learning_rate, config.optimizer.schedule));
-  row("privacy", plan.is_private
-                     ? fmt::format("epsilon {:.4f} of at most {}, delta {:.3g}, {}, {}", plan.planned_epsilon,
-                                   config.epsilon, plan.delta, to_text(plan.neighbouring), to_text(plan.accountant))
-                     : "NOT PRIVATE: " + plan.not_private_because);
+  row("privacy", plan.is_private ? fmt::format("epsilon {} of at most {}, delta {}, {}, {}",
+                                               accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon,
+                                               accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),
+                                               to_text(plan.accountant))
+                                 : "NOT PRIVATE: " + plan.not_private_because);
   row("mechanism", mechanism_text(config, trained));
   print_cost(parameters, trained);
   for (const std::string& warning : warnings_about(plan, config.epsilon)) spdlog::warn("{}", warning);
