@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
+#include "accounting/bound_text.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/json_file.h"
@@ -81,10 +82,11 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
           100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(trained.num_network_elements()),
           config.trained_set));
   row("learning rate", fmt::format("{} ({})", config.optimizer.learning_rate, config.optimizer.schedule));
-  row("privacy", plan.is_private
-                     ? fmt::format("epsilon {:.4f} of at most {}, delta {:.3g}, {}, {}", plan.planned_epsilon,
-                                   config.epsilon, plan.delta, to_text(plan.neighbouring), to_text(plan.accountant))
-                     : "NOT PRIVATE: " + plan.not_private_because);
+  row("privacy", plan.is_private ? fmt::format("epsilon {} of at most {}, delta {}, {}, {}",
+                                               accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon,
+                                               accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),
+                                               to_text(plan.accountant))
+                                 : "NOT PRIVATE: " + plan.not_private_because);
   row("mechanism", mechanism_text(config, trained.num_elements()));
   print_counted_cost(config, *network, trained, network->text_encoder() ? network->text_encoder()->max_tokens() : 0);
   for (const std::string& warning : warnings_about(plan, config.epsilon)) spdlog::warn("{}", warning);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/bound_text.h"
 #include "base/atomic_file.h"
 #include "base/build_facts.h"
 #include "model/model_directory.h"
@@ -74,14 +75,30 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
   return json;
 }
 
+// Of the default mechanism; the lattice has no such gap.
+constexpr const char* kFloatingPoint =
+    "- Rounding. The bound is that of real numbers; sums and noise were made in floating point, whose sums are a "
+    "little "
+    "off (one part in 10^7 an\n"
+    "  addition) and whose low bits can in principle tell about what was summed. `privacy.mechanism: lattice` closes "
+    "this.\n";
+
+// What the two data sets are between which an adversary cannot tell.
+std::string relation_text(const std::string& neighbouring) {
+  if (neighbouring == "add-remove") return "add-remove: with one record more, or one less";
+  if (neighbouring == "zero-out") return "zero-out: with one record replaced by one that has no effect";
+  return "replace-one: with one record replaced by any other";
+}
+
 std::string page_of(const nlohmann::json& json) {
   std::string page = "# Privacy statement\n\n";
   if (json["private"].get<bool>()) {
     page += fmt::format(
         "The model in `model/`, and every model of the steps before it, is the output of a mechanism that is "
-        "**({:.4f}, {:.3g})-differentially private**\n"
+        "**({}, {})-differentially private**\n"
         "for each record of the {}, under the {} relation.\n\n",
-        json["epsilon"].get<double>(), json["delta"].get<double>(),
+        accounting::up_to_decimals(json["epsilon"].get<double>(), 4),
+        accounting::up_to_digits(json["delta"].get<double>(), 3),
         json["training_records"] == "private" ? "private training set"
                                               : "training set (a file that is marked public; the bound holds for it "
                                                 "all the same)",
@@ -96,7 +113,9 @@ std::string page_of(const nlohmann::json& json) {
   };
   row("unit of privacy",
       "one record (an image with its label or caption); a person with several records has less protection");
+  row("neighbouring relation", relation_text(json["neighbouring"]));
   row("records N", json["num_records"].dump());
+  row("expected batch q N", json["expected_batch_size"].dump());
   row("sampling", fmt::format("Poisson, rate q = {}", json["sampling_rate"].dump()));
   row("steps charged T", json["steps"].dump());
   for (const nlohmann::json& release : json["other_releases"]) {
@@ -119,15 +138,20 @@ std::string page_of(const nlohmann::json& json) {
   row("public autoencoder (SHA-256)", json["public_inputs"]["autoencoder_sha256"].get<std::string>());
   row("commitment to the key", json["key_commitment"].get<std::string>());
   page +=
-      "\n## What the number covers\n\n"
+      "\n## What the number covers, and against whom\n\n"
       "Everything that is computed from the released weights: the model itself, its samples, and any later training on "
       "them. An adversary may\n"
-      "know all other records, all public inputs, this page, and every intermediate model.\n\n"
+      "know all other records, all public inputs, this page, and every intermediate model. He is not one of those who "
+      "ran "
+      "the job: the machines,\n"
+      "their network and the private files are trusted (central differential privacy).\n\n"
       "## What it does not cover\n\n"
       "- Choices made by looking at the private records or at a held-out real set: learning rate, number of steps, "
       "clip norm, what to release.\n"
       "- Other runs on the same records. Each has its own statement, and their costs add up.\n"
-      "- The number of records N, the names of the classes and the image size, which are treated as public.\n"
+      "- The number of records N, the names of the classes and the image size, which are treated as public.\n";
+  if (json["mechanism"] == "float") page += kFloatingPoint;
+  page +=
       "- The machines that ran the job: whoever can read their memory, their network or the private files has the "
       "records. Step times depend on\n"
       "  how many records were selected; do not publish logs with time stamps of single steps.\n"

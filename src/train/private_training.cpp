@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include "accounting/bound_text.h"
 #include "accounting/privacy_stamp.h"
 #include "base/build_facts.h"
 #include "base/digest.h"
@@ -152,8 +153,10 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
                   trained_set_text(config)));
   row("learning rate", fmt::format("{} ({})", config.optimizer.learning_rate, config.optimizer.schedule));
   if (plan.is_private) {
-    row("privacy", fmt::format("epsilon {:.4f} of at most {}, delta {:.3g}, {}, {}", plan.planned_epsilon,
-                               config.epsilon, plan.delta, to_text(plan.neighbouring), to_text(plan.accountant)));
+    row("privacy",
+        fmt::format("epsilon {} of at most {}, delta {}, {}, {}", accounting::up_to_decimals(plan.planned_epsilon, 4),
+                    config.epsilon, accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),
+                    to_text(plan.accountant)));
   } else {
     row("privacy", "NOT PRIVATE: " + plan.not_private_because);
   }
@@ -369,7 +372,7 @@ class PrivateTraining {
       // A bound that is cheap enough for every step; the statement has the exact number.
       const double bound = ledger_->epsilon_bound();
       line["epsilon"] = bound;
-      detail = fmt::format("epsilon {:.3f} of {}", bound, config_.epsilon);
+      detail = fmt::format("epsilon {} of {}", accounting::up_to_decimals(bound, 3), config_.epsilon);
     }
     state_.record(line);
     progress.update(step + 1, detail);

@@ -138,8 +138,8 @@ void run_finetune(dpldm::app::Invocation& invocation) {
 }
 
 void make_toy(dpldm::app::Invocation& invocation) {
-  dpldm::test::make_tiny_model(invocation.argv()[1], std::stoi(invocation.argv()[3]),
-                               dpldm::data::Visibility::kPrivate, std::stoi(invocation.argv()[2]));
+  dpldm::test::make_tiny_model(invocation.argv()[1], std::stoi(invocation.argv()[3]), dpldm::data::Visibility::kPrivate,
+                               std::stoi(invocation.argv()[2]));
 }
 
 }  // namespace
