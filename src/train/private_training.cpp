@@ -43,6 +43,7 @@
 #include "train/public_training.h"
 #include "train/rank_agreement.h"
 #include "train/run_state.h"
+#include "train/step_cost.h"
 #include "train/threads.h"
 
 namespace dpldm::train {
@@ -177,6 +178,12 @@ std::vector<std::string> names(const model::TrainableSet& trained) {
   std::vector<std::string> result;
   for (const model::TrainedParameter& parameter : trained.parameters()) result.push_back(parameter.name);
   return result;
+}
+
+std::int64_t num_elements(const torch::nn::Module& network) {
+  std::int64_t count = 0;
+  for (const at::Tensor& parameter : network.parameters()) count += parameter.numel();
+  return count;
 }
 
 // The hash of what decides the result. The rest may change when the run goes on elsewhere.
@@ -482,10 +489,15 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
     print_table(config, setup, trained, comm, threads);
     for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);
   }
-  const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, comm);
+  const std::int64_t lasting = lasting_bytes({.network_elements = trained.num_network_elements(),
+                                              .trained_elements = trained.num_elements(),
+                                              .stored_elements = num_elements(*setup.autoencoder),
+                                              .in_bf16 = config.runtime.precision == "bf16",
+                                              .copies_state = config.checkpoint.in_background});
+  const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, lasting, comm);
   if (comm.is_root()) fmt::print(stderr, "  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch);
   if (options.dry_run) {
-    print_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
+    print_cost(config, setup.latents.info(), *setup.network, trained, engine, lasting, comm);
     return;
   }
 
