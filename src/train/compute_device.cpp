@@ -1,6 +1,7 @@
 #include "train/compute_device.h"
 
 #include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <torch/cuda.h>
 
 #include "base/error.h"
@@ -40,6 +41,8 @@ c10::Device choose_compute_device(const config::RuntimeConfig& runtime, comm::Co
   settle_products(runtime.precision == "tf32");
   const int device =
       comm::choose_device(static_cast<int>(torch::cuda::device_count()), comm.local_rank(), comm.local_size());
+  // LibTorch's current stream, on which per-record kernels are queued, is that of the current device.
+  at::accelerator::setDeviceIndex(static_cast<c10::DeviceIndex>(device));
   return {c10::kCUDA, static_cast<c10::DeviceIndex>(device)};
 }
 

@@ -26,12 +26,12 @@ std::string in_words(double seconds) {
   return fmt::format("{:.0f} days", seconds / 86400);
 }
 
-void print_cost(const config::FinetuneConfig& config, const model::TrainableSet& trained, const StepCost& cost,
+void print_cost(const config::FinetuneConfig& config, const StepCost& cost, std::int64_t lasting,
                 std::int64_t micro_batch, int num_ranks) {
   constexpr double kGiB = 1 << 30;
   const double step = cost.seconds_per_record * static_cast<double>(config.expected_batch_size) / num_ranks;
   const std::int64_t passing = cost.bytes_per_record * micro_batch;
-  const std::int64_t bytes = lasting_bytes(trained.num_network_elements(), trained.num_elements()) + passing;
+  const std::int64_t bytes = lasting + passing;
   row("time", fmt::format("about {} for a step, {} for {} steps", in_words(step),
                           in_words(step * static_cast<double>(config.steps)), config.steps));
   row("memory", fmt::format("about {:.2f} GiB for each rank, of which {:.2f} for a micro-batch of {}",
@@ -77,17 +77,26 @@ double multiply_adds_per_second(at::ScalarType type) {
 
 }  // namespace
 
+std::int64_t lasting_bytes_of(const config::FinetuneConfig& config, const model::TrainableSet& trained,
+                              std::int64_t stored_elements) {
+  return lasting_bytes({.network_elements = trained.num_network_elements(),
+                        .trained_elements = trained.num_elements(),
+                        .stored_elements = stored_elements,
+                        .in_bf16 = config.runtime.precision == "bf16",
+                        .copies_state = config.checkpoint.in_background});
+}
+
 void print_measured_cost(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
-                         model::UNet& network, model::TrainableSet& trained, const dp::RulePlan& plan,
-                         std::int64_t micro_batch, comm::Communicator& comm) {
+                         model::UNet& network, model::TrainableSet& trained, const EngineSetup& engine,
+                         std::int64_t lasting, comm::Communicator& comm) {
   StepCost cost;
   {
-    TrialStep trial(config, latents, network, trained, plan);
-    cost = measure_step([&](std::int64_t num_records) { trial.run(num_records); }, micro_batch);
+    TrialStep trial(config, latents, network, trained, engine.rules);
+    cost = measure_step([&](std::int64_t num_records) { trial.run(num_records); }, engine.micro_batch);
   }
   comm.barrier();
   if (!comm.is_root()) return;
-  print_cost(config, trained, cost, micro_batch, comm.size());
+  print_cost(config, cost, lasting, engine.micro_batch, comm.size());
   row("", fmt::format("both measured with {} made-up record(s)", cost.records));
 }
 
@@ -104,7 +113,8 @@ void print_counted_cost(const config::FinetuneConfig& config, model::UNet& netwo
   const double rate = multiply_adds_per_second(compute_type(config.runtime));
   const StepCost cost{.seconds_per_record = work / rate,
                       .bytes_per_record = static_cast<std::int64_t>(trace.kept_bytes())};
-  print_cost(config, trained, cost, std::max<std::int64_t>(config.runtime.micro_batch_size, 1), 1);
+  print_cost(config, cost, lasting_bytes_of(config, trained, 0),
+             std::max<std::int64_t>(config.runtime.micro_batch_size, 1), 1);
   row("",
       fmt::format("both counted from shapes, not measured: {:.3g} multiply-adds for a record, on one rank that does "
                   "{:.3g} in a second",

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
+#include <string>
 
 #include <fmt/format.h>
 #include <torch/torch.h>
@@ -50,42 +52,76 @@ void require_separate_records(const config::FinetuneConfig& config, const data::
   });
 }
 
+std::string line_of(const dp::TimedLayer& layer) {
+  switch (layer.kind) {
+    case model::LayerKind::kGroupNorm:
+    case model::LayerKind::kLayerNorm:
+      return fmt::format("{:>6} tokens, norm of {} channels: {}", layer.num_tokens, layer.outputs,
+                         dp::to_text(layer.rule));
+    case model::LayerKind::kEmbedding:
+      return fmt::format("{:>6} ids, embedding of width {}: {}", layer.num_tokens, layer.outputs,
+                         dp::to_text(layer.rule));
+    case model::LayerKind::kLinear:
+    case model::LayerKind::kConv2d:
+      break;
+  }
+  return fmt::format("{:>6} tokens, {:>5} to {:>5}: {}", layer.num_tokens, layer.inputs, layer.outputs,
+                     dp::to_text(layer.rule));
+}
+
 // Layers of one shape and rule on one line.
-void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records) {
+void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records, const std::string& chosen) {
   struct Line {
     int layers = 0;
     double seconds = 0;
   };
   std::map<std::string, Line> lines;
+  double total = 0;
   for (const dp::TimedLayer& layer : layers) {
-    Line& line = lines[fmt::format("{:>6} tokens, {:>5} to {:>5}: {}", layer.num_tokens, layer.inputs, layer.outputs,
-                                   dp::to_text(layer.rule))];
+    Line& line = lines[line_of(layer)];
     ++line.layers;
     line.seconds += layer.seconds;
+    total += layer.seconds;
   }
-  fmt::print(stderr, "per-record gradients ({} records, {})\n", records, dp::instruction_set());
+  fmt::print(stderr, "per-record gradients: rules {}, cost of {} record(s), {}\n", chosen, records,
+             dp::instruction_set());
   for (const auto& [what, line] : lines) {
     fmt::print(stderr, "  {:<46} {:>3} layer(s) {:>9.2f} ms\n", what, line.layers, 1e3 * line.seconds);
   }
+  fmt::print(stderr, "  {:<46} {:>3} layer(s) {:>9.2f} ms\n", "all", layers.size(), 1e3 * total);
 }
 
-// Collective. The same plan on all ranks: rank 0 times the rules in one pass, and prints a table. Empty where a rule is
-// configured, and in runs with a test seed, which must not depend on timings.
+// How the rules come about.
+struct RuleChoice {
+  std::optional<dp::Rule> settled;  // without timing
+  std::string in_words;
+};
+RuleChoice rule_choice(const config::FinetuneConfig& config) {
+  const dp::Rule rule = dp::rule_from(config.engine_rule);
+  if (rule != dp::Rule::kAutomatic) return {rule, "from engine.rule"};
+  // Such a run must not depend on timings.
+  if (config.test_seed) return {rule, "from shapes alone, because of privacy.test_seed"};
+  return {std::nullopt, "chosen by timing"};
+}
+
+// Collective. Rank 0 times the rules in one pass and prints a table. The same plan on all ranks: empty where each layer
+// follows its own or the configured rule.
 dp::RulePlan choose_rules(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
                           model::UNet& network, model::TrainableSet& trained, std::int64_t micro_batch,
                           comm::Communicator& comm) {
-  if (dp::rule_from(config.engine_rule) != dp::Rule::kAutomatic || config.test_seed) return {};
+  const RuleChoice choice = rule_choice(config);
   std::string plan;
   if (comm.is_root()) {
     // Few records tell as much as many: every layer's work is proportional to them.
     constexpr std::int64_t kMost = 8;
     const std::int64_t records = std::min(micro_batch, kMost);
-    dp::RuleTimer timer(config.noise_multiplicity);
+    dp::RuleTimer timer = choice.settled ? dp::RuleTimer(config.noise_multiplicity, *choice.settled)
+                                         : dp::RuleTimer(config.noise_multiplicity);
     trained.attach(&timer);
     made_up_pass(network, made_up_rows(config.runtime, latents, network, records * config.noise_multiplicity, 0));
     trained.detach();
-    print_rules(timer.layers(), records);
-    plan = dp::to_text(timer.plan());
+    print_rules(timer.layers(), records, choice.in_words);
+    if (!choice.settled) plan = dp::to_text(timer.plan());
   }
   return dp::rule_plan_from(comm::broadcast_text(comm, plan));
 }
@@ -93,13 +129,14 @@ dp::RulePlan choose_rules(const config::FinetuneConfig& config, const data::Late
 }  // namespace
 
 EngineSetup set_up_engine(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
-                          model::UNet& network, model::TrainableSet& trained, comm::Communicator& comm) {
+                          model::UNet& network, model::TrainableSet& trained, std::int64_t lasting,
+                          comm::Communicator& comm) {
   comm::run_on_root(comm, [&] { require_separate_records(config, latents, network, trained); });
   EngineSetup setup;
   const auto fitting = [&] {
     // On a grid each record is rounded by itself, and its gradient must not depend on its neighbours in a product.
     if (config.mechanism == "lattice") return std::int64_t{1};
-    return choose_micro_batch(config, latents, network, trained, setup.rules, comm);
+    return choose_micro_batch(config, latents, network, trained, setup.rules, lasting, comm);
   };
   setup.micro_batch = fitting();
   setup.rules = choose_rules(config, latents, network, trained, setup.micro_batch, comm);

@@ -20,8 +20,10 @@ struct EngineSetup {
 // on all ranks. Throws ConfigError for a network in which records are mixed or a trained layer is not used once; then
 // finds the micro-batch that fits (micro_batch_size.h) and times the rules, of which rank 0 prints a table. Leaves
 // `trained` without a tap.
+// `lasting`: bytes that a rank holds whatever its micro-batch (step_cost.h).
 EngineSetup set_up_engine(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
-                          model::UNet& network, model::TrainableSet& trained, comm::Communicator& comm);
+                          model::UNet& network, model::TrainableSet& trained, std::int64_t lasting,
+                          comm::Communicator& comm);
 
 // As the configuration says, for the trained parameters.
 dp::Clipping clipping_of(const config::FinetuneConfig& config, const model::TrainableSet& trained);

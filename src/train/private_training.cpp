@@ -182,6 +182,12 @@ std::vector<std::string> names(const model::TrainableSet& trained) {
   return result;
 }
 
+std::int64_t num_elements(const torch::nn::Module& network) {
+  std::int64_t count = 0;
+  for (const at::Tensor& parameter : network.parameters()) count += parameter.numel();
+  return count;
+}
+
 // The hash of what decides the result. The rest may change when the run goes on elsewhere.
 std::string identity_of(config::FinetuneConfig config) {
   config.runtime = {};
@@ -486,10 +492,11 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
     print_table(config, setup, trained, comm, threads);
     for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);
   }
-  const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, comm);
+  const std::int64_t lasting = lasting_bytes_of(config, trained, num_elements(*setup.autoencoder));
+  const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, lasting, comm);
   if (comm.is_root()) fmt::print(stderr, "  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch);
   if (options.dry_run) {
-    print_measured_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
+    print_measured_cost(config, setup.latents.info(), *setup.network, trained, engine, lasting, comm);
     return;
   }
 

@@ -81,9 +81,12 @@ MemoryUse measure_memory(const std::function<void(std::int64_t)>& micro_batch) {
   return {std::max<std::int64_t>(one - per_record, 0), per_record};
 }
 
-std::int64_t lasting_bytes(std::int64_t num_network_elements, std::int64_t num_trained_elements) {
+std::int64_t lasting_bytes(const LastingMemory& memory) {
   constexpr std::int64_t kLibraries = std::int64_t{400} << 20;
-  return 4 * num_network_elements + 5 * 4 * num_trained_elements + kLibraries;
+  // Parameters, two moments and the average are what a checkpoint copies.
+  const std::int64_t vectors = 5 + (memory.copies_state ? 4 : 0);
+  return (memory.in_bf16 ? 6 : 4) * memory.network_elements + 4 * memory.stored_elements +
+         4 * vectors * memory.trained_elements + kLibraries;
 }
 
 std::int64_t node_memory_bytes() {

@@ -48,8 +48,17 @@ struct MemoryUse {
 // From the peaks of one and of two made-up records.
 MemoryUse measure_memory(const std::function<void(std::int64_t)>& micro_batch);
 
-// Weights, gradient sum, released gradient, two moments and the average, in fp32, and what the libraries take.
-std::int64_t lasting_bytes(std::int64_t num_network_elements, std::int64_t num_trained_elements);
+// What a rank holds whatever its micro-batch.
+struct LastingMemory {
+  std::int64_t network_elements = 0;  // of the U-Net and its text encoder
+  std::int64_t trained_elements = 0;
+  std::int64_t stored_elements = 0;  // of networks that are only kept, to be stored with the result
+  bool in_bf16 = false;              // the network has copies of its weights to compute with
+  bool copies_state = false;         // checkpoints are written in the background, from a copy
+};
+// Weights, gradient sum, released gradient, two moments and the average, in fp32, copies of them, and what the
+// libraries take.
+std::int64_t lasting_bytes(const LastingMemory& memory);
 
 // Memory that the processes of this node may use in all: what it has, or less where a control group limits it.
 std::int64_t node_memory_bytes();

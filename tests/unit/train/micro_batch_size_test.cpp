@@ -24,6 +24,15 @@ TEST(MicroBatchSize, MemoryIsMeasuredPerRecordAndApart) {
   EXPECT_EQ(use.fixed_bytes, 4 << 20);
 }
 
+TEST(MicroBatchSize, WhatLastsIsWeightsStateAndCopies) {
+  LastingMemory memory{.network_elements = 1000, .trained_elements = 100, .stored_elements = 10};
+  const std::int64_t libraries = lasting_bytes({});
+  EXPECT_EQ(lasting_bytes(memory) - libraries, 4 * 1000 + 5 * 4 * 100 + 4 * 10);
+  memory.in_bf16 = true;
+  memory.copies_state = true;
+  EXPECT_EQ(lasting_bytes(memory) - libraries, 6 * 1000 + 9 * 4 * 100 + 4 * 10);
+}
+
 TEST(MicroBatchSize, NodeHasMemory) { EXPECT_GT(node_memory_bytes(), std::int64_t{64} << 20); }
 
 }  // namespace
