@@ -29,29 +29,55 @@ std::int64_t num_parameters(const torch::nn::Module& network) {
   return count;
 }
 
-// Sizes of what could be trained: by selector alone, as papers count; low-rank pairs of rank 8 on attention-core; the
-// class embedder apart; and what `finetune` trains unless told otherwise.
+// Elements of the set; 0 for a network without such modules.
+std::int64_t num_elements(model::UNet& unet, const model::TrainableOptions& options) {
+  try {
+    return model::TrainableSet(unet, options).num_elements();
+  } catch (const ConfigError&) {
+    return 0;
+  }
+}
+
+// As papers count: with what a context of one token leaves dead.
+std::int64_t num_elements(model::UNet& unet, const std::string& select, bool conditioner) {
+  model::TrainableOptions options;
+  options.select = select;
+  options.conditioner = conditioner;
+  options.freeze_dead_cross_attention = false;
+  return num_elements(unet, options);
+}
+
+// By selector alone; low-rank pairs of rank 8 on attention-core.
 Json trainable_sets(model::UNet& unet) {
   Json sets;
-  for (const std::string& select : model::named_selectors()) {
-    model::TrainableOptions options;
-    options.select = select;
-    options.conditioner = false;
-    options.freeze_dead_cross_attention = false;
-    try {
-      sets[select] = model::TrainableSet(unet, options).num_elements();
-    } catch (const ConfigError&) {
-      sets[select] = 0;  // a network without such modules
-    }
+  for (const std::string& select : model::named_selectors()) sets[select] = num_elements(unet, select, false);
+  for (int first = 2;; ++first) {
+    const std::string select = fmt::format("attention@>={}", first);
+    const std::int64_t size = num_elements(unet, select, false);
+    if (size == 0) break;
+    sets[select] = size;
   }
   if (sets["attention-core"] > 0) {
     model::LowRankOptions pairs;
     pairs.freeze_dead_cross_attention = false;
     sets["lora"] = model::num_low_rank_elements(unet, pairs);
   }
-  if (unet.class_embedder() != nullptr) sets["class-embedder"] = unet.class_embedder()->weight.numel();
-  sets["default"] = model::TrainableSet(unet, {}).num_elements();
   return sets;
+}
+
+void describe_trainable_sets(model::UNet& unet, Json& json) {
+  const Json sets = trainable_sets(unet);
+  const std::int64_t conditioner = num_elements(unet, "none", true);
+  json["trainable_sets"] = sets;
+  if (conditioner > 0) {
+    Json& together = json["trainable_sets_with_conditioner"];
+    for (const auto& [select, size] : sets.items()) {
+      if (size > 0) together[select] = size.get<std::int64_t>() + conditioner;
+    }
+    json["conditioner"] = conditioner;
+  }
+  // What `finetune` trains unless told otherwise.
+  json["trained_by_default"] = num_elements(unet, model::TrainableOptions());
 }
 
 // Of each level, finest first: no tensor's shape tells, so that a wrong number is only seen here.
@@ -70,7 +96,7 @@ Json description_of(model::UNet& unet) {
             {"attention_heads", heads_of(config)}};
   if (config.family == model::UNetFamily::kConditional) json["cross_attention_dim"] = config.cross_attention_dim;
   if (config.num_labels() > 0) json["class_labels"] = config.num_labels();
-  json["trainable_sets"] = trainable_sets(unet);
+  describe_trainable_sets(unet, json);
   json["weights_sha256"] = model::weights_sha256(unet);
   return json;
 }
@@ -110,7 +136,7 @@ Json describe_model(const fs::path& path) {
     parameters += description.at("parameters").get<std::int64_t>();
     json[component] = description;
   };
-  if (has_network(path, "unet", "UNet2D")) add("unet", description_of(*model::load_unet(path)));
+  if (has_network(path, "unet", "UNet2D")) add("unet", description_of(*model::load_conditioned_unet(path)));
   if (has_network(path, "vae", "AutoencoderKL")) add("vae", description_of(*model::load_autoencoder(path)));
   if (has_network(path, "vqvae", "VQModel")) add("vqvae", description_of(*model::load_autoencoder(path)));
   if (model::has_text_encoder(path)) {

@@ -55,6 +55,16 @@ void expect_counts(const UNetConfig& config, const Counts& expected) {
   }
 }
 
+// What `conditioner` adds to any set: a table of class embeddings.
+std::int64_t class_embeddings(UNetConfig config, std::int64_t num_classes) {
+  const ShapesOnly shapes_only;
+  config.num_classes = num_classes;
+  UNet unet(config);
+  const std::int64_t alone = count(unet, "none", true);
+  EXPECT_EQ(count(unet, "attention", true) - count(unet, "attention"), alone);
+  return alone;
+}
+
 UNetConfig unconditional(const std::vector<std::int64_t>& widths) {
   UNetConfig config = UNetConfig::unconditional();
   config.block_out_channels = widths;
@@ -127,15 +137,19 @@ TEST(ParameterCounts, LatentDiffusionTextToImage) {
 
 TEST(ParameterCounts, LatentDiffusionImageNet) {
   expect_counts(class_conditional_imagenet(), {400'920'579, 169'550'400, 58'389'120, 10'813'440});
+  EXPECT_EQ(class_embeddings(class_conditional_imagenet(), 1001), 512'512);
+  EXPECT_EQ(class_embeddings(class_conditional_imagenet(), 2), 1'024);  // DP-LDM on CelebA-HQ
   UNetConfig eight;
   set_levels(eight, {256, 512, 1024}, {});
   eight.cross_attention_dim = 512;
   expect_counts(eight, {394'984'196, 169'030'400, 57'822'720, 10'223'616});
+  EXPECT_EQ(class_embeddings(eight, 1000), 512'000);
 }
 
 TEST(ParameterCounts, DpLdmCifar10) {
   UNetConfig config = dp_ldm_cifar10();
   expect_counts(config, {90'290'563, 23'867'520, 9'805'056, 3'801'088});
+  EXPECT_EQ(class_embeddings(config, 1001), 512'512);
   config.num_classes = 1001;
   const ShapesOnly shapes_only;
   UNet unet(config);
@@ -162,10 +176,7 @@ TEST(ParameterCounts, DpLdmMnist) {
   set_latent_diffusion_resnets(config);
   EXPECT_EQ(config.class_name(), "DPLDMUNet2DModel");
   expect_counts(config, {4'606'467, 1'578'304, 475'392, 7'040, 7});
-  config.num_classes = 26;
-  const ShapesOnly shapes_only;
-  UNet unet(config);
-  EXPECT_EQ(count(unet, "attention", true), 1'578'304 + 130);
+  EXPECT_EQ(class_embeddings(config, 26), 130);
 }
 
 TEST(ParameterCounts, DpLdmCelebA) {

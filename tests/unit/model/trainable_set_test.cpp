@@ -169,6 +169,40 @@ struct CountingTap : GradientTap {
   std::multiset<std::string> sites;
 };
 
+// How often a convolution's backward pass is in the graph of `output`.
+int num_convolutions_behind(const at::Tensor& output) {
+  std::set<const torch::autograd::Node*> seen;
+  std::vector<const torch::autograd::Node*> open{output.grad_fn().get()};
+  int convolutions = 0;
+  while (!open.empty()) {
+    const torch::autograd::Node* node = open.back();
+    open.pop_back();
+    if (node == nullptr || !seen.insert(node).second) continue;
+    convolutions += node->name().find("Convolution") != std::string::npos ? 1 : 0;
+    for (const auto& edge : node->next_edges()) open.push_back(edge.function.get());
+  }
+  return convolutions;
+}
+
+// The graph of a private step begins at the first trained module: what lies before it has no backward pass.
+TEST(TrainableSet, NothingBeforeTheFirstTrainedModuleIsDifferentiated) {
+  UNet unet(small_unet_config());
+  CountingTap tap;
+  const auto behind = [&](const std::string& select) {
+    TrainableOptions options = selecting(select);
+    options.conditioner = false;
+    TrainableSet set(unet, options);
+    set.attach(&tap);
+    const int count = num_convolutions_behind(
+        unet.forward(torch::randn({2, 4, 7, 7}), torch::tensor({1, 2}), {{}, torch::tensor({1, 2})}));
+    set.detach();
+    return count;
+  };
+  // After the last attention module only conv_out is left.
+  EXPECT_EQ(behind("attention@>=7"), 1);
+  EXPECT_GT(behind("attention"), 10);
+}
+
 TEST(TrainableSet, ExactlyTheTrainedLayersReport) {
   UNet unet(small_unet_config());
   TrainableSet set(unet, {});
