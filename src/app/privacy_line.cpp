@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/bound_text.h"
 #include "base/error.h"
 
 namespace dpldm::app {
@@ -13,8 +14,10 @@ std::string privacy_line(const nlohmann::json& metadata) {
     if (!metadata.at("private").get<bool>()) {
       return "NOT PRIVATE: " + metadata.at("not_private_because").get<std::string>();
     }
-    return fmt::format("epsilon {:.4g}, delta {:.3g}, {}, one record", metadata.at("epsilon").get<double>(),
-                       metadata.at("delta").get<double>(), metadata.at("neighbouring").get<std::string>());
+    return fmt::format("epsilon {}, delta {}, {}, one record",
+                       accounting::up_to_digits(metadata.at("epsilon").get<double>(), 4),
+                       accounting::up_to_digits(metadata.at("delta").get<double>(), 3),
+                       metadata.at("neighbouring").get<std::string>());
   } catch (const nlohmann::json::exception& error) {
     throw ConfigError(fmt::format("dp_metadata.json is not a privacy statement: {}", error.what()));
   }
