@@ -116,7 +116,7 @@ class ModelCommands : public testing::Test {
     bert.head_dim = 4;
     bert.d_model = 12;
     model::save_pipeline({.unet = filled(std::make_shared<model::UNet>(unet)),
-                          .autoencoder = filled(std::make_shared<model::AutoencoderKL>(vae)),
+                          .autoencoder = std::make_shared<model::AutoencoderKL>(vae),
                           .text_encoder = filled(std::make_shared<model::LdmBert>(bert)),
                           .tokenizer = DPLDM_GOLDEN_DIR "/tokenizers/bert"},
                          diffusion::ScheduleConfig().to_json(), path(name));
@@ -213,9 +213,9 @@ TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {
   ASSERT_EQ(run(sample("text", "long", {"--prompts", path("prompts.txt")})).exit_code, 0);
   EXPECT_TRUE(fs::exists(path("long/000001.png"))) << "one for each prompt";
   EXPECT_THAT(test::bytes_of(path("long/captions.csv")), HasSubstr("a bright heart"));
-  ASSERT_EQ(run(sample("text", "long.h5", {"--prompts", path("prompts.txt"), "--guidance", "3"})).exit_code, 0);
+  ASSERT_EQ(run(sample("text", "long.h5", {"--prompts", path("prompts.txt"), "--guidance", "10"})).exit_code, 0);
   text::set_text_length(path("text/tokenizer"), 8, 77);
-  ASSERT_EQ(run(sample("text", "short.h5", {"--prompts", path("prompts.txt"), "--guidance", "3"})).exit_code, 0);
+  ASSERT_EQ(run(sample("text", "short.h5", {"--prompts", path("prompts.txt"), "--guidance", "10"})).exit_code, 0);
   EXPECT_FALSE(at::equal(images_in("long.h5"), images_in("short.h5")));
   expect_refusal(sample("text", "x.h5", {"--num", "1"}), "the model has a text encoder; give it texts by --prompts");
   test::write_bytes(path("latin1.txt"), "caf\xe9\n");
