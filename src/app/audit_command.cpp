@@ -13,6 +13,7 @@
 
 #include "accounting/ledger.h"
 #include "app/commands.h"
+#include "app/number_option.h"
 #include "app/training_options.h"
 #include "audit/gradient_canaries.h"
 #include "audit/input_canaries.h"
@@ -41,14 +42,14 @@ cxxopts::Options audit_options(const char* program) {
   // clang-format off
   options.add_options()
       ("level", "0, 1 or 2", cxxopts::value<int>()->default_value("0"), "L")
-      ("noise-multiplier", "level 0: sigma", cxxopts::value<double>()->default_value("1"), "S")
-      ("delta", "level 0: where epsilon is stated", cxxopts::value<double>()->default_value("1e-5"), "D")
+      ("noise-multiplier", "level 0: sigma", cxxopts::value<Number>()->default_value("1"), "S")
+      ("delta", "level 0: where epsilon is stated", cxxopts::value<Number>()->default_value("1e-5"), "D")
       ("mechanism", "level 0: float or lattice", cxxopts::value<std::string>()->default_value("float"), "W")
       ("release-mode", "level 0: allreduce or root", cxxopts::value<std::string>()->default_value("allreduce"), "W")
       ("canaries", "levels 1 and 2: number of canaries m", cxxopts::value<std::int64_t>()->default_value("200"), "M")
       ("guesses", "levels 1 and 2: number of guesses r, even", cxxopts::value<std::int64_t>()->default_value("40"), "R")
       ("confidence", "of the audited epsilon, in levels 1 and 2",
-       cxxopts::value<double>()->default_value("0.95"), "P")
+       cxxopts::value<Number>()->default_value("0.95"), "P")
       ("json", "one JSON object on stdout")
       ("h,help", "this text");
   // clang-format on
@@ -160,8 +161,8 @@ void run_level_0(Invocation& invocation, const cxxopts::ParseResult& given) {
     throw ConfigError("--mechanism is '" + mechanism + "'; it must be float or lattice");
   }
   audit::MechanismAuditOptions options;
-  options.noise_multiplier = given["noise-multiplier"].as<double>();
-  options.delta = given["delta"].as<double>();
+  options.noise_multiplier = given["noise-multiplier"].as<Number>().value;
+  options.delta = given["delta"].as<Number>().value;
   if (!(options.delta > 0 && options.delta < 1)) {
     throw ConfigError(fmt::format("--delta is {}; it must lie between 0 and 1", options.delta));
   }
@@ -220,7 +221,7 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
   audit::CanaryOptions options;
   options.num_canaries = given["canaries"].as<std::int64_t>();
   options.num_guesses = given["guesses"].as<std::int64_t>();
-  options.confidence = given["confidence"].as<double>();
+  options.confidence = given["confidence"].as<Number>().value;
   comm::Communicator& comm = invocation.communicator();
   const audit::CanaryAudit audit = level == 1 ? audit::audit_with_gradient_canaries(config, run->run_dir, options, comm)
                                               : audit::audit_with_input_canaries(config, run->run_dir, options, comm);

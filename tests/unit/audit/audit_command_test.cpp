@@ -73,6 +73,56 @@ TEST(AuditCommand, AuditAboveTheClaim_FailsAndStillAnswers) {
   EXPECT_GT(answer["audited_epsilon"].get<double>(), answer["claimed_epsilon"].get<double>());
 }
 
+// A claim that does not hold, found at the confidence that is usual: the same audit of the same run, by a program whose
+// mechanism is right on one rank and loses its noise on two.
+TEST(AuditCommand, NoiseThatGetsLost_IsFoundInAWholeRunAndEndsWith70) {
+  const TemporaryDirectory directory;
+  const TinyModel tiny = make_tiny_model(directory.path(), 24, data::Visibility::kPublic);
+  const auto audit_by = [&](const std::string& program, const std::string& num_ranks, const std::string& run) {
+    return run_process({"mpirun",
+                        "-np",
+                        num_ranks,
+                        "--oversubscribe",
+                        "--bind-to",
+                        "none",
+                        program,
+                        "audit",
+                        "--level",
+                        "1",
+                        "--canaries",
+                        "200",
+                        "--guesses",
+                        "60",
+                        "--json",
+                        "--run-dir",
+                        (directory.path() / run).string(),
+                        "--set",
+                        "model.base=" + tiny.model.string(),
+                        "--set",
+                        "data.latents=" + tiny.latents.string(),
+                        "--set",
+                        "training.steps=8",
+                        "--set",
+                        "training.expected_batch_size=12",
+                        "--set",
+                        "privacy.epsilon=1",
+                        "--set",
+                        "privacy.delta=1e-5",
+                        "--set",
+                        "runtime.threads=1"});
+  };
+  EXPECT_EQ(audit_by(DPLDM_BIN_DIR "/dpldm", "2", "right").exit_code, 0);
+  EXPECT_EQ(audit_by(DPLDM_QUIET_AUDIT, "1", "quiet-on-one").exit_code, 0);
+  const ProcessResult wrong = audit_by(DPLDM_QUIET_AUDIT, "2", "quiet-on-two");
+  EXPECT_EQ(wrong.exit_code, 70) << wrong.err;
+  EXPECT_THAT(wrong.err, testing::HasSubstr("the audit refutes the claim"));
+  const Json answer = Json::parse(wrong.out);
+  EXPECT_EQ(answer["passed"], false);
+  EXPECT_EQ(answer["confidence"], 0.95);
+  EXPECT_LE(answer["claimed_epsilon"].get<double>(), 1);
+  EXPECT_GT(answer["audited_epsilon"].get<double>(), 1.5);
+}
+
 TEST(AuditCommand, WrongArguments_AreRefusedWithASentence) {
   EXPECT_EQ(audit({"--level", "3"}).exit_code, 64);
   EXPECT_THAT(audit({"--level", "3"}).err, testing::HasSubstr("0, 1 or 2"));
