@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "train/stop_request.h"
 
 namespace dpldm::app {
 namespace {
@@ -96,6 +97,7 @@ std::optional<train::RunOptions> read_training_options(Invocation& invocation, c
   } else if (!run.dry_run) {
     throw ConfigError("--run-dir is missing; it names the directory that the run writes to");
   }
+  train::listen_for_stop_signals();
   return run;
 }
 

@@ -22,10 +22,10 @@ void add_runtime(Schema& schema, RuntimeConfig& runtime, double least_micro_batc
   if (least_micro_batch == 0) micro_batch += " 0 takes as many as engine.memory_limit allows, up to 128.";
   schema.add("runtime.micro_batch_size", runtime.micro_batch_size, {least_micro_batch, 1e9}, micro_batch);
   schema.add("runtime.start_deadline_seconds", runtime.start_deadline_seconds, kPositive,
-             "How long a rank waits for the others at start, in seconds.");
-  schema.add(
-      "runtime.deadline_seconds", runtime.deadline_seconds, kPositive,
-      "How long a rank waits for the others in any later collective, in seconds; then the job ends with code 71.");
+             "How long a rank waits for the others, or for one use of a file, at start, in seconds.");
+  schema.add("runtime.deadline_seconds", runtime.deadline_seconds, kPositive,
+             "How long a rank waits for the others in any later collective, or for one use of a file, in seconds; then "
+             "the job ends with code 71.");
   schema.add("runtime.check_every_steps", runtime.check_every_steps, {0, 1e9},
              "Steps between comparisons of the parameters over ranks, which also come before each checkpoint; 0 leaves "
              "only those.");
@@ -41,6 +41,8 @@ void add_checkpoint(Schema& schema, CheckpointConfig& checkpoint) {
              "Checkpoints at multiples of this many steps are kept for good; 0 keeps none.");
   schema.add("checkpoint.max_minutes", checkpoint.max_minutes, kNotNegative,
              "Write a checkpoint and stop with code 75 after this many minutes; 0 sets no limit.");
+  schema.add("checkpoint.max_steps", checkpoint.max_steps, {0, 1e9},
+             "Write a checkpoint and stop with code 75 after this many steps of one start; 0 sets no limit.");
 }
 
 void add_optimizer(Schema& schema, OptimizerConfig& optimizer) {

@@ -29,6 +29,7 @@ struct CheckpointConfig {
   std::int64_t keep_last = 2;
   std::int64_t keep_every = 0;
   double max_minutes = 0;
+  std::int64_t max_steps = 0;
 };
 
 struct OptimizerConfig {

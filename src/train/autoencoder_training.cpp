@@ -9,6 +9,7 @@
 #include "data/image_file.h"
 #include "model/autoencoder_kl.h"
 #include "model/model_directory.h"
+#include "train/deadlines.h"
 #include "train/public_training.h"
 #include "train/rank_agreement.h"
 #include "train/run_state.h"
@@ -122,7 +123,8 @@ void standardise_latents(model::AutoencoderKL& network, const data::ImageFile& i
 
 void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const RunOptions& options,
                               comm::Communicator& host) {
-  host.set_deadline(start_deadline(config.runtime));
+  StopRequest stop(StopRequest::minutes(config.checkpoint.max_minutes));
+  use_start_deadline(host, config.runtime);
   const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
   comm::Communicator& comm = devices ? *devices : host;
   if (config.images.empty()) throw ConfigError("autoencoder.data.images is not set; name a file of public images");
@@ -148,9 +150,10 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
         parameters, info.num_records, info.channels, info.height, info.width, config.steps, config.batch_size,
         comm.size(), threads, config.runtime.precision);
   }
+  stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) return;
 
-  prepare_run_dir(options.run_dir, options.resume, effective, comm);
+  const auto lock = prepare_run_dir(options.run_dir, options.resume, effective, comm);
   AutoencoderTask task(config, images, network);
   train_publicly(task,
                  {config.steps,
@@ -162,7 +165,7 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
                   {identity_of(config), {{"image file", info.content_sha256}}},
                   options.run_dir,
                   options.resume},
-                 comm);
+                 stop, comm);
   network.eval();
   standardise_latents(network, images, config.runtime);
   if (comm.is_root()) {

@@ -14,6 +14,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "io/safetensors.h"
 
 namespace dpldm::train {
@@ -48,6 +49,7 @@ std::optional<std::int64_t> step_of(const std::string& name, const std::string& 
 }
 
 std::vector<std::string> names_in(const fs::path& directory) {
+  const WatchedFileCall watched("listing", directory);
   std::vector<std::string> names;
   std::error_code error;
   fs::directory_iterator entries(directory, error);
@@ -176,13 +178,16 @@ CheckpointStore::CheckpointStore(fs::path directory, std::int64_t keep_last, std
 void CheckpointStore::save(const CheckpointInfo& info, std::span<const CheckpointFile> files) const {
   const fs::path final_name = directory_ / directory_name(info.step);
   const fs::path temporary = final_name.string() + kTemporary;
-  std::error_code error;
-  fs::create_directories(directory_, error);
-  if (error) throw IoError(fmt::format("cannot make {}: {}", directory_.string(), error.message()));
+  const auto make = [](const fs::path& directory) {
+    const WatchedFileCall watched("making", directory);
+    std::error_code error;
+    fs::create_directories(directory, error);
+    if (error) throw IoError(fmt::format("cannot make {}: {}", directory.string(), error.message()));
+  };
+  make(directory_);
   remove_leftovers();
   try {
-    fs::create_directory(temporary, error);
-    if (error) throw IoError(fmt::format("cannot make {}: {}", temporary.string(), error.message()));
+    make(temporary);
     for (const CheckpointFile& file : files) {
       require_plain_name(file.name, "a checkpoint");
       file.write(temporary / file.name);
@@ -202,6 +207,7 @@ void CheckpointStore::save(const CheckpointInfo& info, std::span<const Checkpoin
   if (replaces) rename_directory(final_name, replaced);
   rename_directory(temporary, final_name);
   sync_to_disk(directory_);
+  std::error_code error;
   if (replaces) fs::remove_all(replaced, error);
   remove_those_not_kept();
 }

@@ -4,9 +4,12 @@
 #include <cstdint>
 #include <system_error>
 
+#include <fmt/format.h>
+
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "data/latent_file.h"
 #include "train/rank_agreement.h"
 
@@ -42,7 +45,18 @@ void make_copy(const fs::path& file, const fs::path& copy, const std::string& co
   fs::create_directories(copy.parent_path(), error);
   if (error) throw IoError("cannot make " + copy.parent_path().string() + ": " + error.message());
   const fs::path temporary = temporary_name_for(copy);
-  fs::copy_file(file, temporary, fs::copy_options::overwrite_existing, error);
+  const auto num_bytes = fs::file_size(file, error);
+  if (error) throw IoError("cannot look at " + file.string() + ": " + error.message());
+  // Asked before, because a copy that fails does not say for want of what.
+  const auto left = fs::space(copy.parent_path(), error).available;
+  if (!error && left < num_bytes) {
+    throw IoError(fmt::format("cannot copy {} to {}: it has {} bytes, and {} are left there", file.string(),
+                              copy.parent_path().string(), num_bytes, left));
+  }
+  {
+    const WatchedFileCall watched("copying", file, 2 * num_bytes);
+    fs::copy_file(file, temporary, fs::copy_options::overwrite_existing, error);
+  }
   if (error) {
     std::error_code ignored;
     fs::remove(temporary, ignored);

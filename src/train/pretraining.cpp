@@ -15,6 +15,7 @@
 #include "diffusion/training_objective.h"
 #include "model/model_directory.h"
 #include "train/captions.h"
+#include "train/deadlines.h"
 #include "train/local_copy.h"
 #include "train/public_training.h"
 #include "train/rank_agreement.h"
@@ -159,7 +160,8 @@ class PretrainTask : public PublicTask {
 }  // namespace
 
 void run_pretraining(config::PretrainConfig& config, const RunOptions& options, comm::Communicator& host) {
-  host.set_deadline(start_deadline(config.runtime));
+  StopRequest stop(StopRequest::minutes(config.checkpoint.max_minutes));
+  use_start_deadline(host, config.runtime);
   const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
   comm::Communicator& comm = devices ? *devices : host;
   if (config.latents.empty()) throw ConfigError("pretrain.data.latents is not set; name a file of public latents");
@@ -213,7 +215,9 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   for (const auto& p : network->parameters()) parameters += p.numel();
   const diffusion::NoiseSchedule schedule(schedule_config(config.schedule));
   const std::string effective = config.schema().dump();
-  require_same_run_on_all_ranks(comm, {.config = effective, .data_sha256 = info.content_sha256});
+  const std::string encoder_sha256 = encoder ? model::weights_sha256(*encoder) : "";
+  require_same_run_on_all_ranks(
+      comm, {.config = effective, .data_sha256 = info.content_sha256, .model_sha256 = encoder_sha256});
   if (comm.is_root()) {
     spdlog::info(
         "pretrain: {} parameters, {} public latents of {}x{}x{}, {} classes, {} steps of {}, {} rank(s) x {} "
@@ -221,12 +225,13 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
         parameters, info.num_records, info.channels, info.height, info.width, info.class_names.size(), config.steps,
         config.batch_size, comm.size(), threads, config.runtime.precision);
   }
+  stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) return;
 
-  prepare_run_dir(options.run_dir, options.resume, effective, comm);
+  const auto lock = prepare_run_dir(options.run_dir, options.resume, effective, comm);
   const data::LatentFile readable(readable_copy(config.latents, info.content_sha256, config.local_copy, comm));
   nlohmann::json inputs{{"latent file", info.content_sha256}};
-  if (encoder) inputs["text encoder"] = model::weights_sha256(*encoder);
+  if (encoder) inputs["text encoder"] = encoder_sha256;
   PretrainTask task(config, readable, schedule, network, empty);
   train_publicly(task,
                  {config.steps,
@@ -238,7 +243,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
                   {identity_of(config), inputs},
                   options.run_dir,
                   options.resume},
-                 comm);
+                 stop, comm);
   if (comm.is_root()) {
     const std::filesystem::path model = options.run_dir / "model";
     model::save_pipeline({.unet = network, .autoencoder = autoencoder, .text_encoder = encoder, .tokenizer = tokenizer},

@@ -32,6 +32,7 @@
 #include "train/class_embeddings.h"
 #include "train/compute_device.h"
 #include "train/cost_estimate.h"
+#include "train/deadlines.h"
 #include "train/engine_setup.h"
 #include "train/local_copy.h"
 #include "train/optimizer.h"
@@ -43,6 +44,7 @@
 #include "train/public_training.h"
 #include "train/rank_agreement.h"
 #include "train/run_state.h"
+#include "train/stop_request.h"
 #include "train/threads.h"
 
 namespace dpldm::train {
@@ -194,11 +196,13 @@ std::string identity_of(config::FinetuneConfig config) {
 
 class PrivateTraining {
  public:
-  PrivateTraining(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm, Setup& setup,
-                  model::TrainableSet& trained, const EngineSetup& engine, StepCompanion* companion)
+  PrivateTraining(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& comm,
+                  StopRequest& stop, Setup& setup, model::TrainableSet& trained, const EngineSetup& engine,
+                  StepCompanion* companion)
       : config_(config),
         options_(options),
         comm_(comm),
+        stop_(stop),
         setup_(setup),
         trained_(trained),
         micro_batch_(engine.micro_batch),
@@ -214,7 +218,7 @@ class PrivateTraining {
                    dp::release_mode_from(config.release_mode), at::get_num_threads()),
         batches_(setup.latents, setup.schedule, *setup.network, config, keys_.draws()),
         // The latents are the ledger's to compare: a bare hash of private data has no place in a checkpoint.
-        state_(options.run_dir, config.checkpoint, config.runtime, {config_sha256_, setup.inputs}, comm),
+        state_(options.run_dir, config.checkpoint, config.runtime, {config_sha256_, setup.inputs}, stop, comm),
         companion_(companion) {
     clipped_.use_rules(engine.rules);
     trained_.attach(&clipped_);
@@ -223,11 +227,12 @@ class PrivateTraining {
 
   void run() {
     const std::int64_t start = options_.resume ? restore() : 0;
+    stop_.before_first_step(comm_, "go on with --resume");
     Progress progress("finetune", config_.steps, "step", comm_.is_root(), start);
     const auto began = std::chrono::steady_clock::now();
     if (start < config_.steps) upcoming_ = micro_batches(start);
     for (std::int64_t step = start; step < config_.steps; ++step) {
-      comm_.set_context(fmt::format("finetune step {}", step));
+      set_context(comm_, fmt::format("finetune step {}", step));
       if (!within_budget()) {
         state_.save(step, parameters_, optimizer_);
         finish(step);
@@ -434,6 +439,7 @@ class PrivateTraining {
   config::FinetuneConfig& config_;
   const RunOptions& options_;
   comm::Communicator& comm_;
+  StopRequest& stop_;
   Setup& setup_;
   model::TrainableSet& trained_;
   const std::int64_t micro_batch_;  // records in every micro-batch, padding included
@@ -465,7 +471,8 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
                           StepCompanion* companion) {
   require_full_precision_products();
   if (config.mechanism == "lattice" && config.runtime.threads == 0) config.runtime.threads = 1;
-  host.set_deadline(start_deadline(config.runtime));
+  StopRequest stop(StopRequest::minutes(config.checkpoint.max_minutes));
+  use_start_deadline(host, config.runtime);
   const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
   comm::Communicator& comm = devices ? *devices : host;
   Setup setup = make_setup(config);
@@ -484,6 +491,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   }
   const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, comm);
   if (comm.is_root()) fmt::print(stderr, "  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch);
+  stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) {
     print_cost(config, setup.latents.info(), *setup.network, trained, engine.rules, engine.micro_batch, comm);
     return;
@@ -491,8 +499,8 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
 
   setup.latents =
       data::LatentFile(readable_copy(config.latents, setup.latents.info().content_sha256, config.local_copy, comm));
-  prepare_run_dir(options.run_dir, options.resume, effective, comm);
-  PrivateTraining(config, options, comm, setup, trained, engine, companion).run();
+  const auto lock = prepare_run_dir(options.run_dir, options.resume, effective, comm);
+  PrivateTraining(config, options, comm, stop, setup, trained, engine, companion).run();
 }
 
 }  // namespace dpldm::train

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "train/deadlines.h"
 #include "train/optimizer.h"
 #include "train/run_state.h"
 
@@ -68,13 +69,14 @@ std::vector<std::int64_t> batch_records(std::int64_t seed, std::int64_t step, st
   return records;
 }
 
-void train_publicly(PublicTask& task, const PublicRun& run, comm::Communicator& comm) {
+void train_publicly(PublicTask& task, const PublicRun& run, StopRequest& stop, comm::Communicator& comm) {
   std::vector<std::pair<std::string, at::Tensor>> named;
   for (const auto& entry : task.network().named_parameters()) named.emplace_back(entry.key(), entry.value());
   FlatParameters parameters(std::move(named));
   Optimizer optimizer(run.optimizer, run.steps, parameters);
-  RunState state(run.run_dir, run.checkpoint, run.runtime, run.identity, comm);
+  RunState state(run.run_dir, run.checkpoint, run.runtime, run.identity, stop, comm);
   const std::int64_t start = run.resume ? state.restore(parameters, optimizer) : 0;
+  stop.before_first_step(comm, "go on with --resume");
 
   // One more entry carries the loss, so that a step needs one collective.
   at::Tensor buffer = at::zeros({parameters.size() + 1});
@@ -86,7 +88,7 @@ void train_publicly(PublicTask& task, const PublicRun& run, comm::Communicator& 
   double shown_loss = 0;
   std::vector<BatchShare> upcoming = shares_of_step(task, run, start, comm);
   for (std::int64_t step = start; step < run.steps; ++step) {
-    comm.set_context(fmt::format("{} step {}", task.name(), step));
+    set_context(comm, fmt::format("{} step {}", task.name(), step));
     const std::vector<BatchShare> shares = std::move(upcoming);
     // Announced a step ahead, so that reading goes on while this step computes.
     upcoming = step + 1 < run.steps ? shares_of_step(task, run, step + 1, comm) : std::vector<BatchShare>{};

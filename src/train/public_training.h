@@ -16,6 +16,7 @@
 #include "config/training_config.h"
 #include "train/flat_parameters.h"
 #include "train/run_state.h"
+#include "train/stop_request.h"
 
 namespace dpldm::train {
 
@@ -55,7 +56,7 @@ struct PublicRun {
 
 // Collective. Trains `task.network()`; afterwards it holds the averaged weights, the same on all ranks. Throws
 // Checkpointed when asked to stop.
-void train_publicly(PublicTask& task, const PublicRun& run, comm::Communicator& comm);
+void train_publicly(PublicTask& task, const PublicRun& run, StopRequest& stop, comm::Communicator& comm);
 
 // A generator for (seed, step, purpose), the same on every rank.
 at::Generator step_generator(std::int64_t seed, std::int64_t step, std::int64_t purpose);

@@ -1,6 +1,5 @@
 #include "train/rank_agreement.h"
 
-#include <cmath>
 #include <span>
 #include <vector>
 
@@ -16,21 +15,6 @@
 #include "data/hdf5_file.h"
 
 namespace dpldm::train {
-namespace {
-
-std::chrono::milliseconds milliseconds_of(double seconds) {
-  return std::chrono::milliseconds(std::llround(1000 * seconds));
-}
-
-}  // namespace
-
-std::chrono::milliseconds start_deadline(const config::RuntimeConfig& runtime) {
-  return milliseconds_of(runtime.start_deadline_seconds);
-}
-
-std::chrono::milliseconds steady_deadline(const config::RuntimeConfig& runtime) {
-  return milliseconds_of(runtime.deadline_seconds);
-}
 
 void require_same_run_on_all_ranks(comm::Communicator& comm, const RunFacts& facts) {
   comm::require_equal_on_all_ranks(comm, "the program", build_facts());

@@ -2,7 +2,6 @@
 // the same parameters.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -13,10 +12,6 @@
 #include "config/training_config.h"
 
 namespace dpldm::train {
-
-// `runtime.start_deadline_seconds` and `runtime.deadline_seconds`.
-std::chrono::milliseconds start_deadline(const config::RuntimeConfig& runtime);
-std::chrono::milliseconds steady_deadline(const config::RuntimeConfig& runtime);
 
 // What must be the same on all ranks before step 0.
 struct RunFacts {

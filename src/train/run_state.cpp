@@ -12,9 +12,10 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "train/checkpoint.h"
+#include "train/deadlines.h"
 #include "train/rank_agreement.h"
-#include "train/stop_request.h"
 
 namespace dpldm::train {
 namespace {
@@ -54,21 +55,32 @@ struct RunState::Impl {
     if (writing.valid() && writing.wait_for(Seconds(0)) == std::future_status::ready) finish_writing();
   }
 
+  // Collective.
+  StopDecision decide() {
+    ++steps_here;
+    const StopDecision asked = stop.agree(comm);
+    return is_last_step_here() ? StopDecision::kCheckpointAndStop : asked;
+  }
+  bool is_last_step_here() const { return config.max_steps > 0 && steps_here >= config.max_steps; }
+  std::string reason() const { return is_last_step_here() ? "checkpoint.max_steps" : stop.reason(); }
+
   std::filesystem::path run_dir;
   config::CheckpointConfig config;
   config::RuntimeConfig runtime;
   RunIdentity identity;
   comm::Communicator& comm;
   CheckpointStore store;
-  StopRequest stop;
+  StopRequest& stop;
   std::ofstream metrics;  // rank 0
   nlohmann::json extra = nlohmann::json::object();
   nlohmann::json restored_extra = nlohmann::json::object();
+  std::int64_t steps_here = 0;   // since this start
   std::future<Seconds> writing;  // rank 0: the checkpoint in the background; destroyed first, which waits for it
 };
 
 RunState::RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint,
-                   const config::RuntimeConfig& runtime, RunIdentity identity, comm::Communicator& comm)
+                   const config::RuntimeConfig& runtime, RunIdentity identity, StopRequest& stop,
+                   comm::Communicator& comm)
     : impl_(std::unique_ptr<Impl>(
           new Impl{.run_dir = run_dir,
                    .config = checkpoint,
@@ -76,7 +88,7 @@ RunState::RunState(const std::filesystem::path& run_dir, const config::Checkpoin
                    .identity = std::move(identity),
                    .comm = comm,
                    .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
-                   .stop = StopRequest(StopRequest::Seconds(60 * checkpoint.max_minutes)),
+                   .stop = stop,
                    .metrics = {},
                    .writing = {}})) {
   if (comm.is_root()) impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
@@ -120,6 +132,7 @@ std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer)
 
 void RunState::record(const nlohmann::json& line) {
   if (!impl_->comm.is_root()) return;
+  const WatchedFileCall watched("writing", impl_->run_dir / "metrics.jsonl");
   impl_->metrics << line.dump() << '\n' << std::flush;
   if (!impl_->metrics) {
     throw IoError("cannot write " + (impl_->run_dir / "metrics.jsonl").string() + ": " +
@@ -133,9 +146,9 @@ const nlohmann::json& RunState::restored_extra() const { return impl_->restored_
 
 void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
                            const Optimizer& optimizer) {
-  impl_->comm.set_deadline(steady_deadline(impl_->runtime));
+  use_steady_deadline(impl_->comm, impl_->runtime);
   impl_->look_after_writing();
-  const StopDecision decision = impl_->stop.agree(impl_->comm);
+  const StopDecision decision = impl_->decide();
   const bool finished = steps_done == steps_total;
   const bool due = impl_->config.every_steps > 0 && steps_done % impl_->config.every_steps == 0;
   const std::int64_t check_every = impl_->runtime.check_every_steps;
@@ -147,7 +160,7 @@ void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, co
   }
   if (decision == StopDecision::kCheckpointAndStop && !finished) {
     throw Checkpointed(fmt::format("stopped by {} after step {} of {}; a checkpoint is in {}, go on with --resume",
-                                   impl_->stop.reason(), steps_done, steps_total,
+                                   impl_->reason(), steps_done, steps_total,
                                    (impl_->run_dir / "checkpoints").string()));
   }
 }
@@ -182,21 +195,30 @@ void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, c
   });
 }
 
-void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config,
-                     comm::Communicator& comm) {
+std::unique_ptr<FileLock> prepare_run_dir(const std::filesystem::path& run_dir, bool resume,
+                                          const std::string& effective_config, comm::Communicator& comm) {
+  std::unique_ptr<FileLock> lock;
   comm::run_on_root(comm, [&] {
-    const bool holds_run = std::filesystem::exists(run_dir / "config.yaml");
-    if (holds_run && !resume) {
+    const auto holds_run = [&] {
+      const WatchedFileCall watched("looking at", run_dir);
+      return std::filesystem::exists(run_dir / "config.yaml");
+    };
+    if (resume && !holds_run()) throw ConfigError(run_dir.string() + " holds no run to resume");
+    if (!resume) {
+      std::error_code error;
+      std::filesystem::create_directories(run_dir, error);
+      if (error) throw IoError("cannot create " + run_dir.string() + ": " + error.message());
+    }
+    // Before anything else is read or written there: of two that come at once, one goes on.
+    lock = std::make_unique<FileLock>(run_dir / "run.lock");
+    if (resume) return;
+    if (holds_run()) {
       throw ConfigError(run_dir.string() +
                         " holds a run already; give --resume to go on with it, or another --run-dir");
     }
-    if (!holds_run && resume) throw ConfigError(run_dir.string() + " holds no run to resume");
-    if (resume) return;
-    std::error_code error;
-    std::filesystem::create_directories(run_dir, error);
-    if (error) throw IoError("cannot create " + run_dir.string() + ": " + error.message());
     write_file_atomically(run_dir / "config.yaml", effective_config);
   });
+  return lock;
 }
 
 }  // namespace dpldm::train

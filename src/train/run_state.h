@@ -11,10 +11,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/file_lock.h"
 #include "comm/communicator.h"
 #include "config/training_config.h"
 #include "train/flat_parameters.h"
 #include "train/optimizer.h"
+#include "train/stop_request.h"
 
 namespace dpldm::train {
 
@@ -26,9 +28,9 @@ struct RunIdentity {
 
 class RunState {
  public:
-  // Collective. From here on SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint and a stop.
+  // Collective. `stop` must outlive it.
   RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint,
-           const config::RuntimeConfig& runtime, RunIdentity identity, comm::Communicator& comm);
+           const config::RuntimeConfig& runtime, RunIdentity identity, StopRequest& stop, comm::Communicator& comm);
   ~RunState();
 
   // Collective. Loads the newest whole checkpoint into `parameters` and `optimizer` and returns the number of steps
@@ -44,9 +46,10 @@ class RunState {
   const nlohmann::json& restored_extra() const;
 
   // Collective, after each step. Compares the parameters over ranks every runtime.check_every_steps; writes a
-  // checkpoint when one is due (from a copy, while training goes on, if checkpoint.in_background) or a stop was asked
-  // for, and throws Checkpointed after the latter. What a checkpoint in the background throws comes out of a later call
-  // on rank 0. The first call begins the steady state, in which runtime.deadline_seconds holds.
+  // checkpoint when one is due (from a copy, while training goes on, if checkpoint.in_background), when a stop was
+  // asked for, and after checkpoint.max_steps calls; after the last two it throws Checkpointed. What a checkpoint in
+  // the background throws comes out of a later call on rank 0. The first call begins the steady state, in which
+  // runtime.deadline_seconds holds.
   void end_of_step(std::int64_t steps_done, std::int64_t steps_total, const FlatParameters& parameters,
                    const Optimizer& optimizer);
   // Collective. Writes a checkpoint now; when it returns, it is on the disk. Throws CommunicationError, and writes
@@ -62,8 +65,9 @@ class RunState {
 };
 
 // Collective. Makes the run directory and its config.yaml on rank 0. A directory that holds a run already is refused
-// without `resume`.
-void prepare_run_dir(const std::filesystem::path& run_dir, bool resume, const std::string& effective_config,
-                     comm::Communicator& comm);
+// without `resume`, and one that a process is running in always: the lock on its run.lock is the caller's to keep, and
+// empty on the other ranks.
+[[nodiscard]] std::unique_ptr<FileLock> prepare_run_dir(const std::filesystem::path& run_dir, bool resume,
+                                                        const std::string& effective_config, comm::Communicator& comm);
 
 }  // namespace dpldm::train

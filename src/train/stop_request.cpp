@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "base/log.h"
 
@@ -22,6 +24,7 @@ std::atomic<int> the_stop_signal{0};
 std::atomic<bool> the_checkpoint_wish{false};
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 std::atomic<bool> the_handlers_are_installed{false};
+bool somebody_listens = false;
 
 constexpr std::array kStopSignals = {SIGINT, SIGTERM, SIGUSR1};
 
@@ -51,7 +54,7 @@ struct sigaction install(int signal, void (*handler)(int)) {
   return before;
 }
 
-// Seconds since 1970, as Slurm (22.05 and later) sets it; none when it is absent.
+// Seconds since 1970, as Slurm or launch/env.sh sets it; none when it is absent.
 std::optional<system_clock::time_point> end_of_allocation() {
   const char* text = std::getenv("SLURM_JOB_END_TIME");  // NOLINT(concurrency-mt-unsafe)
   if (text == nullptr) return std::nullopt;
@@ -66,6 +69,12 @@ std::optional<system_clock::time_point> end_of_allocation() {
 }
 
 }  // namespace
+
+void listen_for_stop_signals() {
+  somebody_listens = true;
+  for (const int signal : kStopSignals) install(signal, on_stop_signal);
+  install(SIGUSR2, on_checkpoint_signal);
+}
 
 struct StopRequest::SavedHandlers {
   std::array<struct sigaction, kStopSignals.size()> stop;
@@ -82,8 +91,10 @@ StopRequest::StopRequest(Seconds time_limit)
       time_limit_(time_limit),
       allocation_end_(end_of_allocation()) {
   if (the_handlers_are_installed.exchange(true)) throw InternalError("there are two StopRequest objects");
-  the_stop_signal = 0;
-  the_checkpoint_wish = false;
+  if (!std::exchange(somebody_listens, false)) {
+    the_stop_signal = 0;
+    the_checkpoint_wish = false;
+  }
   for (std::size_t i = 0; i < kStopSignals.size(); ++i) saved_->stop[i] = install(kStopSignals[i], on_stop_signal);
   saved_->checkpoint = install(SIGUSR2, on_checkpoint_signal);
 }
@@ -94,17 +105,35 @@ StopRequest::~StopRequest() {
   the_handlers_are_installed = false;
 }
 
+void StopRequest::before_first_step(comm::Communicator& comm, const std::string& what_next) {
+  last_boundary_ = steady_clock::now();
+  if (strongest(comm, wish_by_signal()) == Wish::kNone) return;
+  throw Checkpointed(fmt::format("stopped by {} before the first step of this start; {}", reason_, what_next));
+}
+
 StopDecision StopRequest::agree(comm::Communicator& comm) {
   const auto now = steady_clock::now();
   step_time_ = now - std::exchange(last_boundary_, now);
-  auto wish = static_cast<std::int32_t>(wish_of_this_rank());
-  comm.all_reduce_max(comm::host_buffer(std::span(&wish, 1)));
-  switch (static_cast<Wish>(wish)) {
+  switch (strongest(comm, wish_of_this_rank())) {
     case Wish::kNone:
       return StopDecision::kGoOn;
     case Wish::kCheckpoint:
-      reason_ = "SIGUSR2";
       return StopDecision::kCheckpointAndGoOn;
+    default:
+      return StopDecision::kCheckpointAndStop;
+  }
+}
+
+StopRequest::Wish StopRequest::strongest(comm::Communicator& comm, Wish mine) {
+  auto wish = static_cast<std::int32_t>(mine);
+  comm.all_reduce_max(comm::host_buffer(std::span(&wish, 1)));
+  switch (static_cast<Wish>(wish)) {
+    case Wish::kNone:
+      reason_.clear();
+      break;
+    case Wish::kCheckpoint:
+      reason_ = "SIGUSR2";
+      break;
     case Wish::kAllocationEnds:
       reason_ = "the end of the Slurm allocation";
       break;
@@ -121,11 +150,10 @@ StopDecision StopRequest::agree(comm::Communicator& comm) {
       reason_ = "SIGINT";
       break;
   }
-  return StopDecision::kCheckpointAndStop;
+  return static_cast<Wish>(wish);
 }
 
-StopRequest::Wish StopRequest::wish_of_this_rank() {
-  const bool checkpoint = the_checkpoint_wish.exchange(false);
+StopRequest::Wish StopRequest::wish_by_signal() {
   switch (the_stop_signal.load()) {
     case SIGINT:
       return Wish::kInterrupt;
@@ -134,8 +162,13 @@ StopRequest::Wish StopRequest::wish_of_this_rank() {
     case SIGUSR1:
       return Wish::kUser1;
     default:
-      break;
+      return Wish::kNone;
   }
+}
+
+StopRequest::Wish StopRequest::wish_of_this_rank() {
+  const bool checkpoint = the_checkpoint_wish.exchange(false);
+  if (const Wish signal = wish_by_signal(); signal != Wish::kNone) return signal;
   if (time_limit_ > Seconds(0) && steady_clock::now() - started_ >= time_limit_) return Wish::kTimeLimit;
   if (allocation_ends_soon()) return Wish::kAllocationEnds;
   return checkpoint ? Wish::kCheckpoint : Wish::kNone;

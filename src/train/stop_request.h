@@ -4,8 +4,9 @@
 //   SIGUSR2                    write a checkpoint and go on
 //   time                       the run's own limit, or the end of the Slurm allocation (SLURM_JOB_END_TIME)
 //
-// A handler only sets a flag. The training loop asks at each step boundary, where all ranks agree, so that they write
-// the checkpoint of the same step even when the signal reached only one of them.
+// A handler only sets a flag. A request that comes while a run is being set up is honoured before its first step. The
+// training loop asks at each step boundary, where all ranks agree, so that they write the checkpoint of the same step
+// even when the signal reached only one of them.
 #pragma once
 
 #include <chrono>
@@ -17,11 +18,17 @@
 
 namespace dpldm::train {
 
+// From here on the stop signals are noted and end nothing, until a StopRequest looks at them. For the time before there
+// is one: starting MPI takes seconds, and a job may be pre-empted in them.
+void listen_for_stop_signals();
+
 enum class StopDecision : int { kGoOn, kCheckpointAndGoOn, kCheckpointAndStop };
 
 class StopRequest {
  public:
   using Seconds = std::chrono::duration<double>;
+
+  static Seconds minutes(double minutes) { return Seconds(60 * minutes); }
 
   // Installs the handlers; one object per process at a time. `time_limit` counts from here; zero is none.
   explicit StopRequest(Seconds time_limit = Seconds(0));
@@ -30,6 +37,10 @@ class StopRequest {
   StopRequest(const StopRequest&) = delete;
   StopRequest& operator=(const StopRequest&) = delete;
 
+  // Collective, while a run is being set up. Throws Checkpointed when a signal has asked any rank to stop, since
+  // nothing of this start is worth a checkpoint; `what_next` says how to go on. The clock is not asked, so that every
+  // start gets at least one step further.
+  void before_first_step(comm::Communicator& comm, const std::string& what_next);
   // Collective, at a step boundary. The strongest wish of any rank; the same on all.
   StopDecision agree(comm::Communicator& comm);
   // Why the last agreement was not kGoOn, for a message: "SIGUSR1", "the time limit".
@@ -42,7 +53,10 @@ class StopRequest {
   struct SavedHandlers;
   enum class Wish : int;
 
+  static Wish wish_by_signal();
   Wish wish_of_this_rank();
+  // Collective. The strongest of all ranks; sets the reason.
+  Wish strongest(comm::Communicator& comm, Wish mine);
   bool allocation_ends_soon() const;
 
   std::unique_ptr<SavedHandlers> saved_;

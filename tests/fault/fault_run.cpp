@@ -6,11 +6,16 @@
 //                                           written moments and is about to sync them for the N-th time
 //
 // FAULT, in this order, each optional:
-//   --fault KIND RANK CONTEXT OPERATION   on RANK, in the first OPERATION ("broadcast") of CONTEXT ("finetune step 3"):
-//                                         fail, never, throw, or the number of a signal that the rank sends itself
+//   --fault KIND RANK CONTEXT OPERATION   on RANK (or all), in the first OPERATION ("broadcast") of CONTEXT ("finetune
+//                                         step 3"): fail, never, throw, corrupt, or the number of a signal that the
+//                                         rank sends itself; or from then on, as when a file server is gone: reads-hang
+//                                         (of the latents) or syncs-hang (of any file)
 //   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
 //   --fail-at-sync N                      that sync fails with EIO instead
+//   --hang-at-sync N                      that sync never returns
+//   --signal-at-start N                   the rank sends itself signal N before it starts MPI
 //   --slow MS                             each step begins MS milliseconds later
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -21,6 +26,7 @@
 #include <thread>
 #include <vector>
 
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -39,7 +45,7 @@ using dpldm::test::FaultyCommunicator;
 
 struct Plan {
   std::string kind;
-  int rank = 0;
+  std::string rank;
   std::string context;
   std::string operation;
   std::chrono::milliseconds slow{0};
@@ -47,7 +53,23 @@ struct Plan {
 
 int the_sync_to_die_at = 0;
 int the_sync_to_fail_at = 0;
+int the_sync_to_hang_at = 0;
 int the_data_sync_to_die_at = 0;
+// Read by whichever thread reads or syncs.
+std::atomic<bool> the_reads_hang{false};
+std::atomic<bool> the_syncs_hang{false};
+
+// A call into a file system whose server is gone.
+[[noreturn]] void hang() {
+  while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
+std::string path_of(int descriptor) {
+  std::string path(4096, '\0');
+  const ssize_t length = ::readlink(fmt::format("/proc/self/fd/{}", descriptor).c_str(), path.data(), path.size());
+  path.resize(length > 0 ? static_cast<std::size_t>(length) : 0);
+  return path;
+}
 
 // The moment of the fault, so that the driver can tell how long everything else took.
 void announce() {
@@ -87,7 +109,7 @@ class Slowed : public dpldm::test::ForwardingCommunicator {
 
 FaultyCommunicator with_fault(dpldm::comm::Communicator& world, const Plan& plan) {
   using Fault = FaultyCommunicator::Fault;
-  const bool mine = !plan.kind.empty() && world.rank() == plan.rank;
+  const bool mine = !plan.kind.empty() && (plan.rank == "all" || plan.rank == std::to_string(world.rank()));
   Fault fault = Fault::kNone;
   int signal = 0;
   if (mine && plan.kind == "fail") {
@@ -96,13 +118,17 @@ FaultyCommunicator with_fault(dpldm::comm::Communicator& world, const Plan& plan
     fault = Fault::kNeverCompletes;
   } else if (mine && plan.kind == "throw") {
     fault = Fault::kThrow;
-  } else if (mine) {
+  } else if (mine && plan.kind == "corrupt") {
+    fault = Fault::kCorrupt;
+  } else if (mine && !plan.kind.ends_with("-hang")) {
     fault = Fault::kRaise;
     signal = std::stoi(plan.kind);
   }
   const auto when = [mine, plan](const FaultyCommunicator::Moment& moment) {
     const bool now = mine && moment.context == plan.context && moment.operation == plan.operation;
     if (now) announce();
+    if (now && plan.kind == "reads-hang") the_reads_hang = true;
+    if (now && plan.kind == "syncs-hang") the_syncs_hang = true;
     return now;
   };
   return FaultyCommunicator(std::make_unique<Slowed>(world, plan.slow), fault, when, {}, signal);
@@ -116,7 +142,7 @@ void run_finetune(dpldm::app::Invocation& invocation) {
   };
   if (next_is("--fault")) {
     plan.kind = invocation.argv()[at + 1];
-    plan.rank = std::stoi(invocation.argv()[at + 2]);
+    plan.rank = invocation.argv()[at + 2];
     plan.context = invocation.argv()[at + 3];
     plan.operation = invocation.argv()[at + 4];
     at += 5;
@@ -129,6 +155,15 @@ void run_finetune(dpldm::app::Invocation& invocation) {
     the_sync_to_fail_at = std::stoi(invocation.argv()[at + 1]);
     at += 2;
   }
+  if (next_is("--hang-at-sync")) {
+    the_sync_to_hang_at = std::stoi(invocation.argv()[at + 1]);
+    at += 2;
+  }
+  int signal_at_start = 0;
+  if (next_is("--signal-at-start")) {
+    signal_at_start = std::stoi(invocation.argv()[at + 1]);
+    at += 2;
+  }
   if (next_is("--slow")) {
     plan.slow = std::chrono::milliseconds(std::stoi(invocation.argv()[at + 1]));
     at += 2;
@@ -138,6 +173,10 @@ void run_finetune(dpldm::app::Invocation& invocation) {
   auto schema = config.schema();
   const auto options = dpldm::app::read_training_options(rest, "", schema);
   if (!options) return;
+  if (signal_at_start != 0) {
+    announce();
+    std::raise(signal_at_start);
+  }
   FaultyCommunicator comm = with_fault(invocation.communicator(), plan);
   dpldm::train::run_private_training(config, *options, comm);
 }
@@ -150,7 +189,8 @@ void run_encode(dpldm::app::Invocation& invocation) {
 }
 
 void make_toy(dpldm::app::Invocation& invocation) {
-  dpldm::test::make_tiny_model(invocation.argv()[1], 24, dpldm::data::Visibility::kPrivate);
+  // More latents than HDF5 keeps in memory (64 KiB), so that a step reads from the file.
+  dpldm::test::make_tiny_model(invocation.argv()[1], 256, dpldm::data::Visibility::kPrivate);
 }
 
 }  // namespace
@@ -159,14 +199,15 @@ void make_toy(dpldm::app::Invocation& invocation) {
 extern "C" int __real_fsync(int descriptor);   // NOLINT
 extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
   static int num_syncs = 0;
-  if (the_sync_to_die_at > 0 || the_sync_to_fail_at > 0) {
-    std::string path(4096, '\0');
-    const ssize_t length = ::readlink(fmt::format("/proc/self/fd/{}", descriptor).c_str(), path.data(), path.size());
-    path.resize(length > 0 ? static_cast<std::size_t>(length) : 0);
-    if (path.find("checkpoints/step-00000004") != std::string::npos) {
+  if (the_syncs_hang) hang();
+  if (the_sync_to_die_at > 0 || the_sync_to_fail_at > 0 || the_sync_to_hang_at > 0) {
+    if (path_of(descriptor).find("checkpoints/step-00000004") != std::string::npos) {
       ++num_syncs;
-      if (num_syncs == the_sync_to_die_at || num_syncs == the_sync_to_fail_at) announce();
+      if (num_syncs == the_sync_to_die_at || num_syncs == the_sync_to_fail_at || num_syncs == the_sync_to_hang_at) {
+        announce();
+      }
       if (num_syncs == the_sync_to_die_at) std::raise(SIGKILL);
+      if (num_syncs == the_sync_to_hang_at) hang();
       if (num_syncs == the_sync_to_fail_at) {
         errno = EIO;
         return -1;
@@ -179,11 +220,19 @@ extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
 extern "C" int __real_fdatasync(int descriptor);   // NOLINT
 extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
   static int num_syncs = 0;
+  if (the_syncs_hang) hang();
   if (the_data_sync_to_die_at > 0 && ++num_syncs == the_data_sync_to_die_at) {
     announce();
     std::raise(SIGKILL);
   }
   return __real_fdatasync(descriptor);
+}
+
+// In the place of the C library's, for HDF5 as well.
+extern "C" ssize_t pread(int descriptor, void* into, std::size_t count, off_t offset) {
+  static const auto real = reinterpret_cast<ssize_t (*)(int, void*, std::size_t, off_t)>(::dlsym(RTLD_NEXT, "pread"));
+  if (the_reads_hang && path_of(descriptor).ends_with("/latents.h5")) hang();
+  return real(descriptor, into, count, offset);
 }
 
 int main(int argc, char** argv) {

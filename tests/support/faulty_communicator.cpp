@@ -46,32 +46,46 @@ void FaultyCommunicator::go_wrong(const std::string& where) {
     case Fault::kRaise:
       std::raise(signal_);
       return;
+    case Fault::kCorrupt:
+      corrupts_ = true;
+      return;
   }
+}
+
+void FaultyCommunicator::after(comm::Buffer buffer) {
+  if (!std::exchange(corrupts_, false) || buffer.count == 0) return;
+  // Of a float32 in the middle a high bit of the mantissa: wrong, and still an ordinary number.
+  static_cast<unsigned char*>(buffer.data)[buffer.count / 2 * comm::size_of(buffer.dtype) + 2] ^= 0x40;
 }
 
 void FaultyCommunicator::all_reduce_sum(comm::Buffer buffer) {
   before("all_reduce_sum");
   inner_->all_reduce_sum(buffer);
+  after(buffer);
 }
 
 void FaultyCommunicator::all_reduce_max(comm::Buffer buffer) {
   before("all_reduce_max");
   inner_->all_reduce_max(buffer);
+  after(buffer);
 }
 
 void FaultyCommunicator::all_reduce_min(comm::Buffer buffer) {
   before("all_reduce_min");
   inner_->all_reduce_min(buffer);
+  after(buffer);
 }
 
 void FaultyCommunicator::reduce_sum(comm::Buffer buffer, int root) {
   before("reduce_sum");
   inner_->reduce_sum(buffer, root);
+  after(buffer);
 }
 
 void FaultyCommunicator::broadcast(comm::Buffer buffer, int root) {
   before("broadcast");
   inner_->broadcast(buffer, root);
+  after(buffer);
 }
 
 void FaultyCommunicator::all_gather(comm::Buffer mine, comm::Buffer all) {

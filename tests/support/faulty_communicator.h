@@ -22,6 +22,7 @@ class FaultyCommunicator : public comm::Communicator {
     kNeverCompletes,  // the call does not take part, and throws when the deadline passes
     kThrow,           // the rank itself fails: an exception that has nothing to do with communication
     kRaise,           // the process sends itself a signal, then the call goes on as usual
+    kCorrupt,         // the call completes, but this rank alone has a wrong bit in what it holds afterwards
   };
   // A collective that is about to begin.
   struct Moment {
@@ -63,6 +64,7 @@ class FaultyCommunicator : public comm::Communicator {
  private:
   void before(const char* operation);
   void go_wrong(const std::string& where);
+  void after(comm::Buffer buffer);
 
   std::unique_ptr<comm::Communicator> inner_;
   Fault fault_;
@@ -73,6 +75,7 @@ class FaultyCommunicator : public comm::Communicator {
   std::string context_;
   std::int64_t num_calls_ = 0;
   bool happened_ = false;
+  bool corrupts_ = false;
   bool failed_ = false;
 };
 

@@ -91,6 +91,34 @@ TEST_F(StopRequestTest, EndOfTheAllocationThatIsNoTime_IsIgnored) {
   EXPECT_EQ(request.agree(*comm_), StopDecision::kGoOn);
 }
 
+TEST_F(StopRequestTest, SignalDuringTheSetUp_StopsBeforeTheFirstStep) {
+  StopRequest request;
+  EXPECT_NO_THROW(request.before_first_step(*comm_, "go on"));
+  std::raise(SIGUSR1);
+  try {
+    request.before_first_step(*comm_, "start it again");
+    FAIL() << "the signal was not looked at";
+  } catch (const Checkpointed& why) {
+    EXPECT_STREQ(why.what(), "stopped by SIGUSR1 before the first step of this start; start it again");
+    EXPECT_EQ(why.code(), ExitCode::kCheckpointed);
+  }
+}
+
+TEST_F(StopRequestTest, ClockDuringTheSetUp_LeavesAStepToEveryStart) {
+  set_allocation_end(std::chrono::seconds(1));
+  StopRequest request(std::chrono::nanoseconds(1));
+  EXPECT_NO_THROW(request.before_first_step(*comm_, "go on"));
+  EXPECT_EQ(request.agree(*comm_), StopDecision::kCheckpointAndStop);
+}
+
+TEST_F(StopRequestTest, SignalBeforeThereIsAnObject_IsNotForgotten) {
+  listen_for_stop_signals();
+  std::raise(SIGUSR1);
+  StopRequest request;
+  EXPECT_EQ(request.agree(*comm_), StopDecision::kCheckpointAndStop);
+  EXPECT_EQ(request.reason(), "SIGUSR1");
+}
+
 TEST_F(StopRequestTest, Destructor_PutsEarlierHandlersBack) {
   static int caught = 0;
   std::signal(SIGUSR1, [](int) { ++caught; });
