@@ -7,6 +7,7 @@
 #include <zlib.h>
 
 #include "base/error.h"
+#include "data/deflate_ratio.h"
 #include "data_tools/image_import.h"
 #include "data_tools/options.h"
 
@@ -77,8 +78,6 @@ class IdxReader {
                                 path_.string(), magic[0], magic[1], magic[2], magic[3],
                                 num_axes == 1 ? "labels" : "images", num_axes));
     }
-    // Deflate cannot shrink by more than about 1032; a header that promises more lies.
-    constexpr double kMaxRatio = 1100;
     double promised_bytes = 1;
     for (std::size_t axis = 0; axis < num_axes; ++axis) {
       std::array<unsigned char, 4> size{};
@@ -86,7 +85,7 @@ class IdxReader {
       shape_.push_back((std::int64_t{size[0]} << 24) | (size[1] << 16) | (size[2] << 8) | size[3]);
       promised_bytes *= static_cast<double>(shape_.back());
     }
-    if (promised_bytes > kMaxRatio * static_cast<double>(file_bytes)) {
+    if (promised_bytes > data::kMostDeflateRatio * static_cast<double>(file_bytes)) {
       throw IoError(fmt::format("{} promises [{}] bytes, more than a file of {} bytes can hold", path_.string(),
                                 fmt::join(shape_, ", "), file_bytes));
     }

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/watchdog.h"
+#include "data/deflate_ratio.h"
 
 namespace dpldm::data::hdf5 {
 namespace {
@@ -309,12 +310,11 @@ void Dataset::require_stored_here() const {
   if (H5Pget_layout(properties.id()) == H5D_VIRTUAL || H5Pget_external_count(properties.id()) != 0) {
     throw IoError(where_ + " is not stored inside the file");
   }
-  // Deflate cannot shrink by more than about 1032. Chunks that were never written take no space and would be read as
-  // zeros: a file of a kilobyte can have a shape of terabytes.
-  constexpr double kMaxRatio = 1100;
+  // Chunks that were never written take no space and would be read as zeros: a file of a kilobyte can have a shape of
+  // terabytes.
   const double promised = static_cast<double>(row_bytes_) * static_cast<double>(num_rows());
   const hsize_t stored = H5Dget_storage_size(handle_.id());
-  if (promised > kMaxRatio * static_cast<double>(stored)) {
+  if (promised > kMostDeflateRatio * static_cast<double>(stored)) {
     throw IoError(
         fmt::format("{} has the shape {}, more than its {} stored bytes can hold", where_, shape_text(shape_), stored));
   }

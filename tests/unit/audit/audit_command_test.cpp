@@ -17,6 +17,16 @@ ProcessResult audit(std::vector<std::string> arguments) {
   return run_process(arguments);
 }
 
+// An audit of level 1 of a whole run on the tiny model, with these settings, answered in JSON.
+std::vector<std::string> level_1(const TinyModel& tiny, const std::filesystem::path& run_dir,
+                                 std::vector<std::string> settings) {
+  settings.insert(settings.end(),
+                  {"model.base=" + tiny.model.string(), "data.latents=" + tiny.latents.string(), "runtime.threads=1"});
+  std::vector<std::string> arguments{"--level", "1", "--json", "--run-dir", run_dir.string()};
+  for (const std::string& setting : settings) arguments.insert(arguments.end(), {"--set", setting});
+  return arguments;
+}
+
 TEST(AuditCommand, Level0_StatesWhatWasClaimedAndWhatWasFound) {
   for (const char* mechanism : {"float", "lattice"}) {
     const ProcessResult result = audit({"--mechanism", mechanism, "--noise-multiplier", "2", "--json"});
@@ -34,31 +44,12 @@ TEST(AuditCommand, AuditAboveTheClaim_FailsAndStillAnswers) {
   const TemporaryDirectory directory;
   const TinyModel tiny = make_tiny_model(directory.path(), 24, data::Visibility::kPublic);
   const auto with_confidence = [&](const std::string& confidence, const std::string& run) {
-    return audit({"--level",
-                  "1",
-                  "--canaries",
-                  "100",
-                  "--guesses",
-                  "20",
-                  "--confidence",
-                  confidence,
-                  "--json",
-                  "--run-dir",
-                  (directory.path() / run).string(),
-                  "--set",
-                  "model.base=" + tiny.model.string(),
-                  "--set",
-                  "data.latents=" + tiny.latents.string(),
-                  "--set",
-                  "training.steps=2",
-                  "--set",
-                  "training.expected_batch_size=2",
-                  "--set",
-                  "privacy.epsilon=0.05",
-                  "--set",
-                  "privacy.delta=0.001",
-                  "--set",
-                  "runtime.threads=1"});
+    std::vector<std::string> arguments{"--canaries", "100", "--guesses", "20", "--confidence", confidence};
+    const auto run_itself =
+        level_1(tiny, directory.path() / run,
+                {"training.steps=2", "training.expected_batch_size=2", "privacy.epsilon=0.05", "privacy.delta=0.001"});
+    arguments.insert(arguments.end(), run_itself.begin(), run_itself.end());
+    return audit(arguments);
   };
   const ProcessResult right = with_confidence("0.95", "right");
   EXPECT_EQ(right.exit_code, 0) << right.err;
@@ -79,37 +70,13 @@ TEST(AuditCommand, NoiseThatGetsLost_IsFoundInAWholeRunAndEndsWith70) {
   const TemporaryDirectory directory;
   const TinyModel tiny = make_tiny_model(directory.path(), 24, data::Visibility::kPublic);
   const auto audit_by = [&](const std::string& program, const std::string& num_ranks, const std::string& run) {
-    return run_process({"mpirun",
-                        "-np",
-                        num_ranks,
-                        "--oversubscribe",
-                        "--bind-to",
-                        "none",
-                        program,
-                        "audit",
-                        "--level",
-                        "1",
-                        "--canaries",
-                        "200",
-                        "--guesses",
-                        "60",
-                        "--json",
-                        "--run-dir",
-                        (directory.path() / run).string(),
-                        "--set",
-                        "model.base=" + tiny.model.string(),
-                        "--set",
-                        "data.latents=" + tiny.latents.string(),
-                        "--set",
-                        "training.steps=8",
-                        "--set",
-                        "training.expected_batch_size=12",
-                        "--set",
-                        "privacy.epsilon=1",
-                        "--set",
-                        "privacy.delta=1e-5",
-                        "--set",
-                        "runtime.threads=1"});
+    std::vector<std::string> command{"mpirun", "-np",        num_ranks, "--oversubscribe", "--bind-to", "none", program,
+                                     "audit",  "--canaries", "200",     "--guesses",       "60"};
+    const auto run_itself =
+        level_1(tiny, directory.path() / run,
+                {"training.steps=8", "training.expected_batch_size=12", "privacy.epsilon=1", "privacy.delta=1e-5"});
+    command.insert(command.end(), run_itself.begin(), run_itself.end());
+    return run_process(command);
   };
   EXPECT_EQ(audit_by(DPLDM_BIN_DIR "/dpldm", "2", "right").exit_code, 0);
   EXPECT_EQ(audit_by(DPLDM_QUIET_AUDIT, "1", "quiet-on-one").exit_code, 0);
