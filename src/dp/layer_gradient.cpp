@@ -427,9 +427,9 @@ Rule automatic_rule(std::int64_t num_tokens, std::int64_t d, std::int64_t p) {
   // Gram's norm costs n^2 (d + p) against n d p.
   if (num_tokens * (d + p) < d * p) return Rule::kGram;
   // Keeping the gradient saves the second product and costs writing and reading it, which only long sequences repay.
-  // What is kept must be small beside the activations n (d + p) that are held anyway.
+  // In fp32 it must not be more than three quarters of n (d + p) in bf16, in whose place it is kept (may_be_kept).
   constexpr std::int64_t kLong = 512;
-  return num_tokens >= kLong && 8 * d * p <= num_tokens * (d + p) ? Rule::kKept : Rule::kNormOnly;
+  return num_tokens >= kLong && 8 * d * p <= 3 * num_tokens * (d + p) ? Rule::kKept : Rule::kNormOnly;
 }
 
 std::unique_ptr<LayerGradient> make_layer_gradient(const model::TapSite& site, const at::Tensor& activation,

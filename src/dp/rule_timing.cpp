@@ -41,12 +41,13 @@ double seconds_of(const model::TapSite& site, const at::Tensor& activation, cons
   return best;
 }
 
-// Kept gradients may take half as much again as the layer's activation and output gradient, which are held anyway.
+// Once a layer's gradients are formed, its output gradient and often its activation go, which are held until the norms
+// are known otherwise. "Often": the activation may be that of another layer too (query, key and value).
 bool may_be_kept(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
                  std::int64_t multiplicity) {
   const auto held = static_cast<double>(activation.nbytes() + output_gradient.nbytes());
   const auto records = static_cast<double>(output_gradient.size(0) / multiplicity);
-  return records * static_cast<double>(site.weight.nbytes()) <= 0.5 * held;
+  return records * static_cast<double>(site.weight.numel()) * sizeof(float) <= 0.75 * held;
 }
 
 bool has_choice(model::LayerKind kind) {
