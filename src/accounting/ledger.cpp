@@ -10,13 +10,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "accounting/events.h"
 #include "accounting/ledger_line.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/file_lock.h"
 #include "base/watchdog.h"
 
 namespace dpldm::accounting {
@@ -77,15 +77,10 @@ std::int64_t rounded_up_count(std::int64_t count) {
 // cannot append twice.
 class PrivacyLedger::Appender {
  public:
-  explicit Appender(const std::filesystem::path& path) : path_(path) {
+  explicit Appender(const std::filesystem::path& path) : path_(path), lock_(head_path(path)) {
     const WatchedFileCall watched("opening", head_path(path));
-    descriptor_ = ::open(head_path(path).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    descriptor_ = ::open(head_path(path).c_str(), O_RDWR | O_CLOEXEC);
     if (descriptor_ < 0) throw IoError("cannot open " + head_path(path).string() + ": " + reason());
-    // File systems without locks (some cluster ones) answer with another error; there the lock is not had.
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      ::close(descriptor_);
-      throw IoError(path.string() + " is in use by another process");
-    }
   }
   ~Appender() { ::close(descriptor_); }
   Appender(const Appender&) = delete;
@@ -131,6 +126,7 @@ class PrivacyLedger::Appender {
   }
 
   std::filesystem::path path_;
+  FileLock lock_;
   int descriptor_ = -1;
   std::optional<DurableLog> log_;
   std::uintmax_t num_bytes_ = 0;

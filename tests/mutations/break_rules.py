@@ -103,8 +103,10 @@ class Copy:
             inside = copy.relative_to(self.tree)
             if copy.is_file() and inside.parts[0] not in ("build", ".deps") and inside not in files:
                 copy.unlink()
-        if (ROOT / ".deps").exists() and not (self.tree / ".deps").exists():
-            (self.tree / ".deps").symlink_to(ROOT / ".deps")
+        libraries = self.tree / ".deps"
+        if (ROOT / ".deps").exists() and not libraries.exists():
+            libraries.unlink(missing_ok=True)  # a link to a tree that is gone
+            libraries.symlink_to(ROOT / ".deps")
         if not (self.build / "build.ninja").exists():
             subprocess.run(["cmake", "--preset", "cpu-release"], cwd=self.tree, check=True, stdout=subprocess.DEVNULL)
 

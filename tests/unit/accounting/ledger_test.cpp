@@ -408,7 +408,7 @@ TEST_F(Ledger, OpenTwice_IsRefused) {
     PrivacyLedger::open(path_);
     FAIL() << "two processes could append";
   } catch (const IoError& error) {
-    EXPECT_THAT(error.what(), testing::HasSubstr("in use by another process"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("another process is using this directory"));
   }
   EXPECT_EQ(PrivacyLedger::read(path_).num_steps(), 1);
 }
