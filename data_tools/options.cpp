@@ -8,19 +8,6 @@
 
 namespace dpldm::tools {
 
-std::optional<cxxopts::ParseResult> parse_or_help(cxxopts::Options& options, int argc, const char* const* argv) {
-  options.add_options()("h,help", "this text");
-  cxxopts::ParseResult parsed = options.parse(argc, argv);
-  if (parsed.count("help") > 0) {
-    fmt::print("{}\n", options.help());
-    return std::nullopt;
-  }
-  if (!parsed.unmatched().empty()) {
-    throw ConfigError("there is no use for the argument '" + parsed.unmatched().front() + "'; see --help");
-  }
-  return parsed;
-}
-
 std::string required_text(const cxxopts::ParseResult& parsed, const std::string& name, const std::string& allowed) {
   if (parsed.count(name) == 0 || parsed[name].as<std::string>().empty()) {
     throw ConfigError("--" + name + " is missing: " + allowed);

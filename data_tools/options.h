@@ -8,11 +8,12 @@
 
 #include <cxxopts.hpp>
 
+#include "app/arguments.h"
+
 namespace dpldm::tools {
 
-// Adds --help, parses, and refuses arguments that belong to no option. After --help it has printed the usage and
-// returns nothing. Throws ConfigError.
-std::optional<cxxopts::ParseResult> parse_or_help(cxxopts::Options& options, int argc, const char* const* argv);
+using app::optional_value;
+using app::parse_or_help;
 
 // The value of an option without a default. Throws ConfigError, with `allowed` as the hint, when it was not given.
 std::string required_text(const cxxopts::ParseResult& parsed, const std::string& name, const std::string& allowed);

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "accounting/ledger.h"
+#include "app/arguments.h"
 #include "app/commands.h"
-#include "app/number_option.h"
 #include "app/training_options.h"
 #include "audit/gradient_canaries.h"
 #include "audit/input_canaries.h"
@@ -50,8 +50,7 @@ cxxopts::Options audit_options(const char* program) {
       ("guesses", "levels 1 and 2: number of guesses r, even", cxxopts::value<std::int64_t>()->default_value("40"), "R")
       ("confidence", "of the audited epsilon, in levels 1 and 2",
        cxxopts::value<Number>()->default_value("0.95"), "P")
-      ("json", "one JSON object on stdout")
-      ("h,help", "this text");
+      ("json", "one JSON object on stdout");
   // clang-format on
   return options;
 }
@@ -262,11 +261,9 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
 void run_audit(Invocation& invocation) {
   SplitArguments arguments = split(invocation);
   cxxopts::Options options = audit_options(invocation.argv()[0]);
-  const auto given = options.parse(static_cast<int>(arguments.own.size()), arguments.own.data());
-  if (given.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return;
-  }
+  const auto parsed = parse_or_help(options, static_cast<int>(arguments.own.size()), arguments.own.data());
+  if (!parsed) return;
+  const cxxopts::ParseResult& given = *parsed;
   const int level = given["level"].as<int>();
   if (level == 0) {
     if (arguments.training.size() > 1) {

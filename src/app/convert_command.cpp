@@ -9,6 +9,7 @@
 #include <torch/torch.h>
 
 #include "accounting/privacy_stamp.h"
+#include "app/arguments.h"
 #include "app/commands.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -193,25 +194,17 @@ void run_convert(Invocation& invocation) {
        cxxopts::value<std::int64_t>()->default_value("0"), "N")
       ("tokenizer", "directory of the text encoder's tokenizer, to be copied", cxxopts::value<std::string>()->default_value(""), "DIR")
       ("check", "instead: read everything in a model directory, strictly", cxxopts::value<std::string>(), "MODEL")
-      ("o,output", "the new model directory", cxxopts::value<std::string>(), "MODEL")
-      ("help", "this text");
+      ("o,output", "the new model directory", cxxopts::value<std::string>(), "MODEL");
   // clang-format on
-  const auto parsed = options.parse(invocation.argc(), invocation.argv());
-  if (parsed.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return;
-  }
-  if (!parsed.unmatched().empty()) {
-    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
-  }
+  const auto arguments = parse_or_help(options, invocation.argc(), invocation.argv());
+  if (!arguments) return;
+  const cxxopts::ParseResult& parsed = *arguments;
   const torch::NoGradGuard no_grad;
   if (parsed.count("check") > 0) return check(parsed["check"].as<std::string>());
   if (parsed["from"].as<std::string>() != "compvis") {
     throw ConfigError("--from is '" + parsed["from"].as<std::string>() + "'; it must be compvis");
   }
-  for (const char* required : {"config", "checkpoint", "output"}) {
-    if (parsed.count(required) == 0) throw ConfigError(fmt::format("--{} is missing; see --help", required));
-  }
+  require_options(parsed, {"config", "checkpoint", "output"});
   compvis::ImportRequest request;
   request.config = parsed["config"].as<std::string>();
   request.checkpoint = parsed["checkpoint"].as<std::string>();

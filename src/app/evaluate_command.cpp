@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
+#include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -53,21 +54,15 @@ std::optional<EvaluateOptions> read_options(Invocation& invocation) {
       ("training", "the private training images, to make sure that the reference is another set",
        cxxopts::value<std::string>(), "FILE")
       ("seeds", "classifiers to train", cxxopts::value<std::int64_t>()->default_value("3"), "N")
-      ("json", "answer with one JSON object")
-      ("help", "this text");
+      ("json", "answer with one JSON object");
   // clang-format on
-  const auto parsed = options.parse(invocation.argc(), invocation.argv());
-  if (parsed.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return std::nullopt;
-  }
-  if (!parsed.unmatched().empty()) {
-    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
-  }
+  const auto arguments = parse_or_help(options, invocation.argc(), invocation.argv());
+  if (!arguments) return std::nullopt;
+  const cxxopts::ParseResult& parsed = *arguments;
   EvaluateOptions evaluate;
   const auto path = [&](const char* name, bool required) -> std::filesystem::path {
     if (parsed.count(name) > 0) return parsed[name].as<std::string>();
-    if (required) throw ConfigError(fmt::format("--{} is missing; see --help", name));
+    if (required) require_options(parsed, {name});
     return {};
   };
   evaluate.samples = path("samples", true);

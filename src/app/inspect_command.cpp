@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
+#include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
 #include "data/latent_file.h"
@@ -203,18 +204,12 @@ void run_inspect(Invocation& invocation) {
   // clang-format off
   options.add_options()
       ("path", "a model's or checkpoint's directory, or a .h5 file", cxxopts::value<std::string>(), "PATH")
-      ("json", "one JSON object on stdout")
-      ("help", "this text");
+      ("json", "one JSON object on stdout");
   // clang-format on
   options.parse_positional({"path"});
-  const auto parsed = options.parse(invocation.argc(), invocation.argv());
-  if (parsed.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return;
-  }
-  if (!parsed.unmatched().empty()) {
-    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
-  }
+  const auto arguments = parse_or_help(options, invocation.argc(), invocation.argv());
+  if (!arguments) return;
+  const cxxopts::ParseResult& parsed = *arguments;
   if (parsed.count("path") == 0) throw ConfigError("name what to inspect: a model, a checkpoint or a file of latents");
   const fs::path path = parsed["path"].as<std::string>();
   if (!fs::exists(path)) throw IoError(path.string() + " does not exist");

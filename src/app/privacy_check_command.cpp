@@ -6,9 +6,11 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/bound_text.h"
+#include "accounting/caution.h"
 #include "accounting/claim.h"
 #include "accounting/ledger.h"
 #include "accounting/privacy_stamp.h"
+#include "app/arguments.h"
 #include "app/privacy_command.h"
 #include "app/privacy_options.h"
 #include "base/atomic_file.h"
@@ -25,8 +27,7 @@ constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 26;
 // `name` is what the one positional argument is called in messages.
 cxxopts::Options check_options(const char* program, const std::string& about, const std::string& name) {
   cxxopts::Options options(program, about);
-  options.add_options()("path", name, cxxopts::value<std::string>())("json", "one JSON object on stdout")("h,help",
-                                                                                                          "print this");
+  options.add_options()("path", name, cxxopts::value<std::string>())("json", "one JSON object on stdout");
   options.parse_positional({"path"});
   options.positional_help(name);
   return options;
@@ -126,8 +127,9 @@ std::string others_text(const PrivacyLedger& ledger) {
 void run_privacy_ledger(int argc, char** argv) {
   cxxopts::Options options =
       check_options(argv[0], "What a run spent, from its ledger, after checking that it is whole.", "RUN_DIR");
-  const auto given = parse_strictly(options, argc, argv);
-  if (asked_for_help(options, given)) return;
+  const auto arguments = parse_or_help(options, argc, argv);
+  if (!arguments) return;
+  const cxxopts::ParseResult& given = *arguments;
   const std::filesystem::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
   const bool is_run = std::filesystem::is_directory(path);
@@ -141,8 +143,8 @@ void run_privacy_ledger(int argc, char** argv) {
   });
   const accounting::LedgerHeader& header = ledger.header();
   if (header.is_private) {
-    warn_of_large_delta(header.delta, header.num_records);
-    warn_of_large_epsilon(ledger.epsilon());
+    warn_of(accounting::caution_about_delta(header.delta, header.num_records));
+    warn_of(accounting::caution_about_epsilon(ledger.epsilon()));
   }
   if (json) {
     fmt::print("{}\n", ledger_json(ledger).dump());
@@ -159,8 +161,9 @@ void run_privacy_ledger(int argc, char** argv) {
 void run_privacy_verify(int argc, char** argv) {
   cxxopts::Options options =
       check_options(argv[0], "Recomputes a model's epsilon from the numbers in its dp_metadata.json.", "MODEL");
-  const auto given = parse_strictly(options, argc, argv);
-  if (asked_for_help(options, given)) return;
+  const auto arguments = parse_or_help(options, argc, argv);
+  if (!arguments) return;
+  const cxxopts::ParseResult& given = *arguments;
   const std::filesystem::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
   const auto [claim, epsilon] = reporting_failure(json, [&] {
@@ -170,8 +173,8 @@ void run_privacy_verify(int argc, char** argv) {
     return std::pair(read, verified_epsilon(read));
   });
   if (epsilon) {
-    warn_of_large_delta(claim.delta, claim.num_records);
-    warn_of_large_epsilon(*epsilon);
+    warn_of(accounting::caution_about_delta(claim.delta, claim.num_records));
+    warn_of(accounting::caution_about_epsilon(*epsilon));
   }
   if (json) {
     const Json answer{{"verified", true},

@@ -11,8 +11,9 @@
 
 #include "accounting/accountant.h"
 #include "accounting/bound_text.h"
+#include "accounting/caution.h"
 #include "accounting/prv.h"
-#include "app/number_option.h"
+#include "app/arguments.h"
 #include "app/privacy_options.h"
 #include "base/error.h"
 
@@ -96,8 +97,9 @@ void run_privacy_epsilon(int argc, char** argv) {
       "sampler", "poisson; or none: every record in every step (shuffled data: once per epoch, --steps counts epochs)",
       cxxopts::value<std::string>()->default_value("poisson"), "W");
   add_accounting_options(options);
-  const auto given = parse_strictly(options, argc, argv);
-  if (asked_for_help(options, given)) return;
+  const auto arguments = parse_or_help(options, argc, argv);
+  if (!arguments) return;
+  const cxxopts::ParseResult& given = *arguments;
   const AccountingChoice choice = accounting_choice(given);
   GaussianEvent event;
   event.sampler = accounting::sampler_from(given["sampler"].as<std::string>());
@@ -120,7 +122,7 @@ void run_privacy_epsilon(int argc, char** argv) {
     answer = {{"epsilon", number_or_null(epsilon)}};
   }
   answer.update(setting_json(event, choice));
-  warn_of_large_epsilon(epsilon);
+  warn_of(accounting::caution_about_epsilon(epsilon));
   if (given.count("json") > 0) {
     fmt::print("{}\n", answer.dump());
   } else if (std::isfinite(epsilon)) {
@@ -137,11 +139,12 @@ void run_privacy_calibrate(int argc, char** argv) {
   add_setting_options(options);
   options.add_options()("epsilon", "the budget", cxxopts::value<Number>(), "E");
   add_accounting_options(options);
-  const auto given = parse_strictly(options, argc, argv);
-  if (asked_for_help(options, given)) return;
+  const auto arguments = parse_or_help(options, argc, argv);
+  if (!arguments) return;
+  const cxxopts::ParseResult& given = *arguments;
   const AccountingChoice choice = accounting_choice(given);
   const auto epsilon = required_value<Number>(given, "epsilon").value;
-  warn_of_large_epsilon(epsilon);
+  warn_of(accounting::caution_about_epsilon(epsilon));
   const auto rate = sampling_rate(given);
   const auto sigma = optional_number(given, "noise-multiplier");
   const auto steps = optional_value<std::int64_t>(given, "steps");

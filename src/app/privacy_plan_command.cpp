@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/bound_text.h"
-#include "app/number_option.h"
+#include "app/arguments.h"
 #include "app/privacy_command.h"
 #include "app/privacy_options.h"
 #include "base/error.h"
@@ -142,8 +142,9 @@ void run_privacy_plan(int argc, char** argv) {
       "epsilon", "the budget", cxxopts::value<Number>(), "E")("plot", "also draw it", cxxopts::value<std::string>(),
                                                               "X.png");
   add_accounting_options(options);
-  const auto given = parse_strictly(options, argc, argv);
-  if (asked_for_help(options, given)) return;
+  const auto arguments = parse_or_help(options, argc, argv);
+  if (!arguments) return;
+  const cxxopts::ParseResult& given = *arguments;
   const auto num_records = required_value<std::int64_t>(given, "num-records");
   const auto epsilon = required_value<Number>(given, "epsilon").value;
   const AccountingChoice accounting = accounting_choice(given);

@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
+#include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
 #include "dp/clipped_sum.h"
@@ -149,26 +150,19 @@ void run_probe(Invocation& invocation) {
       ("inputs", "safetensors file", cxxopts::value<std::string>(), "FILE")
       ("o,output", "safetensors file to write", cxxopts::value<std::string>(), "FILE")
       ("trainable", "the trained set (configs/README.md)", cxxopts::value<std::string>()->default_value("attention"), "SET")
-      ("clip-norm", "clip each record's gradient to this norm; needs a target", cxxopts::value<double>(), "C")
-      ("help", "this text");
+      ("clip-norm", "clip each record's gradient to this norm; needs a target", cxxopts::value<Number>(), "C");
   // clang-format on
-  const auto parsed = options.parse(invocation.argc(), invocation.argv());
-  if (parsed.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return;
-  }
-  if (!parsed.unmatched().empty()) {
-    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
-  }
-  for (const char* needed : {"model", "inputs", "output"}) {
-    if (parsed.count(needed) == 0) throw ConfigError(fmt::format("--{} is missing; see --help", needed));
-  }
+  const auto arguments = parse_or_help(options, invocation.argc(), invocation.argv());
+  if (!arguments) return;
+  const cxxopts::ParseResult& parsed = *arguments;
+  require_options(parsed, {"model", "inputs", "output"});
   const auto unet = model::load_unet(parsed["model"].as<std::string>());
   const Inputs inputs = read_inputs(parsed["inputs"].as<std::string>(), unet->config());
   io::NamedTensors outputs;
   if (parsed.count("clip-norm") > 0) {
     if (!inputs.target.defined()) throw ConfigError("--clip-norm needs the input 'target'");
-    probe_gradients(*unet, inputs, parsed["trainable"].as<std::string>(), parsed["clip-norm"].as<double>(), outputs);
+    probe_gradients(*unet, inputs, parsed["trainable"].as<std::string>(), parsed["clip-norm"].as<Number>().value,
+                    outputs);
   } else {
     const torch::NoGradGuard no_grad;
     outputs.emplace_back("output", unet->forward(inputs.sample, inputs.timestep, inputs.conditioning));

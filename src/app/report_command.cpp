@@ -2,6 +2,7 @@
 #include <cxxopts.hpp>
 #include <fmt/format.h>
 
+#include "app/arguments.h"
 #include "app/commands.h"
 #include "app/report_page.h"
 #include "base/atomic_file.h"
@@ -13,19 +14,13 @@ void run_report(Invocation& invocation) {
   cxxopts::Options options(invocation.argv()[0], "Write RUN_DIR/report.html, one self-contained page about a run.");
   // clang-format off
   options.add_options()
-      ("run-dir", "the run's directory", cxxopts::value<std::string>(), "RUN_DIR")
-      ("help", "this text");
+      ("run-dir", "the run's directory", cxxopts::value<std::string>(), "RUN_DIR");
   // clang-format on
   options.parse_positional({"run-dir"});
   options.positional_help("RUN_DIR");
-  const auto parsed = options.parse(invocation.argc(), invocation.argv());
-  if (parsed.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return;
-  }
-  if (!parsed.unmatched().empty()) {
-    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
-  }
+  const auto arguments = parse_or_help(options, invocation.argc(), invocation.argv());
+  if (!arguments) return;
+  const cxxopts::ParseResult& parsed = *arguments;
   if (parsed.count("run-dir") == 0) throw ConfigError("RUN_DIR is missing; see --help");
   const std::filesystem::path run_dir = parsed["run-dir"].as<std::string>();
   const std::filesystem::path page = run_dir / "report.html";

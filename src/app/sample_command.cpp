@@ -8,6 +8,7 @@
 #include <torch/torch.h>
 
 #include "accounting/privacy_stamp.h"
+#include "app/arguments.h"
 #include "app/commands.h"
 #include "app/privacy_line.h"
 #include "app/sample_output.h"
@@ -55,15 +56,15 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
       ("per-class", "--num counts the images of each class")
       ("classes", "sample these classes only, by number", cxxopts::value<std::vector<std::int64_t>>(), "0,3,...")
       ("class-distribution", "weight of each sampled class; without it all are equal",
-       cxxopts::value<std::vector<double>>(), "W,W,...")
+       cxxopts::value<std::vector<Number>>(), "W,W,...")
       ("prompts", "text prompts, one per line, for a model with a text encoder; they are used in turn", cxxopts::value<std::string>(), "FILE")
       ("sampler", "ddim, ddpm, dpmpp or euler", cxxopts::value<std::string>()->default_value("ddim"), "NAME")
       ("steps", "network calls per image", cxxopts::value<std::int64_t>()->default_value("50"), "S")
       ("spacing", "timesteps: leading, linspace or trailing; default: what the model says",
        cxxopts::value<std::string>(), "NAME")
-      ("eta", "noise of ddim, 0 to 1", cxxopts::value<double>()->default_value("0"), "E")
-      ("churn", "noise that euler adds and removes again, 0 and more", cxxopts::value<double>()->default_value("0"), "S")
-      ("guidance", "classifier-free guidance scale; 1 is none", cxxopts::value<double>()->default_value("1"), "G")
+      ("eta", "noise of ddim, 0 to 1", cxxopts::value<Number>()->default_value("0"), "E")
+      ("churn", "noise that euler adds and removes again, 0 and more", cxxopts::value<Number>()->default_value("0"), "S")
+      ("guidance", "classifier-free guidance scale; 1 is none", cxxopts::value<Number>()->default_value("1"), "G")
       ("seed", "sample i is a function of the seed and i, on any number of ranks",
        cxxopts::value<std::uint64_t>()->default_value("0"), "N")
       ("initial-noise", "start from the tensor [N, C, h, w] in this safetensors file",
@@ -72,25 +73,15 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
        cxxopts::value<std::int64_t>()->default_value(std::to_string(kDefaultBatch)), "B")
       ("precision", "bf16 or fp32, what the networks compute in",
        cxxopts::value<std::string>()->default_value("bf16"), "TYPE")
-      ("o,output", "X.h5, a new folder for PNG files, or X.png for a grid alone", cxxopts::value<std::string>(), "OUT")
-      ("help", "this text");
+      ("o,output", "X.h5, a new folder for PNG files, or X.png for a grid alone", cxxopts::value<std::string>(), "OUT");
   // clang-format on
-  const auto parsed = options.parse(invocation.argc(), invocation.argv());
-  if (parsed.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return std::nullopt;
-  }
-  if (!parsed.unmatched().empty()) {
-    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
-  }
+  const auto arguments = parse_or_help(options, invocation.argc(), invocation.argv());
+  if (!arguments) return std::nullopt;
+  const cxxopts::ParseResult& parsed = *arguments;
   SampleOptions sample;
   if (parsed.count("prompts") > 0) sample.prompts = parsed["prompts"].as<std::string>();
-  for (const char* required : {"model", "num", "output"}) {
-    const bool number_of_prompts = required == std::string("num") && !sample.prompts.empty();
-    if (parsed.count(required) == 0 && !number_of_prompts) {
-      throw ConfigError(fmt::format("--{} is missing; see --help", required));
-    }
-  }
+  require_options(parsed, {"model", "output"});
+  if (sample.prompts.empty()) require_options(parsed, {"num"});
   sample.model = parsed["model"].as<std::string>();
   sample.output = parsed["output"].as<std::string>();
   if (parsed.count("initial-noise") > 0) sample.initial_noise = parsed["initial-noise"].as<std::string>();
@@ -98,16 +89,18 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
   sample.per_class = parsed.count("per-class") > 0;
   if (parsed.count("classes") > 0) sample.classes = parsed["classes"].as<std::vector<std::int64_t>>();
   if (parsed.count("class-distribution") > 0) {
-    sample.class_distribution = parsed["class-distribution"].as<std::vector<double>>();
+    for (const Number& weight : parsed["class-distribution"].as<std::vector<Number>>()) {
+      sample.class_distribution.push_back(weight.value);
+    }
   }
   sample.sampler = diffusion::sampler_kind_from(parsed["sampler"].as<std::string>());
   sample.steps = parsed["steps"].as<std::int64_t>();
   if (parsed.count("spacing") > 0) {
     sample.spacing = diffusion::timestep_spacing_from(parsed["spacing"].as<std::string>());
   }
-  sample.eta = parsed["eta"].as<double>();
-  sample.churn = parsed["churn"].as<double>();
-  sample.guidance = parsed["guidance"].as<double>();
+  sample.eta = parsed["eta"].as<Number>().value;
+  sample.churn = parsed["churn"].as<Number>().value;
+  sample.guidance = parsed["guidance"].as<Number>().value;
   sample.seed = parsed["seed"].as<std::uint64_t>();
   sample.batch = parsed["batch"].as<std::int64_t>();
   sample.runtime.precision = parsed["precision"].as<std::string>();

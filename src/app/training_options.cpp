@@ -5,6 +5,7 @@
 #include <cxxopts.hpp>
 #include <fmt/format.h>
 
+#include "app/arguments.h"
 #include "base/error.h"
 #include "train/stop_request.h"
 
@@ -58,8 +59,7 @@ std::optional<train::RunOptions> read_training_options(Invocation& invocation, c
       ("run-dir", "where the run writes", cxxopts::value<std::string>(), "DIR")
       ("resume", "go on from the newest checkpoint in the run directory")
       ("dry-run", "build everything, print what would be done, stop")
-      ("print-config", "print the effective configuration and stop")
-      ("help", "this text");
+      ("print-config", "print the effective configuration and stop");
   // clang-format on
   if (outline != nullptr) add_outline_options(options);
   // A value may contain commas (lists), so cxxopts must not split at them: every --set is one assignment.
@@ -75,13 +75,9 @@ std::optional<train::RunOptions> read_training_options(Invocation& invocation, c
       rest.push_back(invocation.argv()[i]);
     }
   }
-  const auto parsed = options.parse(static_cast<int>(rest.size()), rest.data());
-  if (parsed.count("help") > 0) {
-    fmt::print("{}", options.help());
-    return std::nullopt;
-  }
-  if (!parsed.unmatched().empty())
-    throw ConfigError("unexpected argument '" + parsed.unmatched().front() + "'; see --help");
+  const auto arguments = parse_or_help(options, static_cast<int>(rest.size()), rest.data());
+  if (!arguments) return std::nullopt;
+  const cxxopts::ParseResult& parsed = *arguments;
   if (parsed.count("config") > 0) schema.load_file(parsed["config"].as<std::string>());
   for (const std::string& assignment : assignments) schema.set(assignment);
   if (parsed.count("print-config") > 0) {

@@ -6,16 +6,11 @@
 
 #include <fmt/format.h>
 
+#include "accounting/caution.h"
 #include "base/error.h"
 #include "dp/lattice_sum.h"
 
 namespace dpldm::train {
-namespace {
-
-// e^10 = 22,000: beyond it an adversary's odds about one record may change so much that the bound says next to nothing.
-constexpr double kLargeEpsilon = 10;
-
-}  // namespace
 
 PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t num_records) {
   PrivacyPlan plan;
@@ -66,16 +61,12 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
 
 std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_epsilon) {
   std::vector<std::string> warnings;
-  if (plan.delta * static_cast<double>(plan.num_records) > 1) {
-    warnings.push_back(fmt::format(
-        "privacy.delta {:.3g} is above 1/N = {:.3g}: a mechanism that publishes one record at random would satisfy it",
-        plan.delta, 1 / static_cast<double>(plan.num_records)));
+  if (const auto caution = accounting::caution_about_delta(plan.delta, plan.num_records)) {
+    warnings.push_back("privacy." + *caution);
   }
-  if (plan.is_private && target_epsilon > kLargeEpsilon) {
-    warnings.push_back(fmt::format(
-        "privacy.epsilon {} bounds the odds about one record by a factor of e^{} = {:.2g}: hardly any protection by "
-        "this number alone",
-        target_epsilon, target_epsilon, std::exp(target_epsilon)));
+  if (!plan.is_private) return warnings;
+  if (const auto caution = accounting::caution_about_epsilon(target_epsilon)) {
+    warnings.push_back("privacy." + *caution);
   }
   return warnings;
 }

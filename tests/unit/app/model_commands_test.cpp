@@ -202,6 +202,7 @@ TEST_F(ModelCommands, Samples_AreFunctionsOfTheSeedOnAnyNumberOfRanks) {
                  "--classes has 3; the model's classes are 0 to 2");
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--eta", "2"}), "eta is 2; it must be between 0 and 1");
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--sampler", "heun"}), "heun");
+  expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--guidance", "7.5x"}), "7.5x");
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--prompts", path("one.h5")}),
                  "--prompts needs a model with a text");
   expect_refusal(sample("tiny", "x.h5", {}), "--num is missing");

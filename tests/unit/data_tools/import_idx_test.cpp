@@ -111,7 +111,7 @@ TEST_F(ImportIdx, WhatMustBeSaid_HasNoDefault) {
   expect_refusal({"import"}, 64, "say what to import");
   std::vector<std::string> command = arguments("images", "labels");
   command.push_back("extra");
-  expect_refusal(command, 64, "no use for the argument 'extra'");
+  expect_refusal(command, 64, "unexpected argument 'extra'");
   command.back() = "--pad=1.5";
   expect_refusal(command, 64, "--pad is 1.5");
 }
