@@ -25,12 +25,11 @@ for entry in entries:
         i += 1
     if torch:
         if pch is None:
-            pch = database / "torch.pch"
-            if not pch.exists():
+            pch = database / "base_torch.pch"
+            header = pathlib.Path("src/base/torch.h").resolve()
+            if not pch.exists() or pch.stat().st_mtime < header.stat().st_mtime:
                 flags = [w for w in kept[1:] if w.startswith(("-D", "-std", "-O"))]
                 systems = [x for a, b in zip(kept, kept[1:]) if a == "-isystem" for x in (a, b)]
-                header = database / "torch.h"
-                header.write_text("#include <torch/torch.h>\n")
                 subprocess.run(["clang++", "-x", "c++-header", "-w", *flags, *systems, str(header), "-o", str(pch)], check=True)
         kept[1:1] = ["-include-pch", str(pch)]
     kept[0] = "clang++"

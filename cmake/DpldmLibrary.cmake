@@ -3,7 +3,7 @@ get_filename_component(DPLDM_SOURCE_DIR ${CMAKE_CURRENT_LIST_DIR}/../src ABSOLUT
 # dpldm_library(<folder> SOURCES ... [DEPENDS ...] [TORCH])
 #
 # One static library per folder of src/. DEPENDS names the folders and packages below it, so that the linker keeps the direction of
-# dependencies. TORCH compiles it with the shared precompiled header of LibTorch (45 s once, then a file takes seconds).
+# dependencies. TORCH compiles it with the shared precompiled header of LibTorch (base/torch.h; half a minute once, then a file takes seconds).
 function(dpldm_library folder)
   cmake_parse_arguments(ARG "TORCH" "" "SOURCES;DEPENDS" ${ARGN})
   add_library(dpldm_${folder} STATIC ${ARG_SOURCES})

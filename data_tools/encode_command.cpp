@@ -14,11 +14,12 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
-#include <torch/torch.h>
+#include <torch/version.h>
 
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/torch.h"
 #include "config/training_config.h"
 #include "data/image_file.h"
 #include "data/latent_file.h"

@@ -3,9 +3,9 @@
 #include <charconv>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::tools {
 namespace {
@@ -40,13 +40,8 @@ at::Tensor cropped(const at::Tensor& image, const ImageSize& aspect) {
 }
 
 at::Tensor resized(const at::Tensor& image, const ImageSize& size) {
-  namespace F = torch::nn::functional;
   const at::Tensor pixels = image.to(at::kFloat).unsqueeze(0);
-  const at::Tensor scaled = F::interpolate(pixels, F::InterpolateFuncOptions()
-                                                       .size(std::vector<std::int64_t>{size.height, size.width})
-                                                       .mode(torch::kBilinear)
-                                                       .align_corners(false)
-                                                       .antialias(true));
+  const at::Tensor scaled = at::_upsample_bilinear2d_aa(pixels, {size.height, size.width}, /*align_corners=*/false);
   return scaled.squeeze(0).round().clamp(0, 255).to(at::kByte);
 }
 

@@ -6,7 +6,6 @@
 #include <cxxopts.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/torch.h>
 
 #include "accounting/privacy_stamp.h"
 #include "app/arguments.h"
@@ -14,6 +13,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/torch.h"
 #include "compvis/import.h"
 #include "diffusion/noise_schedule.h"
 #include "model/model_directory.h"

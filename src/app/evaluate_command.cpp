@@ -6,12 +6,12 @@
 #include <cxxopts.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <torch/torch.h>
 
 #include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/torch.h"
 #include "data/image_file.h"
 #include "eval/evaluation.h"
 #include "train/threads.h"

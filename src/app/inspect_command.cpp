@@ -6,11 +6,11 @@
 #include <cxxopts.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <torch/torch.h>
 
 #include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "io/json_file.h"
 #include "model/low_rank.h"

@@ -6,11 +6,11 @@
 #include <cxxopts.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/torch.h>
 
 #include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
+#include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"

@@ -5,7 +5,6 @@
 
 #include <cxxopts.hpp>
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "accounting/privacy_stamp.h"
 #include "app/arguments.h"
@@ -15,6 +14,7 @@
 #include "app/sampled_model.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/torch.h"
 #include "diffusion/class_assignment.h"
 #include "diffusion/generation_over_ranks.h"
 #include "diffusion/image_generator.h"

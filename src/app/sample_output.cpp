@@ -4,10 +4,10 @@
 #include <cctype>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/torch.h"
 #include "io/image_codec.h"
 #include "io/image_grid.h"
 #include "io/image_tensor.h"

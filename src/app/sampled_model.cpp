@@ -3,10 +3,10 @@
 #include <algorithm>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::app {
 

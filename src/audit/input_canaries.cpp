@@ -5,10 +5,9 @@
 #include <optional>
 #include <vector>
 
-#include <torch/torch.h>
-
 #include "audit/gradient_canaries.h"
 #include "base/error.h"
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "diffusion/noise_schedule.h"
 #include "dp/keystream.h"

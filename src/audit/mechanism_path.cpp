@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include <torch/torch.h>
+#include "base/torch.h"
 
 namespace dpldm::audit {
 namespace {

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "compvis/first_stage_names.h"
 #include "compvis/text_encoder_names.h"
 #include "compvis/unet_names.h"

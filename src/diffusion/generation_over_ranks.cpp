@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <span>
 
-#include <torch/torch.h>
-
 #include "base/progress.h"
+#include "base/torch.h"
 
 namespace dpldm::diffusion {
 namespace {

@@ -1,8 +1,7 @@
 #include "diffusion/guidance.h"
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::diffusion {
 

@@ -1,8 +1,7 @@
 #include "diffusion/image_generator.h"
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 #include "diffusion/sample_noise.h"
 
 namespace dpldm::diffusion {

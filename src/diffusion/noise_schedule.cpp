@@ -5,9 +5,9 @@
 #include <numbers>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "diffusion/scheduler_json.h"
 
 namespace dpldm::diffusion {

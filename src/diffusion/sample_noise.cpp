@@ -5,9 +5,9 @@
 #include <span>
 
 #include <ATen/core/PhiloxRNGEngine.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::diffusion {
 namespace {

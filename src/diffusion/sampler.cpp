@@ -1,8 +1,7 @@
 #include "diffusion/sampler.h"
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 #include "diffusion/sampler_steps.h"
 
 namespace dpldm::diffusion {

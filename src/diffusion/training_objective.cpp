@@ -1,6 +1,6 @@
 #include "diffusion/training_objective.h"
 
-#include <torch/torch.h>
+#include "base/torch.h"
 
 namespace dpldm::diffusion {
 

@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::dp {
 namespace {

@@ -5,9 +5,8 @@
 #include <limits>
 #include <utility>
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 #include "dp/record_products.h"
 
 namespace dpldm::dp {

@@ -2,9 +2,8 @@
 
 #include <map>
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::dp {
 namespace {

@@ -5,9 +5,8 @@
 #include <limits>
 #include <sstream>
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::dp {
 namespace {

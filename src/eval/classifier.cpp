@@ -7,9 +7,10 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/optim/adamw.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "eval/image_batches.h"
 
 namespace dpldm::eval {
@@ -144,7 +145,6 @@ Classifier Classifier::train(const LabelledImages& data, const ClassifierRecipe&
   const std::int64_t batch_size = std::min(recipe.batch_size, images.size(0));
   const std::int64_t num_steps = recipe.num_steps(images.size(0));
   torch::optim::AdamW optimizer(network->parameters(), torch::optim::AdamWOptions().weight_decay(recipe.weight_decay));
-  const auto smoothing = torch::nn::functional::CrossEntropyFuncOptions().label_smoothing(recipe.label_smoothing);
   ShuffledIndices indices(images.size(0), generator);
   for (std::int64_t step = 0; step < num_steps; ++step) {
     const at::Tensor picked = indices.next(batch_size);
@@ -153,8 +153,9 @@ Classifier Classifier::train(const LabelledImages& data, const ClassifierRecipe&
     const at::Tensor dropped =
         torch::empty({batch_size, network->head_weight.size(1)}).bernoulli_(1 - recipe.dropout, generator) /
         (1 - recipe.dropout);
-    const at::Tensor loss = torch::nn::functional::cross_entropy(network->scores(activations, dropped),
-                                                                 data.labels_N.index_select(0, picked), smoothing);
+    const at::Tensor loss =
+        at::cross_entropy_loss(network->scores(activations, dropped), data.labels_N.index_select(0, picked),
+                               /*weight=*/{}, at::Reduction::Mean, /*ignore_index=*/-100, recipe.label_smoothing);
     optimizer.zero_grad();
     loss.backward();
     for (auto& group : optimizer.param_groups()) {

@@ -9,10 +9,10 @@
 #include <thread>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/torch.h"
 #include "eval/frechet.h"
 
 namespace dpldm::eval {

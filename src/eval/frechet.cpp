@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::eval {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include <torch/torch.h>
+#include "base/torch.h"
 
 namespace dpldm::eval {
 namespace {

@@ -9,8 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "model/layers.h"
 
 namespace dpldm::model {

@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "model/layers.h"
 #include "model/network.h"
 

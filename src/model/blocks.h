@@ -5,8 +5,7 @@
 #include <cstdint>
 #include <memory>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "model/layers.h"
 
 namespace dpldm::model {

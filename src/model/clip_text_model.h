@@ -7,8 +7,8 @@
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "model/layers.h"
 #include "model/text_encoder.h"
 

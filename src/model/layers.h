@@ -10,8 +10,7 @@
 #include <optional>
 #include <string>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "model/gradient_tap.h"
 
 namespace dpldm::model {

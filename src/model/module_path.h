@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include <torch/torch.h>
+#include "base/torch.h"
 
 namespace dpldm::model {
 

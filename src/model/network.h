@@ -6,7 +6,8 @@
 #include <string>
 
 #include <nlohmann/json_fwd.hpp>
-#include <torch/torch.h>
+
+#include "base/torch.h"
 
 namespace dpldm::model {
 

@@ -8,8 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "model/attention.h"
 #include "model/blocks.h"
 

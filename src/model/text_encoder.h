@@ -6,8 +6,8 @@
 #include <string>
 
 #include <nlohmann/json_fwd.hpp>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "model/network.h"
 
 namespace dpldm::model {

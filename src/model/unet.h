@@ -6,8 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "model/layers.h"
 #include "model/network.h"
 #include "model/unet_config.h"

@@ -8,8 +8,8 @@
 #include <memory>
 
 #include <nlohmann/json_fwd.hpp>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "model/autoencoder.h"
 
 namespace dpldm::model {

@@ -1,11 +1,11 @@
 #include "train/autoencoder_training.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/torch.h"
 #include "data/image_file.h"
 #include "model/autoencoder_kl.h"
 #include "model/model_directory.h"

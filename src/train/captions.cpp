@@ -5,9 +5,9 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "model/model_directory.h"
 #include "text/tokenizer.h"
 

@@ -1,8 +1,7 @@
 #include "train/class_embeddings.h"
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 #include "train/public_training.h"
 
 namespace dpldm::train {

@@ -7,8 +7,8 @@
 #include <string>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "model/shape_trace.h"
 #include "train/step_cost.h"
 #include "train/threads.h"

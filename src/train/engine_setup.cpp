@@ -7,8 +7,8 @@
 #include <string>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "dp/record_products.h"
 #include "dp/record_separation.h"
 #include "dp/rule_timing.h"

@@ -3,11 +3,11 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <torch/torch.h>
 
 #include "accounting/bound_text.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/torch.h"
 #include "io/json_file.h"
 #include "model/text_encoder.h"
 #include "model/trainable_set.h"

@@ -1,8 +1,7 @@
 #include "train/flat_parameters.h"
 
-#include <torch/torch.h>
-
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::train {
 

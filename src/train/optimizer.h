@@ -6,8 +6,9 @@
 #include <memory>
 #include <string>
 
-#include <torch/torch.h>
+#include <torch/optim/adamw.h>
 
+#include "base/torch.h"
 #include "config/training_config.h"
 #include "train/flat_parameters.h"
 

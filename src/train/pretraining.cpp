@@ -3,12 +3,12 @@
 #include <optional>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "accounting/privacy_stamp.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "data/moments_prefetch.h"
 #include "diffusion/noise_schedule.h"

@@ -1,7 +1,6 @@
 #include "train/private_batch.h"
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "diffusion/training_objective.h"
 #include "dp/record_draws.h"
 #include "train/captions.h"

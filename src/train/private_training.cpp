@@ -8,7 +8,6 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "accounting/bound_text.h"
 #include "accounting/privacy_stamp.h"
@@ -17,6 +16,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "diffusion/noise_schedule.h"
 #include "dp/charged_step.h"

@@ -10,8 +10,7 @@
 #include <span>
 #include <string>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "comm/communicator.h"
 #include "config/training_config.h"
 #include "train/flat_parameters.h"

@@ -2,8 +2,7 @@
 
 #include <vector>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "diffusion/training_objective.h"
 #include "model/text_encoder.h"
 #include "train/engine_setup.h"

@@ -3,8 +3,8 @@
 #include <limits>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "comm/communicator.h"
 #include "dp/charged_step.h"
 #include "dp/clipped_sum.h"

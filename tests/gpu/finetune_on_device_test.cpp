@@ -1,7 +1,7 @@
 // A whole private run on a device against the same run on the CPU.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "io/safetensors.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "comm/communicator.h"
 #include "dp/clipped_sum.h"
 #include "dp/record_selection.h"

@@ -1,8 +1,8 @@
 #include "diffusion/generation_over_ranks.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "support/mpi_test.h"
 
 namespace dpldm::diffusion {

@@ -21,7 +21,6 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <torch/torch.h>
 
 #include "accounting/claim.h"
 #include "accounting/ledger.h"
@@ -29,6 +28,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "dp/keys.h"
 #include "dp/record_selection.h"

@@ -2,9 +2,9 @@
 #include <filesystem>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "data/image_file.h"
 #include "io/safetensors.h"
 #include "support/mpi_test.h"

@@ -5,9 +5,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"

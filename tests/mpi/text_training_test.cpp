@@ -6,9 +6,9 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"

@@ -216,8 +216,11 @@ def complaints_about(rules):
                 yield f"'{rule.broken}': there is no test program {run.target}"
             for test in run.tests:
                 suite, name = re.fullmatch(r"(?:\w*/)?(\w+)\.(\w+)(?:/\S+)?", test).groups()
-                if not re.search(rf"TEST(_F|_P)?\(\s*{suite},\s*{name}\)", everything):
+                found = re.search(rf"TEST(_F|_P)?\(\s*{suite},\s*{name}\)", everything)
+                if not found:
                     yield f"'{rule.broken}': there is no test {test}"
+                elif (found.group(1) == "_P") != ("/" in test):  # gtest's name of a test with parameters is A/B.C/D
+                    yield f"'{rule.broken}': {test} is not what gtest calls the test"
     document = (ROOT / DOCUMENT).read_text()
     if f"{TABLE_BEGINS}\n{table_of(rules)}\n{TABLE_ENDS}" not in document:
         yield f"{DOCUMENT} has another table than rules.toml; put the output of --table between its two marks"

@@ -3,8 +3,8 @@
 // The expected integers were counted in Python from the original implementations (latent-diffusion, DP-LDM,
 // transformers).
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "model/autoencoder_kl.h"
 #include "model/clip_text_model.h"
 #include "model/ldm_bert.h"

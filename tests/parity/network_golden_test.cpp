@@ -8,8 +8,8 @@
 #include <set>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "diffusion/noise_schedule.h"
 #include "diffusion/sampler.h"
 #include "io/safetensors.h"

@@ -5,8 +5,8 @@
 #include <map>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"

@@ -7,9 +7,9 @@
 
 #include <cxxopts.hpp>
 #include <fmt/format.h>
-#include <torch/torch.h>
 #include <unistd.h>
 
+#include "base/torch.h"
 #include "train/checkpoint.h"
 
 namespace {

@@ -21,8 +21,8 @@
 #include <cxxopts.hpp>
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "dp/rule_timing.h"
 #include "model/attention.h"

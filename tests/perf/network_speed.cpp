@@ -14,8 +14,8 @@
 #include <ATen/record_function.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "model/autoencoder_kl.h"
 #include "model/unet.h"
 

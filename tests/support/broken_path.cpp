@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "dp/keystream.h"
 
 namespace dpldm::test {

@@ -1,7 +1,6 @@
 #include "support/tiny_model.h"
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "data/latent_file.h"
 #include "diffusion/noise_schedule.h"
 #include "model/model_directory.h"

@@ -7,8 +7,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "data/image_file.h"
 #include "diffusion/noise_schedule.h"
 #include "model/ldm_bert.h"

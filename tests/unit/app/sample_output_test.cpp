@@ -3,9 +3,9 @@
 #include <fstream>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "data/image_file.h"
 #include "io/image_codec.h"
 #include "io/image_tensor.h"

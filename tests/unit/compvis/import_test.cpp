@@ -6,9 +6,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "io/safetensors.h"
 #include "support/file_bytes.h"
 #include "support/gzip_file.h"

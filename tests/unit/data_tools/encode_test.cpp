@@ -3,9 +3,9 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "data/image_file.h"
 #include "data/latent_file.h"
 #include "data_tools/captions_file.h"

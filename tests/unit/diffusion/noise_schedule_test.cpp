@@ -1,9 +1,9 @@
 #include "diffusion/noise_schedule.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 
 namespace dpldm::diffusion {
 namespace {

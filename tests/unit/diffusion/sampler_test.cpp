@@ -5,9 +5,9 @@
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "io/safetensors.h"
 
 namespace dpldm::diffusion {

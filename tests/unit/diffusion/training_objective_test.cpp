@@ -1,7 +1,8 @@
 #include "diffusion/training_objective.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+
+#include "base/torch.h"
 
 namespace dpldm::diffusion {
 namespace {

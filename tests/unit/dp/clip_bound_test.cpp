@@ -6,9 +6,9 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "dp/record_products.h"
 #include "model/layers.h"

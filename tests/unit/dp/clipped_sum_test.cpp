@@ -7,9 +7,9 @@
 #include <numeric>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "model/layers.h"
 
 namespace dpldm::dp {

@@ -1,7 +1,7 @@
 // Low-rank pairs on Linear layers and 1x1 convolutions: clipped sums against one record at a time through autograd.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "model/layers.h"
 

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "dp/rule_timing.h"
 #include "model/trainable_set.h"

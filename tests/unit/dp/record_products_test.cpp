@@ -7,7 +7,8 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+
+#include "base/torch.h"
 
 namespace dpldm::dp {
 namespace {

@@ -2,9 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/modules/batchnorm.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "model/layers.h"
 
 namespace dpldm::dp {

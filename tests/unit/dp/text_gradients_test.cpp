@@ -4,8 +4,8 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "model/clip_text_model.h"
 #include "model/ldm_bert.h"

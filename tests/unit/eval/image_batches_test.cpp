@@ -2,7 +2,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+
+#include "base/torch.h"
 
 namespace dpldm::eval {
 namespace {

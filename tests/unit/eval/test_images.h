@@ -1,8 +1,7 @@
 // Tiny labelled sets that a classifier must, or cannot, tell apart.
 #pragma once
 
-#include <torch/torch.h>
-
+#include "base/torch.h"
 #include "eval/classifier.h"
 
 namespace dpldm::eval {

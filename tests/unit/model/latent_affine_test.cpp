@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "model/autoencoder_kl.h"
 
 namespace dpldm::model {

@@ -4,9 +4,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "io/json_file.h"
 #include "model/clip_text_model.h"
 #include "model/ldm_bert.h"

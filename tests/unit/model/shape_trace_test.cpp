@@ -7,8 +7,8 @@
 
 #include <ATen/record_function.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
+#include "base/torch.h"
 #include "io/json_file.h"
 #include "model/text_encoder.h"
 #include "model/trainable_set.h"

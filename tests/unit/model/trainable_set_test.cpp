@@ -4,9 +4,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/modules/batchnorm.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "unit/model/networks.h"
 
 namespace dpldm::model {

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "model/attention.h"
 #include "unit/model/networks.h"
 

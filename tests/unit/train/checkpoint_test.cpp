@@ -8,11 +8,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 #include <unistd.h>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/torch.h"
 #include "support/temporary_directory.h"
 
 namespace dpldm::train {

@@ -1,9 +1,9 @@
 #include "train/class_embeddings.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "unit/model/networks.h"
 
 namespace dpldm::train {

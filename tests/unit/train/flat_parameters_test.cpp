@@ -1,9 +1,9 @@
 #include "train/flat_parameters.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "base/error.h"
+#include "base/torch.h"
 #include "model/layers.h"
 
 namespace dpldm::train {

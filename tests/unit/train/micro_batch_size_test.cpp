@@ -1,7 +1,8 @@
 #include "train/micro_batch_size.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+
+#include "base/torch.h"
 
 namespace dpldm::train {
 namespace {
