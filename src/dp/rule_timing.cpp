@@ -45,8 +45,8 @@ double seconds_of(const model::TapSite& site, const at::Tensor& activation, cons
 bool may_be_kept(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
                  std::int64_t multiplicity) {
   const auto held = static_cast<double>(activation.nbytes() + output_gradient.nbytes());
-  const auto records = static_cast<double>(output_gradient.size(0) / multiplicity);
-  return records * static_cast<double>(site.weight.numel()) * sizeof(float) <= 0.75 * held;
+  const std::int64_t records = output_gradient.size(0) / multiplicity;
+  return static_cast<double>(records * site.weight.numel()) * sizeof(float) <= 0.75 * held;
 }
 
 bool has_choice(model::LayerKind kind) {
