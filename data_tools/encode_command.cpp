@@ -16,6 +16,7 @@
 #include <spdlog/spdlog.h>
 #include <torch/version.h>
 
+#include "accounting/privacy_stamp.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/progress.h"
@@ -294,6 +295,8 @@ void run_encode(app::Invocation& invocation) {
   at::set_num_threads(1);
 
   const data::ImageFile images(options->images);
+  // Latents are a function of the records and of the autoencoder, whose own private records no ledger would know.
+  accounting::require_unstamped(model::autoencoder_directory(options->model), "encode takes a public autoencoder only");
   const auto autoencoder = model::load_autoencoder(options->model);
   autoencoder->eval();
   check_fit(images.info(), autoencoder->config());

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/bound_text.h"
+#include "accounting/claim.h"
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -64,14 +65,31 @@ std::vector<fs::path> places(const fs::path& model) {
 }
 
 // The statement lies in the pipeline's directory; `model` may be a network's own inside it.
-std::optional<std::string> read_statement(const fs::path& model) {
+std::optional<fs::path> find_statement(const fs::path& model) {
   for (const fs::path& place : {model, model / ".."}) {
-    if (fs::exists(place / kStatementFile)) return read_file(place / kStatementFile, kMaxStatementBytes);
+    if (fs::exists(place / kStatementFile)) return place / kStatementFile;
   }
   return std::nullopt;
 }
 
+// A claim of privacy must follow from its own numbers. What claims nothing is not looked at.
+void require_true_claim(const fs::path& statement) {
+  const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
+  if (!content.is_object()) throw ConfigError(statement.string() + " is not a JSON object");
+  const auto is_private = content.find("private");
+  if (is_private == content.end() || *is_private != true) return;
+  try {
+    verified_epsilon(read_claim(statement));
+  } catch (const Error& error) {
+    throw ConfigError(fmt::format("{} does not hold: {}", statement.string(), error.what()));
+  }
+}
+
 }  // namespace
+
+std::map<std::string, std::string> stamp_for_checkpoint() {
+  return {{kPrivacy, "a checkpoint of a run on private records; its ledger.jsonl says what was spent"}};
+}
 
 std::map<std::string, std::string> stamp_for(const std::string& statement_text) {
   const json statement = json::parse(statement_text, nullptr, /*allow_exceptions=*/false);
@@ -109,18 +127,22 @@ void require_unstamped(const fs::path& model, const std::string& purpose) {
 
 void require_own_statement(const fs::path& model) {
   const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
-  if (stamps.empty()) return;
-  const std::optional<std::string> statement = read_statement(model);
+  const std::optional<fs::path> statement = find_statement(model);
+  if (stamps.empty()) {
+    if (fs::exists(model / kStatementFile)) require_true_claim(model / kStatementFile);
+    return;
+  }
   if (!statement) {
     throw ConfigError(fmt::format("{} says '{}', but the dp_metadata.json that belongs to it is missing in {}",
                                   stamps.front().file.string(), stamps.front().privacy, model.string()));
   }
-  const std::string digest = sha256_of(*statement);
+  const std::string digest = sha256_of(read_file(*statement, kMaxStatementBytes));
   for (const PrivacyStamp& stamp : stamps) {
     if (stamp.statement_sha256 == digest) continue;
     throw ConfigError(fmt::format("the dp_metadata.json of {} is not the one that {} was written with, which said '{}'",
                                   model.string(), stamp.file.string(), stamp.privacy));
   }
+  require_true_claim(*statement);
 }
 
 }  // namespace dpldm::accounting

@@ -29,6 +29,9 @@ struct PrivacyStamp {
 // ConfigError when that is not a privacy statement.
 std::map<std::string, std::string> stamp_for(const std::string& statement_text);
 
+// The same for weights in a checkpoint of a run on private records, which have no statement of their own yet.
+std::map<std::string, std::string> stamp_for_checkpoint();
+
 // Of all safetensors files in the directory `model` and in its immediate sub-directories; reads headers only. Throws
 // IoError for a file that is not safetensors.
 std::vector<PrivacyStamp> read_privacy_stamps(const std::filesystem::path& model);
@@ -37,7 +40,8 @@ std::vector<PrivacyStamp> read_privacy_stamps(const std::filesystem::path& model
 void require_unstamped(const std::filesystem::path& model, const std::string& purpose);
 
 // Throws ConfigError when weights in `model` are stamped, and the dp_metadata.json beside them is missing or is not the
-// one that they were written with. Unstamped weights pass.
+// one that they were written with; and when its own numbers do not make the epsilon that it claims (claim.h), whether
+// or not weights are stamped. Weights without stamp and statement pass.
 void require_own_statement(const std::filesystem::path& model);
 
 }  // namespace dpldm::accounting

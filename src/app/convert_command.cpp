@@ -121,7 +121,10 @@ void convert(const compvis::ImportRequest& request, const std::string& trained_w
     fs::create_directories(output, failure);
     if (failure) throw IoError("cannot create " + output.string() + ": " + failure.message());
     model::write_dp_metadata(output, statement_of_private_origin());
-    result.networks.unet_metadata = accounting::stamp_for(read_file(output / "dp_metadata.json", 1 << 20));
+    // All parts: a checkpoint does not say which of them had seen the records.
+    const auto stamp = accounting::stamp_for(read_file(output / "dp_metadata.json", 1 << 20));
+    result.networks.unet_metadata = result.networks.text_encoder_metadata = stamp;
+    result.networks.autoencoder_metadata = stamp;
     spdlog::warn("{} is marked as trained on private records, with no claim: finetune will not start from it",
                  output.string());
   } else {
@@ -130,7 +133,7 @@ void convert(const compvis::ImportRequest& request, const std::string& trained_w
   if (result.networks.unet) {
     model::save_pipeline(result.networks, result.scheduler, output);
   } else {
-    model::save_autoencoder(*result.networks.autoencoder, output);
+    model::save_autoencoder(*result.networks.autoencoder, output, result.networks.autoencoder_metadata);
   }
   fmt::print("{} is written; `dpldm inspect {}` describes it\n", output.string(), output.string());
 }

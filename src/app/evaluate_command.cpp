@@ -105,8 +105,17 @@ void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, c
   if (reference.content_sha256 == samples.content_sha256) {
     throw ConfigError(fmt::format("--samples and --reference have the same content ({})", options.reference.string()));
   }
+  if (samples.visibility == data::Visibility::kPrivate) {
+    spdlog::warn("--samples {} is marked private: these are real records, or images of a model that protects nobody",
+                 options.samples.string());
+  }
   if (!options.training_images.empty()) {
     const data::ImageFile training(options.training_images);
+    if (training.info().content_sha256 == samples.content_sha256) {
+      throw ConfigError(
+          fmt::format("--samples {} is the private training set; what is scored is images that a model made",
+                      options.samples.string()));
+    }
     if (training.info().content_sha256 == reference.content_sha256) {
       throw ConfigError(
           fmt::format("--reference {} is the private training set; only images that the model never saw can score it",

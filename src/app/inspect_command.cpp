@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/privacy_stamp.h"
 #include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
@@ -150,6 +151,7 @@ Json describe_model(const fs::path& path) {
   json["parameters"] = parameters;
   const auto schedule = model::read_scheduler_config(path);
   if (!schedule.is_null()) json["scheduler"] = schedule;
+  accounting::require_own_statement(path);  // nothing is told that the statement's own numbers refute
   const auto privacy = model::read_dp_metadata(path);
   if (!privacy.is_null()) json["dp_metadata"] = privacy;
   return json;

@@ -9,6 +9,7 @@
 #include "accounting/caution.h"
 #include "accounting/claim.h"
 #include "accounting/ledger.h"
+#include "accounting/ledger_witnesses.h"
 #include "accounting/privacy_stamp.h"
 #include "app/arguments.h"
 #include "app/privacy_command.h"
@@ -21,8 +22,6 @@ namespace {
 
 using accounting::PrivacyLedger;
 using Json = nlohmann::ordered_json;
-
-constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 26;
 
 // `name` is what the one positional argument is called in messages.
 cxxopts::Options check_options(const char* program, const std::string& about, const std::string& name) {
@@ -41,49 +40,6 @@ auto reporting_failure(bool json, const Check& check) {
   } catch (const Error& error) {
     if (json) fmt::print("{}\n", Json{{"verified", false}, {"error", error.what()}}.dump());
     throw;
-  }
-}
-
-void require_line(const PrivacyLedger& ledger, const Json& place, const std::string& witness) {
-  if (!place.contains("ledger_head") || !place["ledger_head"].is_string()) return;
-  const auto head = place["ledger_head"].get<std::string>();
-  if (!head.empty() && !ledger.contains_head(head)) {
-    throw IoError(fmt::format("the ledger lacks a line that {} had seen: it was cut off or replaced", witness));
-  }
-}
-
-// So did the statement of the run's model.
-void compare_with_statement(const PrivacyLedger& ledger, const std::filesystem::path& run_dir) {
-  const std::filesystem::path statement = run_dir / "model" / "dp_metadata.json";
-  if (!std::filesystem::exists(statement)) return;
-  const Json json = Json::parse(read_file(statement, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) throw IoError(statement.string() + " is not a JSON object");
-  require_line(ledger, json, "the statement in model/");
-  if (json.value("private", false) && !ledger.header().is_private) {
-    throw IoError("the statement in model/ claims privacy, but the ledger says NOT PRIVATE");
-  }
-  // An older statement may say less than a ledger that went on; one that knows the last line may not.
-  const double spent = ledger.epsilon();
-  if (ledger.header().is_private && json.value("ledger_head", "") == ledger.head() && json.contains("epsilon") &&
-      !(json["epsilon"].is_number() && json["epsilon"].get<double>() >= spent * (1 - 1e-6))) {
-    throw IoError(fmt::format("the statement in model/ claims epsilon {}, but the ledger makes {}",
-                              json["epsilon"].dump(), spent));
-  }
-}
-
-// Each checkpoint recorded the ledger's last line of its time. A ledger without that line has lost some, or is another
-// run's.
-void compare_with_checkpoints(const PrivacyLedger& ledger, const std::filesystem::path& run_dir) {
-  const std::filesystem::path checkpoints = run_dir / "checkpoints";
-  if (!std::filesystem::is_directory(checkpoints)) return;
-  for (const auto& entry : std::filesystem::directory_iterator(checkpoints)) {
-    const std::filesystem::path manifest = entry.path() / "manifest.json";
-    if (!std::filesystem::exists(manifest)) continue;
-    const Json json = Json::parse(read_file(manifest, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object()) throw IoError(manifest.string() + " is not a JSON object");
-    for (const Json& place : {json, json.value("extra", Json::object())}) {
-      require_line(ledger, place, "checkpoint " + entry.path().filename().string());
-    }
   }
 }
 
@@ -135,10 +91,7 @@ void run_privacy_ledger(int argc, char** argv) {
   const bool is_run = std::filesystem::is_directory(path);
   const PrivacyLedger ledger = reporting_failure(json, [&] {
     PrivacyLedger read = PrivacyLedger::read(is_run ? path / "ledger.jsonl" : path);
-    if (is_run) {
-      compare_with_checkpoints(read, path);
-      compare_with_statement(read, path);
-    }
+    accounting::require_nothing_lost(read, is_run ? path : path.parent_path());
     return read;
   });
   const accounting::LedgerHeader& header = ledger.header();

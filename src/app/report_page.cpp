@@ -12,6 +12,7 @@
 #include "accounting/accountant.h"
 #include "accounting/bound_text.h"
 #include "accounting/ledger.h"
+#include "accounting/ledger_witnesses.h"
 #include "app/html.h"
 #include "base/atomic_file.h"
 #include "base/build_facts.h"
@@ -220,7 +221,10 @@ std::string report_page(const fs::path& run_dir) {
                                  html_escape(fs::absolute(run_dir).lexically_normal().string()));
   try {
     std::optional<PrivacyLedger> ledger;
-    if (fs::exists(run_dir / "ledger.jsonl")) ledger = PrivacyLedger::read(run_dir / "ledger.jsonl");
+    if (fs::exists(run_dir / "ledger.jsonl")) {
+      ledger = PrivacyLedger::read(run_dir / "ledger.jsonl");
+      accounting::require_nothing_lost(*ledger, run_dir);
+    }
     const std::optional<json> metadata = json_if_there(run_dir / "model" / "dp_metadata.json");
     body +=
         ledger ? statement(*ledger)

@@ -233,8 +233,10 @@ std::shared_ptr<UNet> load_conditioned_unet(const fs::path& model) {
   return unet;
 }
 
+fs::path autoencoder_directory(const fs::path& model) { return network_directory(model, kAutoencoderNames); }
+
 std::shared_ptr<Autoencoder> load_autoencoder(const fs::path& model) {
-  const fs::path directory = network_directory(model, kAutoencoderNames);
+  const fs::path directory = autoencoder_directory(model);
   const nlohmann::json json = io::read_json_file(directory / kConfigName);
   const auto autoencoder = [&]() -> std::shared_ptr<Autoencoder> {
     const ShapesOnly shapes_only;
@@ -272,8 +274,9 @@ void save_unet(const UNet& unet, const fs::path& directory, const std::map<std::
   write_network(unet, stored_parameters(unet), directory, kDiffusersStem, metadata);
 }
 
-void save_autoencoder(const Autoencoder& autoencoder, const fs::path& directory) {
-  write_network(autoencoder, stored_parameters(autoencoder), directory, kDiffusersStem);
+void save_autoencoder(const Autoencoder& autoencoder, const fs::path& directory,
+                      const std::map<std::string, std::string>& metadata) {
+  write_network(autoencoder, stored_parameters(autoencoder), directory, kDiffusersStem, metadata);
 }
 
 void save_text_encoder(const TextEncoder& encoder, const fs::path& directory,
@@ -287,7 +290,10 @@ void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, co
   // StableDiffusionPipeline and what has no pipeline of its own say "vae"; latent diffusion's pipelines "vqvae".
   const bool unconditional = pipeline.unet && pipeline.unet->config().family == UNetFamily::kUnconditional;
   const bool latent_diffusion = encoder != nullptr ? encoder->component() == "bert" : unconditional;
-  if (pipeline.autoencoder) save_autoencoder(*pipeline.autoencoder, model / (latent_diffusion ? "vqvae" : "vae"));
+  if (pipeline.autoencoder) {
+    save_autoencoder(*pipeline.autoencoder, model / (latent_diffusion ? "vqvae" : "vae"),
+                     pipeline.autoencoder_metadata);
+  }
   if (encoder != nullptr) {
     save_text_encoder(*encoder, model / encoder->component(), pipeline.text_encoder_metadata);
   }

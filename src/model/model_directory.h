@@ -29,6 +29,8 @@ std::shared_ptr<UNet> load_unet(const std::filesystem::path& model);
 std::shared_ptr<UNet> load_conditioned_unet(const std::filesystem::path& model);
 // AutoencoderKL or VQModel.
 std::shared_ptr<Autoencoder> load_autoencoder(const std::filesystem::path& model);
+// Where load_autoencoder finds it: `model` itself or its vae/ or vqvae/. Throws IoError where there is none.
+std::filesystem::path autoencoder_directory(const std::filesystem::path& model);
 // CLIPTextModel or LDMBertModel.
 std::shared_ptr<TextEncoder> load_text_encoder(const std::filesystem::path& model);
 // Whether `model` is a pipeline with a text encoder, or a text encoder's own directory.
@@ -38,7 +40,8 @@ bool has_text_encoder(const std::filesystem::path& model);
 // weights' header: the privacy stamp of what was trained on private records.
 void save_unet(const UNet& unet, const std::filesystem::path& directory,
                const std::map<std::string, std::string>& metadata = {});
-void save_autoencoder(const Autoencoder& autoencoder, const std::filesystem::path& directory);
+void save_autoencoder(const Autoencoder& autoencoder, const std::filesystem::path& directory,
+                      const std::map<std::string, std::string>& metadata = {});
 void save_text_encoder(const TextEncoder& encoder, const std::filesystem::path& directory,
                        const std::map<std::string, std::string>& metadata = {});
 
@@ -50,6 +53,7 @@ struct Pipeline {
   std::filesystem::path tokenizer = {};  // a directory whose files are copied; empty: none
   std::map<std::string, std::string> unet_metadata = {};
   std::map<std::string, std::string> text_encoder_metadata = {};
+  std::map<std::string, std::string> autoencoder_metadata = {};
 };
 
 // Writes all of it, the scheduler's configuration and model_index.json, under the names that the pipeline of diffusers

@@ -115,9 +115,10 @@ void verify_file(const fs::path& directory, const json& entry) {
 
 }  // namespace
 
-CheckpointFile tensor_file(const std::string& name, std::map<std::string, at::Tensor> tensors) {
-  return {name, [tensors = std::move(tensors)](const fs::path& path) {
-            io::write_safetensors(path, {tensors.begin(), tensors.end()});
+CheckpointFile tensor_file(const std::string& name, std::map<std::string, at::Tensor> tensors,
+                           std::map<std::string, std::string> metadata) {
+  return {name, [tensors = std::move(tensors), metadata = std::move(metadata)](const fs::path& path) {
+            io::write_safetensors(path, {tensors.begin(), tensors.end()}, metadata);
           }};
 }
 

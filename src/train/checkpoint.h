@@ -39,7 +39,9 @@ struct CheckpointFile {
 };
 
 // A safetensors file. The tensors are not copied: they must not change before the checkpoint is saved.
-CheckpointFile tensor_file(const std::string& name, std::map<std::string, at::Tensor> tensors);
+// `metadata` goes into the file's header.
+CheckpointFile tensor_file(const std::string& name, std::map<std::string, at::Tensor> tensors,
+                           std::map<std::string, std::string> metadata = {});
 CheckpointFile text_file(const std::string& name, std::string text);
 
 // A checkpoint whose files were found as its manifest says.

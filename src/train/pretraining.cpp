@@ -172,13 +172,9 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   if (info.visibility != data::Visibility::kPublic) {
     throw ConfigError(config.latents + " is private; pre-training uses public latents only");
   }
-  // Of a whole pipeline only the autoencoder is taken, which is public even in a privately trained one.
+  // Of a whole pipeline only the autoencoder is taken, which stays public when the U-Net is fine-tuned privately.
   const std::filesystem::path given = config.autoencoder;
-  std::filesystem::path own = given;
-  for (const char* component : {"vae", "vqvae"}) {
-    if (std::filesystem::exists(given / component)) own = given / component;
-  }
-  accounting::require_unstamped(own, "pre-training takes a public autoencoder only");
+  accounting::require_unstamped(model::autoencoder_directory(given), "pre-training takes a public autoencoder only");
   const auto autoencoder = model::load_autoencoder(given);
   if (model::weights_sha256(*autoencoder) != info.encoder_sha256) {
     throw ConfigError(config.latents + " was encoded by another autoencoder than " + config.autoencoder +

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "accounting/bound_text.h"
+#include "accounting/ledger_witnesses.h"
 #include "accounting/privacy_stamp.h"
 #include "base/build_facts.h"
 #include "base/digest.h"
@@ -229,6 +230,7 @@ class PrivateTraining {
         // The latents are the ledger's to compare: a bare hash of private data has no place in a checkpoint.
         state_(options.run_dir, config.checkpoint, config.runtime, {config_sha256_, setup.inputs}, stop, comm),
         companion_(companion) {
+    state_.stamp_weights(accounting::stamp_for_checkpoint());
     clipped_.use_rules(engine.rules);
     trained_.attach(&clipped_);
     if (is_lattice()) lattice_.emplace(static_cast<std::size_t>(clipped_.size()), setup.plan.num_records);
@@ -358,10 +360,11 @@ class PrivateTraining {
     const std::int64_t step = state_.restore(parameters_, optimizer_);
     std::string failure;
     if (ledger_) {
-      const auto& extra = state_.restored_extra();
-      if (step > 0 && !ledger_->contains_head(extra.value("ledger_head", ""))) {
-        failure =
-            "ledger.jsonl does not contain what the checkpoint has spent: lines are missing, or it is another run's";
+      // Before anything in the directory is written: what it has seen of the ledger is the evidence.
+      try {
+        accounting::require_nothing_lost(*ledger_, options_.run_dir);
+      } catch (const Error& error) {
+        failure = error.what();
       }
       attempt_ = ledger_->next_attempt();
       state_.set_extra(checkpoint_extra());

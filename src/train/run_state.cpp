@@ -77,6 +77,7 @@ struct RunState::Impl {
   std::ofstream metrics;                // rank 0
   std::optional<io::EventFile> events;  // the same for TensorBoard
   nlohmann::json extra = nlohmann::json::object();
+  std::map<std::string, std::string> stamp = {};  // of the weights
   nlohmann::json restored_extra = nlohmann::json::object();
   std::int64_t steps_here = 0;   // since this start
   std::future<Seconds> writing;  // rank 0: the checkpoint in the background; destroyed first, which waits for it
@@ -152,6 +153,8 @@ void RunState::record(const nlohmann::json& line) {
   impl_->events->add(line.at("step").get<std::int64_t>(), scalars);
 }
 
+void RunState::stamp_weights(std::map<std::string, std::string> stamp) { impl_->stamp = std::move(stamp); }
+
 void RunState::set_extra(const nlohmann::json& extra) { impl_->extra = extra; }
 
 const nlohmann::json& RunState::restored_extra() const { return impl_->restored_extra; }
@@ -196,10 +199,10 @@ void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, c
     auto moments = optimizer.state();
     impl_->finish_writing();  // one at a time, in their order
     if (when == When::kNow) {
-      impl_->stop.set_checkpoint_time(
-          impl_->write(info, std::vector{tensor_file(kWeights, weights), tensor_file(kOptimizer, moments)}));
+      impl_->stop.set_checkpoint_time(impl_->write(
+          info, std::vector{tensor_file(kWeights, weights, impl_->stamp), tensor_file(kOptimizer, moments)}));
     } else {
-      std::vector files{tensor_file(kWeights, copies(weights)), tensor_file(kOptimizer, copies(moments))};
+      std::vector files{tensor_file(kWeights, copies(weights), impl_->stamp), tensor_file(kOptimizer, copies(moments))};
       impl_->writing = std::async(std::launch::async, [impl = impl_.get(), info, files = std::move(files)] {
         return impl->write(info, files);
       });

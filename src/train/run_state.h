@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -41,6 +42,9 @@ class RunState {
   // One line of metrics.jsonl, and its numbers for TensorBoard, on rank 0: "step" and what was measured there. Public
   // numbers only.
   void record(const nlohmann::json& line);
+
+  // What the header of the weights in checkpoints says from now on (accounting/privacy_stamp.h).
+  void stamp_weights(std::map<std::string, std::string> stamp);
 
   // What a later resume must know beside the tensors (the ledger's head). Goes into the next checkpoints.
   void set_extra(const nlohmann::json& extra);

@@ -4,6 +4,7 @@
 // have several micro-batches, each another number.
 #include "train/private_training.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -24,6 +25,7 @@
 
 #include "accounting/claim.h"
 #include "accounting/ledger.h"
+#include "accounting/privacy_stamp.h"
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -725,7 +727,48 @@ TEST_F(PrivateTrainingOnRanks, LedgerThatLacksWhatTheCheckpointSpentIsRefused) {
   world_->barrier();
   const Failure failure = failure_of([&] { run(stopping_after_one_step(), "shorter", *world_, /*resume=*/true); });
   EXPECT_EQ(failure.code, ExitCode::kIo);
-  EXPECT_NE(failure.message.find("does not contain what the checkpoint has spent"), std::string::npos);
+  EXPECT_NE(failure.message.find("the ledger lacks a line that checkpoint"), std::string::npos);
+}
+
+// A directory that was put back in parts: what is left of the later run, a statement or a checkpoint that can no longer
+// be read, still knows what was released.
+TEST_F(PrivateTrainingOnRanks, LedgerThatLacksWhatTheStatementOrADamagedCheckpointSpentIsRefused) {
+  config::FinetuneConfig settings = config();
+  settings.checkpoint.every_steps = 4;
+  run(settings, "whole", *world_);
+  const std::filesystem::path run_dir = root_ / "whole";
+  std::vector<std::filesystem::path> checkpoints;
+  if (world_->is_root()) {
+    for (const auto& entry : std::filesystem::directory_iterator(run_dir / "checkpoints")) {
+      checkpoints.push_back(entry.path());
+    }
+    std::sort(checkpoints.begin(), checkpoints.end());
+    std::filesystem::resize_file(checkpoints.back() / "weights.safetensors", 100);
+    std::vector<std::string> lines;
+    std::ifstream ledger(run_dir / "ledger.jsonl");
+    for (std::string line; std::getline(ledger, line);) lines.push_back(line);
+    lines.pop_back();
+    std::ofstream shorter(run_dir / "ledger.jsonl");
+    for (const std::string& line : lines) shorter << line << "\n";
+    std::ofstream(run_dir / "ledger.jsonl.head") << fmt::format("{:020d} {}\n", lines.size(), sha256_of(lines.back()));
+    std::filesystem::rename(run_dir / "model", root_ / "model of whole");
+  }
+  world_->barrier();
+  const auto refusal = [&] { return failure_of([&] { run(settings, "whole", *world_, /*resume=*/true); }).message; };
+  EXPECT_NE(refusal().find("the ledger lacks a line that checkpoint"), std::string::npos);
+  if (world_->is_root()) {
+    std::filesystem::remove_all(run_dir / "checkpoints");
+    std::filesystem::rename(root_ / "model of whole", run_dir / "model");
+  }
+  world_->barrier();
+  EXPECT_NE(refusal().find("the ledger lacks a line that the statement in model/"), std::string::npos);
+}
+
+// A checkpoint's weights are those of a model without a statement; nothing may take them for a public model's.
+TEST_F(PrivateTrainingOnRanks, WeightsInCheckpointsAreStamped) {
+  EXPECT_THROW(run(stopping_after_one_step(), "stamped", *world_), Checkpointed);
+  if (!world_->is_root()) return;
+  EXPECT_EQ(accounting::read_privacy_stamps(root_ / "stamped/checkpoints").size(), 1U);
 }
 
 TEST_F(PrivateTrainingOnRanks, EveryAttemptNotesItsKeyInTheLedger) {

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "accounting/privacy_stamp.h"
 #include "base/error.h"
 #include "base/torch.h"
 #include "data/latent_file.h"
@@ -160,12 +161,14 @@ TEST_F(TextTraining, FrozenAndTrainedEncodersFromCaptionsToAModelThatReadsPrompt
   const auto [frozen_encoder, frozen_unet] = changed(base, frozen);
   EXPECT_EQ(frozen_encoder, 0);
   EXPECT_GT(frozen_unet, 20);
+  EXPECT_EQ(accounting::read_privacy_stamps(frozen).size(), 1U) << "the U-Net alone";
 
   const fs::path trained = tuned(finetune_config(base, true), "trained", *world_);
   const auto [trained_encoder, trained_unet] = changed(base, trained);
   EXPECT_EQ(trained_unet, frozen_unet);
   const auto encoder = model::load_text_encoder(trained);
   EXPECT_EQ(trained_encoder, static_cast<int>(encoder->parameters().size()) - 2) << "all but to_logits";
+  EXPECT_EQ(accounting::read_privacy_stamps(trained).size(), 2U);
   const auto metadata = model::read_dp_metadata(trained);
   EXPECT_TRUE(metadata["public_inputs"].contains("base_text_encoder_sha256"));
   const auto names = metadata["trained_parameters"].get<std::vector<std::string>>();

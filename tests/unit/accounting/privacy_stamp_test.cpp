@@ -16,7 +16,9 @@ using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 constexpr const char* kStatement =
-    R"({"private": true, "epsilon": 3.9, "delta": 1e-05, "neighbouring": "add-remove", "steps": 6})";
+    R"({"private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
+        "accountant": "rdp", "sampling_rate": 0.01, "noise_multiplier": 1.0, "steps": 1000, "num_records": 50000,
+        "expected_batch_size": 500})";
 constexpr const char* kNotPrivate = R"({"private": false, "not_private_because": "a test seed", "epsilon": null})";
 
 class Stamp : public testing::Test {
@@ -66,16 +68,36 @@ TEST_F(Stamp, WeightsWithoutTheirStatement_StillSayWhatTheyAre) {
   }
 }
 
+// A program that writes weights anew drops the stamp; then the statement alone speaks, and must not be believed
+// blindly.
+TEST_F(Stamp, StatementWhoseNumbersMakeAnotherEpsilon_IsRefusedWithoutAStampToo) {
+  write_weights("unet", {{"format", "pt"}});
+  write_statement(kStatement);
+  EXPECT_NO_THROW(require_own_statement(model_));
+  std::string better = kStatement;
+  better.replace(better.find("2.1013652"), 9, "0.01");
+  write_statement(better);
+  EXPECT_THROW(require_own_statement(model_), ConfigError);
+  write_weights("unet", stamp_for(better));
+  EXPECT_THROW(require_own_statement(model_), ConfigError);
+}
+
+TEST_F(Stamp, CheckpointsWeights_AreNotPublic) {
+  write_weights("unet", stamp_for_checkpoint());
+  EXPECT_THROW(require_unstamped(model_, ""), ConfigError);
+  EXPECT_THROW(require_own_statement(model_), ConfigError);
+}
+
 TEST_F(Stamp, OwnStatement_IsTheOneOfTheSameWriting) {
   write_weights("unet", stamp_for(kStatement));
   write_statement(kStatement);
   EXPECT_NO_THROW(require_own_statement(model_));
   EXPECT_NO_THROW(require_own_statement(model_ / "unet"));
   std::string better = kStatement;
-  better.replace(better.find("3.9"), 3, "0.1");
+  better.replace(better.find("2.1013652"), 9, "0.1");
   write_statement(better);
   EXPECT_THROW(require_own_statement(model_), ConfigError);
-  EXPECT_THAT(read_privacy_stamps(model_)[0].privacy, "epsilon 3.9, delta 1e-05, add-remove");
+  EXPECT_THAT(read_privacy_stamps(model_)[0].privacy, "epsilon 2.10137, delta 1e-05, add-remove");
 }
 
 TEST_F(Stamp, SomethingElseThanAStatementOrWeights_IsRefused) {

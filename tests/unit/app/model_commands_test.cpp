@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/privacy_stamp.h"
 #include "base/torch.h"
 #include "data/image_file.h"
 #include "diffusion/noise_schedule.h"
@@ -173,6 +174,13 @@ TEST_F(ModelCommands, YamlOfAPrivateFineTuning_NeedsToSayWhichCheckpointItIs) {
   ASSERT_EQ(converted.exit_code, 0) << converted.err;
   EXPECT_THAT(converted.err, HasSubstr("finetune will not start from it"));
   EXPECT_TRUE(fs::exists(path("class_table_model/dp_metadata.json")));
+  // Every part is marked: none may become part of a public model.
+  std::size_t num_networks = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(path("class_table_model"))) {
+    num_networks += entry.path().extension() == ".safetensors" ? 1 : 0;
+  }
+  EXPECT_GT(num_networks, 1U);
+  EXPECT_EQ(accounting::read_privacy_stamps(path("class_table_model")).size(), num_networks);
 }
 
 // Batches of one have one shape whatever the number of ranks.

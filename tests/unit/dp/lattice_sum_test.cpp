@@ -47,9 +47,10 @@ TEST(LatticeSum, Record_MovesTheSumByAtMostTheGrid) {
 }
 
 TEST(LatticeSum, Rounding_WouldExceedTheGridWithoutTheTightening) {
-  // Every coordinate lies just above the middle between two grid points, so all of them round up.
-  constexpr std::size_t kSize = 1 << 20;
-  const auto value = static_cast<float>((std::floor(kGrid / 1024) - 0.49) / kGrid);
+  // A vector of the clip's length in grid steps is 16785.61 along each of its coordinates; this one is 16785.52. All of
+  // them round up, to a vector that is too long, and the record would be lost.
+  constexpr std::size_t kSize = 999'000;
+  const auto value = static_cast<float>(16785.52 / kGrid);
   const std::vector<float> vector(kSize, value);
   EXPECT_LE(value * std::sqrt(static_cast<double>(kSize)), 1);
   LatticeSum sum(kSize, 1);

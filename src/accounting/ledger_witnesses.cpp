@@ -1,0 +1,75 @@
+#include "accounting/ledger_witnesses.h"
+
+#include <string>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/log.h"
+
+namespace dpldm::accounting {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 26;
+
+std::string text_at(const Json& place, const char* key) {
+  const auto found = place.find(key);
+  return found != place.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
+void require_line(const PrivacyLedger& ledger, const Json& place, const std::string& witness) {
+  const std::string head = text_at(place, "ledger_head");
+  if (!head.empty() && !ledger.contains_head(head)) {
+    throw IoError(fmt::format("the ledger lacks a line that {} had seen: it was cut off or replaced", witness));
+  }
+}
+
+void compare_with_statement(const PrivacyLedger& ledger, const fs::path& run_dir) {
+  const fs::path statement = run_dir / "model" / "dp_metadata.json";
+  if (!fs::exists(statement)) return;
+  const Json json = Json::parse(read_file(statement, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) throw IoError(statement.string() + " is not a JSON object");
+  require_line(ledger, json, "the statement in model/");
+  const auto is_private = json.find("private");
+  if (is_private != json.end() && *is_private == true && !ledger.header().is_private) {
+    throw IoError("the statement in model/ claims privacy, but the ledger says NOT PRIVATE");
+  }
+  // An older statement may say less than a ledger that went on; one that knows the last line may not.
+  const double spent = ledger.epsilon();
+  if (ledger.header().is_private && text_at(json, "ledger_head") == ledger.head() && json.contains("epsilon") &&
+      !(json["epsilon"].is_number() && json["epsilon"].get<double>() >= spent * (1 - 1e-6))) {
+    throw IoError(fmt::format("the statement in model/ claims epsilon {}, but the ledger makes {}",
+                              json["epsilon"].dump(), spent));
+  }
+}
+
+void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
+  const fs::path checkpoints = run_dir / "checkpoints";
+  if (!fs::is_directory(checkpoints)) return;
+  for (const auto& entry : fs::directory_iterator(checkpoints)) {
+    const fs::path manifest = entry.path() / "manifest.json";
+    if (!fs::exists(manifest)) continue;
+    const Json json = Json::parse(read_file(manifest, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) {
+      spdlog::warn("{} is damaged: what it had seen of the ledger cannot be compared", manifest.string());
+      continue;
+    }
+    for (const Json& place : {json, json.value("extra", Json::object())}) {
+      if (place.is_object()) require_line(ledger, place, "checkpoint " + entry.path().filename().string());
+    }
+  }
+}
+
+}  // namespace
+
+void require_nothing_lost(const PrivacyLedger& ledger, const fs::path& run_dir) {
+  compare_with_checkpoints(ledger, run_dir);
+  compare_with_statement(ledger, run_dir);
+}
+
+}  // namespace dpldm::accounting
