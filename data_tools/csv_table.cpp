@@ -1,6 +1,7 @@
 #include "data_tools/csv_table.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -19,6 +20,7 @@ class Parser {
   // The next row; nothing at the end.
   std::optional<std::vector<std::string>> row() {
     skip_empty_lines();
+    row_line_ = line_;
     if (at_end()) return std::nullopt;
     std::vector<std::string> fields{field()};
     while (!at_end() && text_[position_] == ',') {
@@ -29,7 +31,8 @@ class Parser {
     return fields;
   }
 
-  std::size_t line() const { return line_; }
+  // Where the last row begins.
+  std::size_t line() const { return row_line_; }
 
   [[noreturn]] void fail(const std::string& what, std::size_t line) const {
     throw ConfigError(fmt::format("{}, line {}: {}", name_, line, what));
@@ -82,6 +85,7 @@ class Parser {
   const std::string& name_;
   std::size_t position_ = 0;
   std::size_t line_ = 1;
+  std::size_t row_line_ = 1;
 };
 
 }  // namespace
@@ -96,14 +100,17 @@ CsvTable parse_csv(std::string_view text, const std::string& name) {
   Parser parser(text, name);
   CsvTable table;
   if (auto header = parser.row()) table.header = std::move(*header);
+  const std::set<std::string> columns(table.header.begin(), table.header.end());
+  if (columns.size() != table.header.size()) throw ConfigError(name + " has two columns of one name");
   for (;;) {
-    const std::size_t line = parser.line();
     auto row = parser.row();
     if (!row) return table;
+    const std::size_t line = parser.line();
     if (row->size() != table.header.size()) {
       parser.fail(fmt::format("{} fields; the header has {}", row->size(), table.header.size()), line);
     }
     table.rows.push_back(std::move(*row));
+    table.lines.push_back(line);
   }
 }
 

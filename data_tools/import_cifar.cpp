@@ -1,5 +1,6 @@
 // The binary version of CIFAR: per record one label byte (CIFAR-100: coarse, then fine), then 32x32 red, green and blue
 // bytes.
+#include <algorithm>
 #include <fstream>
 #include <memory>
 
@@ -112,6 +113,12 @@ void import_cifar(int argc, char** argv) {
   std::vector<std::filesystem::path> paths;
   std::vector<std::string> file_names;
   for (const std::string& path : (*parsed)["batches"].as<std::vector<std::string>>()) {
+    // One file twice would be every record twice, and a record's protection would halve.
+    const auto is_same = [&](const std::filesystem::path& other) {
+      std::error_code error;
+      return std::filesystem::equivalent(path, other, error);
+    };
+    if (std::any_of(paths.begin(), paths.end(), is_same)) throw ConfigError("--batches names " + path + " twice");
     paths.emplace_back(path);
     file_names.push_back(paths.back().filename().string());
   }

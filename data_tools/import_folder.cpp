@@ -19,6 +19,7 @@
 #include "data_tools/options.h"
 #include "io/image_codec.h"
 #include "io/image_tensor.h"
+#include "text/unicode.h"
 
 namespace dpldm::tools {
 namespace {
@@ -96,7 +97,9 @@ Listing listing_of_csv(const fs::path& folder, const fs::path& csv) {
   }
   Listing listing;
   std::set<fs::path> seen;
-  for (const std::vector<std::string>& row : table.rows) {
+  if (table.rows.empty()) throw ConfigError(csv.string() + " lists no image");
+  for (std::size_t i = 0; i < table.rows.size(); ++i) {
+    const std::vector<std::string>& row = table.rows[i];
     const fs::path relative = fs::path(row[*file_column]).lexically_normal();
     if (relative.empty() || relative.is_absolute() || *relative.begin() == "..") {
       throw ConfigError(fmt::format("{} names the file '{}'; names must stay inside {}", csv.string(),
@@ -106,6 +109,13 @@ Listing listing_of_csv(const fs::path& folder, const fs::path& csv) {
     if (!seen.insert(relative).second)
       throw ConfigError(csv.string() + " names the file '" + relative.string() + "' twice");
     listing.files.push_back(folder / relative);
+    const std::string line = fmt::format("{}, line {}", csv.string(), table.lines[i]);
+    for (const auto& column : {label_column, caption_column}) {
+      if (!column) continue;
+      text::from_utf8(row[*column], line + ": the " + table.header[*column]);
+      if (row[*column].find('\0') != std::string::npos) throw ConfigError(line + ": there is a zero byte");
+    }
+    if (label_column && row[*label_column].empty()) throw ConfigError(line + ": the label is empty");
     if (label_column) listing.labels.push_back(row[*label_column]);
     if (caption_column) listing.captions.push_back(row[*caption_column]);
   }

@@ -106,10 +106,15 @@ void run_inspect(app::Invocation& invocation) {
   options.positional_help("FILE");
   const auto parsed = parse_or_help(options, invocation.argc(), invocation.argv());
   if (!parsed) return;
-  const std::filesystem::path path = required_text(*parsed, "file", "the data file to look at");
+  const std::filesystem::path path = required_path(*parsed);
   const bool wants_picture = parsed->count("png") > 0;
 
-  if (wants_picture) require_other_file((*parsed)["png"].as<std::string>(), path);
+  if (wants_picture) {
+    const std::filesystem::path picture = (*parsed)["png"].as<std::string>();
+    if (picture.extension() != ".png")
+      throw ConfigError("--png is " + picture.string() + "; its name must end in .png");
+    require_other_file(picture, path);
+  }
 
   Json description;
   if (data::kind_of(path) == data::DataKind::kImages) {

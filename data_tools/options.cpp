@@ -15,6 +15,11 @@ std::string required_text(const cxxopts::ParseResult& parsed, const std::string&
   return parsed[name].as<std::string>();
 }
 
+std::filesystem::path required_path(const cxxopts::ParseResult& parsed) {
+  if (parsed.count("file") == 0) throw ConfigError("FILE is missing: the data file to read; see --help");
+  return parsed["file"].as<std::string>();
+}
+
 void require_other_file(const std::filesystem::path& output, const std::filesystem::path& input) {
   std::error_code error;  // a file that does not exist is another one
   if (std::filesystem::equivalent(output, input, error)) {

@@ -18,6 +18,9 @@ using app::parse_or_help;
 // The value of an option without a default. Throws ConfigError, with `allowed` as the hint, when it was not given.
 std::string required_text(const cxxopts::ParseResult& parsed, const std::string& name, const std::string& allowed);
 
+// The one positional argument, "file". Throws ConfigError when it was not given.
+std::filesystem::path required_path(const cxxopts::ParseResult& parsed);
+
 // Throws ConfigError when `output` is the file `input`: it would be replaced by what is made from it.
 void require_other_file(const std::filesystem::path& output, const std::filesystem::path& input);
 

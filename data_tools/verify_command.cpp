@@ -20,7 +20,7 @@ void run_verify(app::Invocation& invocation) {
   options.positional_help("FILE");
   const auto parsed = parse_or_help(options, invocation.argc(), invocation.argv());
   if (!parsed) return;
-  const std::filesystem::path path = required_text(*parsed, "file", "the data file to check");
+  const std::filesystem::path path = required_path(*parsed);
 
   std::int64_t num_records = 0;
   std::string content_sha256;

@@ -15,6 +15,7 @@ TEXT
 }
 
 fresh=no
+[ $# -le 1 ] || { echo "quickstart.sh: one argument at most; see --help" >&2; exit 64; }
 case "${1:-}" in
   "") ;;
   --fresh) fresh=yes ;;

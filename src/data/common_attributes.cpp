@@ -6,6 +6,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "text/unicode.h"
+
 namespace dpldm::data {
 
 void require_between(const std::string& name, std::int64_t value, std::int64_t lowest, std::int64_t highest) {
@@ -46,6 +48,8 @@ void require_rows(const std::filesystem::path& path, std::int64_t num_records, s
   }
 }
 
+void check_text(const std::string& what, const std::string& text) { text::from_utf8(text, what); }
+
 void check_class_names(std::span<const std::string> class_names) {
   constexpr std::size_t kMaxClasses = 4000;
   if (class_names.size() > kMaxClasses) {
@@ -54,6 +58,7 @@ void check_class_names(std::span<const std::string> class_names) {
   std::set<std::string> seen;
   for (const std::string& name : class_names) {
     if (name.empty()) throw ConfigError("a class name is empty");
+    check_text("the class name '" + name + "'", name);
     if (!seen.insert(name).second) throw ConfigError("the class name '" + name + "' occurs twice");
   }
 }

@@ -40,7 +40,10 @@ Visibility read_visibility(const hdf5::File& file);
 // Throws IoError unless first .. first + count - 1 are records of the file.
 void require_rows(const std::filesystem::path& path, std::int64_t num_records, std::int64_t first, std::int64_t count);
 
-// At most 4000 (they live in an attribute of at most 64 KiB), none empty, no two alike. Throws ConfigError.
+// Throws ConfigError, naming `what`, unless `text` is UTF-8: it ends in JSON, when nothing may go wrong any more.
+void check_text(const std::string& what, const std::string& text);
+
+// At most 4000 (they live in an attribute of at most 64 KiB), none empty, no two alike, all UTF-8. Throws ConfigError.
 void check_class_names(std::span<const std::string> class_names);
 
 // Throws ConfigError unless `labels` is int64 [count] with 0 <= label < class_names.size().

@@ -344,7 +344,8 @@ File File::open_read_only(const std::filesystem::path& path) {
   const WatchedFileCall watched("opening", path);
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) {
-    throw IoError("cannot open " + path.string() + ": there is no such file");
+    throw IoError("cannot open " + path.string() +
+                  (std::filesystem::exists(path, error) ? ": it is not a file" : ": there is no such file"));
   }
   const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
   if (is_hdf5 == 0) throw IoError(path.string() + " is not an HDF5 file");

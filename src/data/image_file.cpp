@@ -44,7 +44,11 @@ ImageFileInfo read_info(const hdf5::File& file) {
   info.has_captions = file.has_dataset("captions");
   info.source = file.read_text_attribute("source");
   info.content_sha256 = file.read_text_attribute("content_sha256");
-  in_file(file.path(), [&] { check_geometry(info); });
+  in_file(file.path(), [&] {
+    check_geometry(info);
+    check_class_names(info.class_names);
+    check_text("the source", info.source);
+  });
   return info;
 }
 
@@ -129,6 +133,7 @@ struct ImageFileWriter::Impl {
 ImageFileWriter::ImageFileWriter(const std::filesystem::path& path, const ImageFileInfo& info) {
   check_geometry(info);
   check_class_names(info.class_names);
+  check_text("the source '" + info.source + "'", info.source);
   impl_ = std::make_unique<Impl>(path, info);
 }
 
@@ -156,6 +161,7 @@ void ImageFileWriter::append(const at::Tensor& images, const at::Tensor& labels,
   if (captions.size() != (w.info.has_captions ? static_cast<std::size_t>(count) : 0)) {
     throw ConfigError(fmt::format("{} captions were given for {} images", captions.size(), count));
   }
+  for (const std::string& caption : captions) check_text("the caption '" + caption + "'", caption);
   w.captions.insert(w.captions.end(), captions.begin(), captions.end());
 
   const at::Tensor rows = images.contiguous();

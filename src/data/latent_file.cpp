@@ -78,7 +78,10 @@ LatentFileInfo read_info(const hdf5::File& file) {
     info.tokenizer_sha256 = file.read_text_attribute("tokenizer_sha256");
   }
   info.content_sha256 = file.read_text_attribute("content_sha256");
-  in_file(file.path(), [&] { check_info(info); });
+  in_file(file.path(), [&] {
+    check_info(info);
+    check_class_names(info.class_names);
+  });
   return info;
 }
 

@@ -33,6 +33,8 @@ nlohmann::json read_json_file(const std::filesystem::path& path) {
     json = nlohmann::json::parse(text, check);
   } catch (const nlohmann::json::parse_error& error) {
     throw IoError(path.string() + " is not valid JSON (byte " + std::to_string(error.byte) + ")");
+  } catch (const nlohmann::json::out_of_range&) {
+    throw IoError(path.string() + " has a number that is beyond every type");
   }
   if (!json.is_object()) throw IoError(path.string() + " does not hold a JSON object");
   return json;

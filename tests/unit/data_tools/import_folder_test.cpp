@@ -83,6 +83,14 @@ TEST_F(ImportFolder, CsvThatLies_IsRefused) {
   expect_refusal(with_csv, 64, "twice");
   write("list.csv", "file,label\n2.png,a\n");
   expect_refusal(with_csv, 74, "2.png");
+  write("list.csv", "file,label,label\n1.png,a,b\n");
+  expect_refusal(with_csv, 64, "two columns of one name");
+  write("list.csv", "file,label\n");
+  expect_refusal(with_csv, 64, "list.csv lists no image");
+  write("list.csv", "file,label\n\n1.png,\n");
+  expect_refusal(with_csv, 64, "list.csv, line 3: the label is empty");
+  write("list.csv", "file,label\n1.png,ch\xe9\n");
+  expect_refusal(with_csv, 64, "list.csv, line 2: the label is not UTF-8");
   write("list.csv", "file\n1.png\n");
   expect_refusal(with_csv, 64, "'file' and one or both of 'label' and 'caption' are expected");
   write("list.csv", "label,caption\na,b\n");

@@ -50,6 +50,8 @@ TEST_F(ImportCifar, TruncatedOrOtherBatch_IsRefused) {
   expect_refusal(arguments(text("empty.bin"), "10"), 74, "has 0 bytes");
   write("label.bin", cifar_record("\x0a"));
   expect_refusal(arguments(text("label.bin"), "10"), 74, "CIFAR-10 has labels below 10");
+  write("good.bin", cifar_record("\x03"));
+  expect_refusal(arguments(text("good.bin") + "," + text("./good.bin"), "10"), 64, "twice");
 }
 
 class ImportHdf5 : public ToolTest {

@@ -64,7 +64,7 @@ TEST_F(InspectAndVerify, PublicImages_AreDescribedAndShown) {
   const io::Image grid = io::read_image(path("grid.png"));
   EXPECT_EQ(grid.width, 2 * (6 + 2) + 2);
   EXPECT_EQ(grid.bytes.at(static_cast<std::size_t>(2 * grid.width + 2)), 200);
-  expect_refusal({"inspect", text("x.h5"), "--png", text("x.h5")}, 64, "would be overwritten");
+  expect_refusal({"inspect", text("x.h5"), "--png", text("x.h5")}, 64, "its name must end in .png");
 }
 
 TEST_F(InspectAndVerify, PrivateImages_AreShownOnlyWhenAskedForTwice) {
@@ -110,7 +110,7 @@ TEST_F(InspectAndVerify, DamagedFiles_Fail) {
   write("other.h5", "not HDF5");
   expect_refusal({"inspect", text("other.h5")}, 74, "is not an HDF5 file");
   expect_refusal({"verify", text("absent.h5")}, 74, "no such file");
-  expect_refusal({"verify"}, 64, "--file is missing");
+  expect_refusal({"verify"}, 64, "FILE is missing");
 }
 
 TEST_F(InspectAndVerify, Render_IsPublicAndTheSameTwice) {
