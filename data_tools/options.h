@@ -12,7 +12,6 @@
 
 namespace dpldm::tools {
 
-using app::optional_value;
 using app::parse_or_help;
 
 // The value of an option without a default. Throws ConfigError, with `allowed` as the hint, when it was not given.

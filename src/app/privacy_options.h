@@ -8,11 +8,10 @@
 #include <cxxopts.hpp>
 
 #include "accounting/accountant.h"
-#include "base/error.h"
 
 namespace dpldm::app {
 
-// Adds --num-records, --delta, --accountant, --neighbouring, --json and --help.
+// Adds --num-records, --delta, --accountant, --neighbouring and --json.
 void add_accounting_options(cxxopts::Options& options);
 
 struct AccountingChoice {

@@ -76,25 +76,19 @@ TEST_F(ImportFolder, Csv_GivesOrderLabelsAndCaptions) {
 
 TEST_F(ImportFolder, CsvThatLies_IsRefused) {
   write("in/1.png", grey_png(1));
-  const auto with_csv = arguments({"--csv", text("list.csv")});
-  write("list.csv", "file,label\n../1.png,a\n");
-  expect_refusal(with_csv, 64, "must stay inside");
-  write("list.csv", "file,label\n1.png,a\n./1.png,b\n");
-  expect_refusal(with_csv, 64, "twice");
-  write("list.csv", "file,label\n2.png,a\n");
-  expect_refusal(with_csv, 74, "2.png");
-  write("list.csv", "file,label,label\n1.png,a,b\n");
-  expect_refusal(with_csv, 64, "two columns of one name");
-  write("list.csv", "file,label\n");
-  expect_refusal(with_csv, 64, "list.csv lists no image");
-  write("list.csv", "file,label\n\n1.png,\n");
-  expect_refusal(with_csv, 64, "list.csv, line 3: the label is empty");
-  write("list.csv", "file,label\n1.png,ch\xe9\n");
-  expect_refusal(with_csv, 64, "list.csv, line 2: the label is not UTF-8");
-  write("list.csv", "file\n1.png\n");
-  expect_refusal(with_csv, 64, "'file' and one or both of 'label' and 'caption' are expected");
-  write("list.csv", "label,caption\na,b\n");
-  expect_refusal(with_csv, 64, "'file' and one or both");
+  const auto refused = [&](const std::string& csv, int code, const std::string& what) {
+    write("list.csv", csv);
+    expect_refusal(arguments({"--csv", text("list.csv")}), code, what);
+  };
+  refused("file,label\n../1.png,a\n", 64, "must stay inside");
+  refused("file,label\n1.png,a\n./1.png,b\n", 64, "twice");
+  refused("file,label\n2.png,a\n", 74, "2.png");
+  refused("file,label,label\n1.png,a,b\n", 64, "two columns of one name");
+  refused("file,label\n", 64, "list.csv lists no image");
+  refused("file,label\n\n1.png,\n", 64, "list.csv, line 3: the label is empty");
+  refused("file,label\n1.png,ch\xe9\n", 64, "list.csv, line 2: the label is not UTF-8");
+  refused("file\n1.png\n", 64, "'file' and one or both of 'label' and 'caption' are expected");
+  refused("label,caption\na,b\n", 64, "'file' and one or both");
 }
 
 TEST_F(ImportFolder, FolderWithoutImages_IsRefused) {
