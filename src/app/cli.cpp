@@ -91,7 +91,7 @@ int run_program(const std::string& program, const std::string& about, std::span<
     print_help(program, about, commands);
     return argc > 1 ? 0 : static_cast<int>(ExitCode::kConfig);
   }
-  if (first == "--version") {
+  if (first == "--version" && argc == 2) {
     fmt::print("{}\n", build_facts());
     return 0;
   }

@@ -55,7 +55,7 @@ std::optional<train::RunOptions> read_training_options(Invocation& invocation, c
   // clang-format off
   options.add_options()
       ("config", "YAML file; configs/README.md lists its keys", cxxopts::value<std::string>(), "FILE")
-      ("set", "override one key; may be given several times", cxxopts::value<std::vector<std::string>>(), "KEY=VALUE")
+      ("set", "override one key; may be given several times, the last one for a key counts", cxxopts::value<std::vector<std::string>>(), "KEY=VALUE")
       ("run-dir", "where the run writes", cxxopts::value<std::string>(), "DIR")
       ("resume", "go on from the newest checkpoint in the run directory")
       ("dry-run", "build everything, print what would be done, stop")
