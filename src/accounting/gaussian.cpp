@@ -1,6 +1,7 @@
 #include "accounting/gaussian.h"
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 namespace dpldm::accounting {
@@ -13,23 +14,43 @@ double log_normal_tail(double x) {
   return -0.5 * x * x - std::log(x) - 0.5 * std::log(2 * std::numbers::pi) + std::log(series);
 }
 
-double gaussian_delta(double mu, double epsilon) {
+namespace {
+
+// delta is the difference of two terms. Each has a few roundings of its logarithm's size, which count where the terms
+// are close: where mu is tiny.
+struct Delta {
+  double value;
+  double error;
+};
+
+Delta delta_with_error(double mu, double epsilon) {
   const double near = log_normal_tail(epsilon / mu - mu / 2);
   const double far = epsilon + log_normal_tail(epsilon / mu + mu / 2);
-  return far < near ? -std::exp(near) * std::expm1(far - near) : 0;
+  const double size = 4 + std::abs(near) + std::abs(far) + epsilon;
+  return {far < near ? -std::exp(near) * std::expm1(far - near) : 0,
+          2 * size * std::numeric_limits<double>::epsilon() * std::exp(near)};
 }
 
+bool may_exceed(double mu, double epsilon, double delta) {
+  const auto [value, error] = delta_with_error(mu, epsilon);
+  return value + error > delta;
+}
+
+}  // namespace
+
+double gaussian_delta(double mu, double epsilon) { return delta_with_error(mu, epsilon).value; }
+
 double gaussian_epsilon(double mu, double delta) {
-  if (gaussian_delta(mu, 0) <= delta) return 0;
+  if (!may_exceed(mu, 0, delta)) return 0;
   double low = 0;
   double high = mu * mu / 2 + mu;
-  while (gaussian_delta(mu, high) > delta) {
+  while (may_exceed(mu, high, delta)) {
     low = high;
     high *= 2;
   }
   while (high - low > 1e-10 * high) {
     const double middle = low + (high - low) / 2;
-    (gaussian_delta(mu, middle) > delta ? low : high) = middle;
+    (may_exceed(mu, middle, delta) ? low : high) = middle;
   }
   return high * (1 + 1e-12);
 }

@@ -9,7 +9,8 @@ double log_normal_tail(double x);
 // The delta at `epsilon` >= 0 between N(0, 1) and N(mu, 1).
 double gaussian_delta(double mu, double epsilon);
 
-// The smallest epsilon >= 0 at `delta` in (0, 1), rounded up by at most a relative 1e-9. `mu` > 0.
+// The smallest epsilon >= 0 at `delta` in (0, 1), never rounded down, and up by at most a relative 1e-9, or 1e-14 / mu
+// where mu > 0 is that small.
 double gaussian_epsilon(double mu, double delta);
 
 }  // namespace dpldm::accounting

@@ -1,5 +1,6 @@
 #include "accounting/pld.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -71,6 +72,21 @@ TEST(Pld, FullRate_IsTheAnalyticGaussian) {
 }
 
 // The same number from the general path: a rate so close to 1 that it makes no difference.
+// References: 60 digits, by bisection of theorem 8 of Balle and Wang 2018.
+TEST(Gaussian, TinyMeans_AreBoundedFromAbove) {
+  struct Reference {
+    double mu, delta, epsilon;
+  };
+  for (const auto& [mu, delta, epsilon] :
+       {Reference{1e-9, 1e-10, 9.0234634775599063235e-10}, Reference{1e-9, 1e-12, 2.7178055156453226135e-9},
+        Reference{1e-6, 1e-8, 1.9383566759407212139e-6}, Reference{1e-5, 1e-9, 3.36301968803682708e-5},
+        Reference{1e-3, 1e-5, 0.001938724969860109964}}) {
+    const double bound = gaussian_epsilon(mu, delta);
+    EXPECT_GE(bound, epsilon) << mu;
+    EXPECT_LE(bound, epsilon * (1 + std::max(1e-9, 1e-14 / mu))) << mu;
+  }
+}
+
 TEST(Pld, NearlyFullRate_MeetsTheAnalyticGaussian) {
   const double epsilon = epsilon_at(1 - 1e-13, 10, 100, 1e-5);
   EXPECT_NEAR(epsilon, 4.377178096, 2e-5);
