@@ -22,12 +22,18 @@ using nlohmann::json;
 
 constexpr const char* kPrivacy = "dpldm.privacy";
 constexpr const char* kStatement = "dpldm.statement_sha256";
+constexpr const char* kWeights = "weights_sha256";
 constexpr const char* kStatementFile = "dp_metadata.json";
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as in io/safetensors.cpp
 constexpr std::size_t kMaxStatementBytes = std::size_t{1} << 24;
 
 // A safetensors file begins with the header's length, 8 bytes little-endian, and the header, a JSON object.
-json read_header(const fs::path& file) {
+struct Header {
+  std::uint64_t num_bytes = 0;
+  json content;
+};
+
+Header read_header(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
   std::uint64_t num_bytes = 0;
   stream.read(reinterpret_cast<char*>(&num_bytes), sizeof(num_bytes));
@@ -40,11 +46,11 @@ json read_header(const fs::path& file) {
   stream.read(text.data(), static_cast<std::streamsize>(num_bytes));
   json header = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!stream || !header.is_object()) throw IoError(file.string() + " has no safetensors header");
-  return header;
+  return {num_bytes, std::move(header)};
 }
 
 std::optional<PrivacyStamp> stamp_of(const fs::path& file) {
-  const json header = read_header(file);
+  const json header = read_header(file).content;
   const json metadata = header.value("__metadata__", json::object());
   const auto text = [&](const char* key) {
     const auto found = metadata.find(key);
@@ -85,6 +91,23 @@ void require_true_claim(const fs::path& statement) {
   }
 }
 
+std::vector<fs::path> weights_in(const fs::path& model) {
+  std::vector<fs::path> files;
+  for (const fs::path& place : places(model)) {
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(place, error)) {
+      if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+    }
+  }
+  return files;
+}
+
+// Of all that follows the header.
+std::string sha256_of_tensors(const fs::path& file) {
+  const std::uint64_t begin = read_header(file).num_bytes + sizeof(std::uint64_t);
+  return sha256_of_file(file, begin);
+}
+
 }  // namespace
 
 std::map<std::string, std::string> stamp_for_checkpoint() {
@@ -108,12 +131,8 @@ std::map<std::string, std::string> stamp_for(const std::string& statement_text) 
 
 std::vector<PrivacyStamp> read_privacy_stamps(const fs::path& model) {
   std::vector<PrivacyStamp> stamps;
-  for (const fs::path& place : places(model)) {
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(place, error)) {
-      if (entry.path().extension() != ".safetensors") continue;
-      if (auto stamp = stamp_of(entry.path())) stamps.push_back(std::move(*stamp));
-    }
+  for (const fs::path& file : weights_in(model)) {
+    if (auto stamp = stamp_of(file)) stamps.push_back(std::move(*stamp));
   }
   return stamps;
 }
@@ -143,6 +162,33 @@ void require_own_statement(const fs::path& model) {
                                   model.string(), stamp.file.string(), stamp.privacy));
   }
   require_true_claim(*statement);
+}
+
+std::string weights_beside_the_statement(const fs::path& model) {
+  const fs::path statement = model / kStatementFile;
+  if (!fs::exists(statement)) return "";
+  const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
+  if (!content.is_object() || !content.contains(kWeights)) return "";
+  std::map<std::string, std::string> digests;
+  try {
+    digests = content[kWeights].get<std::map<std::string, std::string>>();
+  } catch (const json::exception& error) {
+    throw ConfigError(
+        fmt::format("{}: {} is not a digest for each file: {}", statement.string(), kWeights, error.what()));
+  }
+  for (const fs::path& file : weights_in(model)) {
+    const std::string name = fs::proximate(file, model).generic_string();
+    const auto digest = digests.find(name);
+    if (digest == digests.end()) {
+      return fmt::format("{} is not among the weights that {} names", file.string(), statement.string());
+    }
+    if (digest->second != sha256_of_tensors(file)) {
+      return fmt::format("{} does not hold the weights that {} was written for", file.string(), statement.string());
+    }
+    digests.erase(digest);
+  }
+  if (digests.empty()) return "";
+  return fmt::format("{} names weights that are not there: {}", statement.string(), digests.begin()->first);
 }
 
 }  // namespace dpldm::accounting

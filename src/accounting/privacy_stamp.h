@@ -44,4 +44,9 @@ void require_unstamped(const std::filesystem::path& model, const std::string& pu
 // or not weights are stamped. Weights without stamp and statement pass.
 void require_own_statement(const std::filesystem::path& model);
 
+// What keeps the weights in `model`, a pipeline's directory, from being those that the dp_metadata.json in it was
+// written for, by the digests in it: a sentence, or empty. A statement without digests is not compared. Reads all files
+// of weights; throws IoError when that fails, ConfigError for digests that are none.
+std::string weights_beside_the_statement(const std::filesystem::path& model);
+
 }  // namespace dpldm::accounting

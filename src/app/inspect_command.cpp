@@ -154,6 +154,8 @@ Json describe_model(const fs::path& path) {
   accounting::require_own_statement(path);  // nothing is told that the statement's own numbers refute
   const auto privacy = model::read_dp_metadata(path);
   if (!privacy.is_null()) json["dp_metadata"] = privacy;
+  const std::string difference = accounting::weights_beside_the_statement(path);
+  if (!difference.empty()) spdlog::warn("{}: its claim is not about them", difference);
   return json;
 }
 

@@ -121,7 +121,11 @@ void run_privacy_verify(int argc, char** argv) {
   const bool json = given.count("json") > 0;
   const auto [claim, epsilon] = reporting_failure(json, [&] {
     const bool is_model = std::filesystem::is_directory(path);
-    if (is_model) accounting::require_own_statement(path);
+    if (is_model) {
+      accounting::require_own_statement(path);
+      const std::string difference = accounting::weights_beside_the_statement(path);
+      if (!difference.empty()) throw ConfigError(difference + ": its claim is not about them");
+    }
     const accounting::PrivacyClaim read = accounting::read_claim(is_model ? path / "dp_metadata.json" : path);
     return std::pair(read, verified_epsilon(read));
   });

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <set>
 
 #include <cxxopts.hpp>
 #include <fmt/format.h>
@@ -131,9 +132,13 @@ std::vector<std::int64_t> labels_of(const SampleOptions& options, std::int64_t n
     classes.resize(static_cast<std::size_t>(num_classes));
     std::iota(classes.begin(), classes.end(), std::int64_t{0});
   }
+  std::set<std::int64_t> seen;
   for (const std::int64_t c : classes) {
     if (c < 0 || c >= num_classes) {
       throw ConfigError(fmt::format("--classes has {}; the model's classes are 0 to {}", c, num_classes - 1));
+    }
+    if (!seen.insert(c).second) {
+      throw ConfigError(fmt::format("--classes has {} twice; --class-distribution gives classes unequal shares", c));
     }
   }
   const std::int64_t num = options.per_class ? options.num * static_cast<std::int64_t>(classes.size()) : options.num;
@@ -242,8 +247,11 @@ void run_sample(Invocation& invocation) {
       .batch_size = options.batch,
       .conditions = subjects.conditions,
       .initial_noise = read_initial_noise(options.initial_noise, subjects.num, functions.latent_shape)};
-  const std::string privacy = privacy_line(model.metadata());
-  const data::Visibility visibility = visibility_of_samples(model.metadata());
+  // Weights that were changed since may have seen records that the statement knows nothing of.
+  const std::string difference = comm.is_root() ? accounting::weights_beside_the_statement(options.model) : "";
+  const std::string privacy = difference.empty() ? privacy_line(model.metadata()) : "NO CLAIM: " + difference;
+  const data::Visibility visibility =
+      difference.empty() ? visibility_of_samples(model.metadata()) : data::Visibility::kPrivate;
   announce(options, model, subjects.num, privacy, visibility, comm, threads);
 
   const c10::InferenceMode inference;

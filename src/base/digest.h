@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -28,7 +29,7 @@ class Sha256 {
 
 std::string sha256_of(const std::string& bytes);
 
-// Throws IoError when the file cannot be read to its end.
-std::string sha256_of_file(const std::filesystem::path& path);
+// From byte `begin` on. Throws IoError when the file cannot be read to its end.
+std::string sha256_of_file(const std::filesystem::path& path, std::uint64_t begin = 0);
 
 }  // namespace dpldm

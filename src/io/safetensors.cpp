@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/watchdog.h"
 #include "io/safetensors_types.h"
@@ -127,6 +128,12 @@ void write_safetensors(const std::filesystem::path& path, const NamedTensors& te
     throw IoError("cannot write " + path.string() + ": " + reason);
   }
   commit_file(temporary, path);
+}
+
+std::string data_sha256(const NamedTensors& tensors) {
+  Sha256 digest;
+  for (const auto& [name, tensor] : in_file_order(tensors)) digest.add(tensor.const_data_ptr(), tensor.nbytes());
+  return digest.finish();
 }
 
 }  // namespace dpldm::io

@@ -51,4 +51,7 @@ NamedTensors read_safetensors(const std::filesystem::path& path,
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        std::map<std::string, std::string> metadata = {});
 
+// SHA-256 of the bytes behind the header in the file that write_safetensors makes of `tensors`.
+std::string data_sha256(const NamedTensors& tensors);
+
 }  // namespace dpldm::io

@@ -175,6 +175,13 @@ void name_pipeline(const fs::path& model, nlohmann::json& index) {
   }
 }
 
+// StableDiffusionPipeline and what has no pipeline of its own say "vae"; latent diffusion's pipelines "vqvae".
+std::string autoencoder_component(const Pipeline& pipeline) {
+  const bool unconditional = pipeline.unet && pipeline.unet->config().family == UNetFamily::kUnconditional;
+  const bool latent_diffusion = pipeline.text_encoder ? pipeline.text_encoder->component() == "bert" : unconditional;
+  return latent_diffusion ? "vqvae" : "vae";
+}
+
 void copy_files(const fs::path& from, const fs::path& to) {
   if (fs::absolute(from).lexically_normal() == fs::absolute(to).lexically_normal()) return;
   make_directory(to);
@@ -287,12 +294,8 @@ void save_text_encoder(const TextEncoder& encoder, const fs::path& directory,
 void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, const fs::path& model) {
   const TextEncoder* encoder = pipeline.text_encoder.get();
   if (pipeline.unet) save_unet(*pipeline.unet, model / "unet", pipeline.unet_metadata);
-  // StableDiffusionPipeline and what has no pipeline of its own say "vae"; latent diffusion's pipelines "vqvae".
-  const bool unconditional = pipeline.unet && pipeline.unet->config().family == UNetFamily::kUnconditional;
-  const bool latent_diffusion = encoder != nullptr ? encoder->component() == "bert" : unconditional;
   if (pipeline.autoencoder) {
-    save_autoencoder(*pipeline.autoencoder, model / (latent_diffusion ? "vqvae" : "vae"),
-                     pipeline.autoencoder_metadata);
+    save_autoencoder(*pipeline.autoencoder, model / autoencoder_component(pipeline), pipeline.autoencoder_metadata);
   }
   if (encoder != nullptr) {
     save_text_encoder(*encoder, model / encoder->component(), pipeline.text_encoder_metadata);
@@ -300,6 +303,17 @@ void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, co
   if (!pipeline.tokenizer.empty()) copy_files(pipeline.tokenizer, model / "tokenizer");
   write_scheduler_config(model, scheduler);
   write_model_index(model);
+}
+
+std::map<std::string, std::string> weights_to_be_written(const Pipeline& pipeline) {
+  std::map<std::string, std::string> digests;
+  const auto add = [&](const Network& network, const std::string& component, const std::string& stem) {
+    digests[component + "/" + stem + ".safetensors"] = written_sha256(network, stored_parameters(network));
+  };
+  if (pipeline.unet) add(*pipeline.unet, "unet", kDiffusersStem);
+  if (pipeline.autoencoder) add(*pipeline.autoencoder, autoencoder_component(pipeline), kDiffusersStem);
+  if (pipeline.text_encoder) add(*pipeline.text_encoder, pipeline.text_encoder->component(), kTransformersStem);
+  return digests;
 }
 
 std::string weights_sha256(const torch::nn::Module& network) {

@@ -59,6 +59,16 @@ std::string what_is_there_instead(const fs::path& directory, const std::string& 
   return "";
 }
 
+io::NamedTensors in_stored_types(const Network& network, const io::NamedTensors& tensors) {
+  io::NamedTensors stored;
+  stored.reserve(tensors.size());
+  for (const auto& [name, tensor] : tensors) {
+    const auto type = network.stored_types.find(name);
+    stored.emplace_back(name, type == network.stored_types.end() ? tensor : as_stored(tensor, type->second));
+  }
+  return stored;
+}
+
 }  // namespace
 
 Tensors read_weights(const fs::path& directory, const std::string& stem) {
@@ -126,14 +136,12 @@ void write_network(const Network& network, const io::NamedTensors& tensors, cons
   std::error_code failure;
   fs::create_directories(directory, failure);
   if (failure) throw IoError("cannot create " + directory.string() + ": " + failure.message());
-  io::NamedTensors stored;
-  stored.reserve(tensors.size());
-  for (const auto& [name, tensor] : tensors) {
-    const auto type = network.stored_types.find(name);
-    stored.emplace_back(name, type == network.stored_types.end() ? tensor : as_stored(tensor, type->second));
-  }
-  io::write_safetensors(directory / (stem + ".safetensors"), stored, metadata);
+  io::write_safetensors(directory / (stem + ".safetensors"), in_stored_types(network, tensors), metadata);
   io::write_json_file(directory / "config.json", network.config_json());
+}
+
+std::string written_sha256(const Network& network, const io::NamedTensors& tensors) {
+  return io::data_sha256(in_stored_types(network, tensors));
 }
 
 }  // namespace dpldm::model

@@ -55,6 +55,7 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
       {"trained_elements", facts.num_trained},
       {"trained_parameters", facts.trained_names},
       {"class_names", facts.class_names},
+      {"weights_sha256", facts.weights},
       {"public_inputs", {{"base_unet_sha256", facts.base_unet_sha256}, {"autoencoder_sha256", facts.encoder_sha256}}},
       {"key_commitment", header.key_commitment},
       {"run_id", header.run_id},
@@ -136,6 +137,9 @@ std::string page_of(const nlohmann::json& json) {
     row("public text encoder (SHA-256)", json["public_inputs"]["base_text_encoder_sha256"].get<std::string>());
   }
   row("public autoencoder (SHA-256)", json["public_inputs"]["autoencoder_sha256"].get<std::string>());
+  for (const auto& [file, digest] : json["weights_sha256"].items()) {
+    row(fmt::format("this model's `{}`, after its header (SHA-256)", file), digest.get<std::string>());
+  }
   row("commitment to the key", json["key_commitment"].get<std::string>());
   page +=
       "\n## What the number covers, and against whom\n\n"

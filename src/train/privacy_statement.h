@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct StatementFacts {
   const std::string& encoder_sha256;
   const std::vector<std::string>& class_names;
   bool latents_are_private;  // as the file says; a run on public ones is accounted for all the same
+  const std::map<std::string, std::string>& weights;  // model::weights_to_be_written
 };
 
 // <run_dir>/model/dp_metadata.json, to be written before the model's weights. Returns its text. Throws IoError.

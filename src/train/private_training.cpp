@@ -408,6 +408,12 @@ class PrivateTraining {
     }
     if (comm_.is_root()) {
       const std::filesystem::path model = options_.run_dir / "model";
+      model::merge_low_rank_pairs(*setup_.network);
+      model::Pipeline pipeline{.unet = setup_.network,
+                               .autoencoder = setup_.autoencoder,
+                               .text_encoder = setup_.network->text_encoder(),
+                               .tokenizer = model::tokenizer_directory(config_.model)};
+      const std::map<std::string, std::string> weights = model::weights_to_be_written(pipeline);
       const StatementFacts facts{.run_dir = options_.run_dir,
                                  .ledger = *ledger_,
                                  .plan = setup_.plan,
@@ -419,18 +425,14 @@ class PrivateTraining {
                                  .base_text_encoder_sha256 = setup_.text_encoder_sha256,
                                  .encoder_sha256 = setup_.latents.info().encoder_sha256,
                                  .class_names = setup_.latents.info().class_names,
-                                 .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate};
+                                 .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate,
+                                 .weights = weights};
       // The statement before the weights, and a stamp inside them: neither a crash in between nor a copy without the
       // statement may leave weights that look as if they were public.
       const std::string statement = write_model_statement(facts);
-      model::merge_low_rank_pairs(*setup_.network);
-      model::save_pipeline({.unet = setup_.network,
-                            .autoencoder = setup_.autoencoder,
-                            .text_encoder = setup_.network->text_encoder(),
-                            .tokenizer = model::tokenizer_directory(config_.model),
-                            .unet_metadata = accounting::stamp_for(statement),
-                            .text_encoder_metadata = stamp_of_text_encoder(statement)},
-                           setup_.schedule.config().to_json(), model);
+      pipeline.unet_metadata = accounting::stamp_for(statement);
+      pipeline.text_encoder_metadata = stamp_of_text_encoder(statement);
+      model::save_pipeline(pipeline, setup_.schedule.config().to_json(), model);
       keep_text_length(model, setup_.network->text_encoder().get(), setup_.latents.info().num_tokens);
       write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());

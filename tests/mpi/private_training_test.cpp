@@ -583,6 +583,17 @@ TEST_F(PrivateTrainingOnRanks, StatementIsVerifiedFromItsOwnNumbers) {
   EXPECT_EQ(accounting::verified_epsilon(claim), accounting::PrivacyLedger::read(directory / "ledger.jsonl").epsilon());
 }
 
+TEST_F(PrivateTrainingOnRanks, StatementNamesTheWeightsThatItIsAbout) {
+  config::FinetuneConfig settings = config();
+  settings.steps = 2;
+  const std::filesystem::path model = run(settings, "named", *world_) / "model";
+  EXPECT_EQ(accounting::weights_beside_the_statement(model), "");
+  EXPECT_EQ(model::read_dp_metadata(model)["weights_sha256"].size(), 2U) << "of the U-Net and of the autoencoder";
+  if (!world_->is_root()) return;
+  model::save_unet(*model::load_unet(config().model), model / "unet");  // the public one, in the private one's place
+  EXPECT_NE(accounting::weights_beside_the_statement(model), "");
+}
+
 // Whoever reads along learns nothing of how many records a step had.
 TEST_F(PrivateTrainingOnRanks, MetricsHoldTheStepItsLearningRateAndItsPrivacyAlone) {
   config::FinetuneConfig real = config();

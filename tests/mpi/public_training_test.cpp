@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include "accounting/privacy_stamp.h"
 #include "base/error.h"
 #include "base/torch.h"
 #include "data/image_file.h"
 #include "io/safetensors.h"
+#include "model/model_directory.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
@@ -65,6 +67,21 @@ TEST(PretrainingOnRanks, PrivateLatentsAreRefused) {
   const test::TemporaryDirectory own;
   const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
   if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPrivate);
+  world->barrier();
+  config::PretrainConfig config = tiny_config(root);
+  EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError);
+  world->barrier();
+}
+
+TEST(PretrainingOnRanks, AutoencoderThatSawPrivateRecordsIsRefused) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) {
+    test::make_tiny_model(root, 20, data::Visibility::kPublic);
+    model::save_autoencoder(*model::load_autoencoder(root / "tiny"), root / "tiny/vae",
+                            accounting::stamp_for_checkpoint());
+  }
   world->barrier();
   config::PretrainConfig config = tiny_config(root);
   EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError);

@@ -151,6 +151,19 @@ class TextTraining : public testing::Test {
   fs::path root_;
 };
 
+TEST_F(TextTraining, PretrainingRefusesATextEncoderThatSawPrivateRecords) {
+  const fs::path model = pretrained(true, "public");
+  config::PretrainConfig config = pretrain_config(false);
+  config.text_network = nlohmann::json::object();
+  config.text_encoder = model.string();
+  run_pretraining(config, {.run_dir = root_ / "own"}, *world_);
+  if (world_->is_root()) {
+    model::save_text_encoder(*model::load_text_encoder(model), model / "bert", accounting::stamp_for_checkpoint());
+  }
+  world_->barrier();
+  EXPECT_THROW(run_pretraining(config, {.run_dir = root_ / "refused"}, *world_), ConfigError);
+}
+
 TEST_F(TextTraining, FrozenAndTrainedEncodersFromCaptionsToAModelThatReadsPrompts) {
   const fs::path base = pretrained(true, "pretrain");
   EXPECT_EQ(io::read_json_file(base / "model_index.json")["_class_name"], "LDMTextToImagePipeline");

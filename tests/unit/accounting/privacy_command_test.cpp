@@ -254,10 +254,15 @@ TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
              {"expected_batch_size", 500}};
   write("model/dp_metadata.json", claim);
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["verified"], true);
-  claim["steps"] = 2000;
-  write("model/dp_metadata.json", claim);
-  EXPECT_THROW(json({"verify", (folder_ / "model").string()}), ConfigError);
-  EXPECT_EQ(Json::parse(printed_)["verified"], false);
+  Json steps = claim;
+  steps["steps"] = 2000;
+  Json weights = claim;
+  weights["weights_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", std::string(64, '0')}};
+  for (const Json& wrong : {steps, weights}) {
+    write("model/dp_metadata.json", wrong);
+    EXPECT_THROW(json({"verify", (folder_ / "model").string()}), ConfigError);
+    EXPECT_EQ(Json::parse(printed_)["verified"], false);
+  }
 }
 
 TEST_F(PrivacyCommand, WrongWords_AreRefusedWithASentence) {

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include "base/digest.h"
 #include "base/error.h"
 
 namespace dpldm::accounting {
@@ -33,13 +34,14 @@ class Stamp : public testing::Test {
   }
   ~Stamp() override { std::filesystem::remove_all(model_); }
 
-  // A safetensors file without tensors.
-  void write_weights(const std::string& network, const std::map<std::string, std::string>& metadata) const {
+  // A safetensors file whose header names no tensors.
+  void write_weights(const std::string& network, const std::map<std::string, std::string>& metadata,
+                     const std::string& data = "") const {
     const std::string header = nlohmann::json{{"__metadata__", metadata}}.dump();
     const std::uint64_t size = header.size();
     std::ofstream stream(model_ / network / "diffusion_pytorch_model.safetensors", std::ios::binary);
     stream.write(reinterpret_cast<const char*>(&size), sizeof(size));
-    stream << header;
+    stream << header << data;
   }
   void write_statement(const std::string& text) const { std::ofstream(model_ / "dp_metadata.json") << text; }
 
@@ -98,6 +100,33 @@ TEST_F(Stamp, OwnStatement_IsTheOneOfTheSameWriting) {
   write_statement(better);
   EXPECT_THROW(require_own_statement(model_), ConfigError);
   EXPECT_THAT(read_privacy_stamps(model_)[0].privacy, "epsilon 2.10137, delta 1e-05, add-remove");
+}
+
+// A statement speaks of weights, not of a directory: what was trained further elsewhere and saved there has no claim.
+TEST_F(Stamp, WeightsOtherThanThoseOfTheStatement_AreFound) {
+  const auto statement = [&](const nlohmann::json& digests) {
+    nlohmann::json json = nlohmann::json::parse(kStatement);
+    json["weights_sha256"] = digests;
+    write_statement(json.dump());
+  };
+  const std::string unet = "unet/diffusion_pytorch_model.safetensors";
+  const std::string vae = "vae/diffusion_pytorch_model.safetensors";
+  write_weights("unet", {{"format", "pt"}}, "abcd");
+  write_statement(kStatement);
+  EXPECT_EQ(weights_beside_the_statement(model_), "") << "an older statement names none";
+  statement({{unet, sha256_of("abcd")}, {vae, sha256_of("")}});
+  EXPECT_EQ(weights_beside_the_statement(model_), "");
+  write_weights("unet", {{"another", "header"}}, "abcd");
+  EXPECT_EQ(weights_beside_the_statement(model_), "") << "the header may say what it likes";
+  write_weights("unet", {{"format", "pt"}}, "abce");
+  EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("does not hold the weights"));
+  write_weights("unet", {{"format", "pt"}}, "abcd");
+  statement({{unet, sha256_of("abcd")}});
+  EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("is not among the weights"));
+  statement({{unet, sha256_of("abcd")}, {vae, sha256_of("")}, {"bert/model.safetensors", sha256_of("")}});
+  EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("not there: bert/model.safetensors"));
+  statement({{unet, 7}});
+  EXPECT_THROW(weights_beside_the_statement(model_), ConfigError);
 }
 
 TEST_F(Stamp, SomethingElseThanAStatementOrWeights_IsRefused) {

@@ -208,12 +208,38 @@ TEST_F(ModelCommands, Samples_AreFunctionsOfTheSeedOnAnyNumberOfRanks) {
 
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--classes", "3"}),
                  "--classes has 3; the model's classes are 0 to 2");
+  expect_refusal(sample("tiny", "x.h5", {"--num", "4", "--classes", "0,1,0"}), "--classes has 0 twice");
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--eta", "2"}), "eta is 2; it must be between 0 and 1");
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--sampler", "heun"}), "heun");
-  expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--guidance", "7.5x"}), "7.5x");
+  expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--guidance", "7.5x"}), "--guidance: ");
+  expect_refusal(sample("tiny", "x.h5", {"--batch=1x", "--num", "1"}), "--batch: ");
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--prompts", path("one.h5")}),
                  "--prompts needs a model with a text");
   expect_refusal(sample("tiny", "x.h5", {}), "--num is missing");
+}
+
+// They may have been trained further on private records, in Python for instance, which drops the stamp.
+TEST_F(ModelCommands, SamplesOfWeightsThatTheStatementIsNotAbout_ArePrivateAndClaimNothing) {
+  test::make_tiny_model(path(""), 1, data::Visibility::kPublic);
+  nlohmann::json config = nlohmann::json::parse(test::bytes_of(path("tiny/unet/config.json")));
+  config["sample_size"] = 4;
+  test::write_bytes(path("tiny/unet/config.json"), config.dump());
+  nlohmann::json statement = nlohmann::json::parse(
+      R"({"private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
+          "accountant": "rdp", "sampling_rate": 0.01, "noise_multiplier": 1.0, "steps": 1000, "num_records": 50000,
+          "expected_batch_size": 500})");
+  test::write_bytes(path("tiny/dp_metadata.json"), statement.dump());
+  ASSERT_EQ(run(sample("tiny", "own.h5", {"--num", "1"})).exit_code, 0);
+  EXPECT_EQ(data::ImageFile(path("own.h5")).info().visibility, data::Visibility::kPublic);
+  statement["weights_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", std::string(64, '0')},
+                                 {"vae/diffusion_pytorch_model.safetensors", std::string(64, '0')}};
+  test::write_bytes(path("tiny/dp_metadata.json"), statement.dump());
+  const test::ProcessResult sampled = run(sample("tiny", "others.h5", {"--num", "1"}));
+  ASSERT_EQ(sampled.exit_code, 0) << sampled.err;
+  EXPECT_THAT(sampled.err, HasSubstr("NO CLAIM"));
+  EXPECT_EQ(data::ImageFile(path("others.h5")).info().visibility, data::Visibility::kPrivate);
+  EXPECT_THAT(run({"inspect", path("tiny")}).err, HasSubstr("its claim is not about them"));
+  expect_refusal({"privacy", "verify", path("tiny")}, "its claim is not about them");
 }
 
 TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {

@@ -85,6 +85,12 @@ TEST_F(ReportPage, BrokenLedger_IsNoStatement) {
   EXPECT_THROW(report_page(run_), IoError);
 }
 
+TEST_F(ReportPage, LedgerThatLacksWhatTheStatementSaw_IsNoStatement) {
+  add_ledger(true);
+  add_json("model/dp_metadata.json", {{"private", true}, {"ledger_head", std::string(64, 'e')}});
+  EXPECT_THROW(report_page(run_), IoError);
+}
+
 TEST_F(ReportPage, PublicRun_SaysSoAndShowsItsLoss) {
   std::ofstream(run_ / "metrics.jsonl") << R"({"step":1,"loss":0.5})"
                                         << "\n"

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "accounting/privacy_stamp.h"
 #include "base/error.h"
 #include "base/torch.h"
 #include "data/image_file.h"
@@ -169,6 +170,11 @@ TEST_F(Encode, WrongCaptions_AreRefusedWithoutQuotingThem) {
   EXPECT_EQ(result.exit_code, 64);
   expect_silent(result.err, "record 0: a caption is not UTF-8");
   EXPECT_FALSE(std::filesystem::exists(path("l.h5")));
+}
+
+TEST_F(Encode, AutoencoderThatSawPrivateRecords_IsRefused) {
+  model::save_autoencoder(*autoencoder_, path("model/vae"), accounting::stamp_for_checkpoint());
+  expect_refusal(arguments({"-o", text("l.h5")}), 64, "encode takes a public autoencoder only");
 }
 
 TEST_F(Encode, WrongInput_IsRefusedOnEveryNumberOfRanks) {
