@@ -13,12 +13,12 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <spdlog/spdlog.h>
 #include <torch/version.h>
 
 #include "accounting/privacy_stamp.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/progress.h"
 #include "base/torch.h"
 #include "config/training_config.h"

@@ -10,10 +10,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "data_tools/csv_table.h"
 #include "data_tools/image_import.h"
 #include "data_tools/options.h"

@@ -4,6 +4,14 @@
 // no loss, norm, batch size or count (docs/privacy.md lists what is safe).
 #pragma once
 
+#include <fmt/format.h>
+#if FMT_VERSION < 100000
+// libfmt holds this function, but its headers do not say so: without the declaration every file that logs compiles all
+// of formatting again, for seconds.
+extern template void fmt::detail::vformat_to<char>(fmt::detail::buffer<char>&, fmt::string_view,
+                                                   fmt::basic_format_args<FMT_BUFFER_CONTEXT(char)>,
+                                                   fmt::detail::locale_ref);
+#endif
 #include <spdlog/spdlog.h>
 
 namespace dpldm {
