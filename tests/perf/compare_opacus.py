@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The private step of dpldm against Opacus' two modes, in one run on one machine.
 
-Network, trained set, batch size and precision are the same; each side's ordinary step is measured too. Times are medians
-of the rounds. With --clock cpu they are the process's own seconds, which a busy machine disturbs less.
+Network, weights, batch, trained set and precision are the same (the losses of both sides are compared); each side's ordinary step is measured
+too. Times are medians of the rounds. With --clock cpu they are the process's own seconds, which a busy machine disturbs less.
 
   python tests/perf/compare_opacus.py [--network quickstart|cifar10] [--batch 32] [--threads 1] [--precision fp32|bf16]
                                       [--rounds 7] [--clock wall|cpu] [--binary build/tests/perf_dp_step]
@@ -15,12 +15,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
 
 NETWORKS = {
     "quickstart": {
@@ -44,8 +47,8 @@ NETWORKS = {
 DEAD = ("attn2.to_q", "attn2.to_k", ".norm2")  # without effect under a context of one token
 
 
-def build(name, dtype):
-    network = UNet2DConditionModel(**NETWORKS[name])
+def load_network(folder, dtype):
+    network = UNet2DConditionModel.from_pretrained(folder / "unet")
     # torch's fused attention has a slow backward pass in bf16 on the CPU; this is product, softmax, product.
     network.set_attn_processor(AttnProcessor())
     for key, parameter in network.named_parameters():
@@ -53,14 +56,28 @@ def build(name, dtype):
     return network.to(dtype)
 
 
-def make_batch(name, batch, dtype):
+def load_batch(folder, dtype):
+    inputs = load_file(folder / "batch.safetensors")
+    return {name: tensor if name == "timestep" else tensor.to(dtype) for name, tensor in inputs.items()}
+
+
+def write_workload(folder, name, batch):
+    """One network and one batch for both sides."""
+    torch.manual_seed(1)
+    network = UNet2DConditionModel(**NETWORKS[name])
+    # What starts at zero would keep gradients from what is before it.
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    network.save_pretrained(folder / "unet")
     config = NETWORKS[name]
     size, channels = config["sample_size"], config.get("in_channels", 4)
-    return {
-        "sample": torch.randn(batch, channels, size, size).to(dtype),
+    inputs = {
+        "sample": torch.randn(batch, channels, size, size),
         "timestep": torch.randint(0, 1000, (batch,)),
-        "encoder_hidden_states": torch.randn(batch, 1, config["cross_attention_dim"]).to(dtype),
+        "encoder_hidden_states": torch.randn(batch, 1, config["cross_attention_dim"]),
     }
+    save_file(inputs, folder / "batch.safetensors")
 
 
 def losses(network, inputs):
@@ -120,8 +137,10 @@ def measure(mode, args):
     torch.manual_seed(1)
     warnings.simplefilter("ignore")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.precision]
-    network = build(args.network, dtype)
-    inputs = make_batch(args.network, args.batch, dtype)
+    network = load_network(args.given, dtype)
+    inputs = load_batch(args.given, dtype)
+    with torch.no_grad():
+        loss = losses(network, inputs).sum().item()
     if mode == "ordinary":
         step = lambda: ordinary_step(network, inputs)
     elif mode == "hooks":
@@ -138,6 +157,7 @@ def measure(mode, args):
     return {
         "records_per_second": rate(step, args.batch, args.rounds, clock),
         "peak_megabytes": peak_megabytes(),
+        "loss": loss,
     }
 
 
@@ -150,12 +170,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--binary", default="build/tests/perf_dp_step")
+    parser.add_argument("--given", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=("ordinary", "hooks", "ghost"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.mode:
         print(json.dumps(measure(args.mode, args)))
         return
-    settings = [f"--{key}={getattr(args, key)}" for key in ("network", "batch", "threads", "precision", "rounds", "clock")]
+    with tempfile.TemporaryDirectory() as folder:
+        write_workload(Path(folder), args.network, args.batch)
+        compare(args, folder)
+
+
+def compare(args, folder):
+    settings = [f"--{key}={getattr(args, key)}" for key in ("network", "batch", "threads", "precision", "rounds", "clock")] + [f"--given={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     result = {"settings": {key: getattr(args, key) for key in ("network", "batch", "threads", "precision", "clock")}}
     for mode in ("ordinary", "hooks", "ghost"):
@@ -164,7 +191,14 @@ def main():
     for only, label in (("ordinary", "dpldm ordinary"), ("private", "dpldm private")):
         run = subprocess.run([args.binary, *settings, f"--only={only}", "--json"], env=environment, check=True, capture_output=True, text=True)
         ours = json.loads(run.stdout)
-        result[label] = {"records_per_second": ours[f"{only}_records_per_second"], "peak_megabytes": ours["peak_megabytes"]}
+        result[label] = {
+            "records_per_second": ours[f"{only}_records_per_second"],
+            "peak_megabytes": ours["peak_megabytes"],
+            "loss": ours["loss_of_micro_batch"],
+        }
+    losses_seen = [side["loss"] for side in result.values() if "loss" in side]
+    if max(losses_seen) - min(losses_seen) > (1e-4 if args.precision == "fp32" else 3e-2) * abs(losses_seen[0]):
+        sys.exit(f"the sides do not compute the same: losses {losses_seen}")
     best = max(result["python hooks"]["records_per_second"], result["python ghost"]["records_per_second"])
     result["private over the better Opacus mode"] = result["dpldm private"]["records_per_second"] / best
     print(json.dumps(result, indent=1))

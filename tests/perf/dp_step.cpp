@@ -2,18 +2,22 @@
 //
 //   build/tests/perf_dp_step [--network quickstart|cifar10|transformer320] [--set attention|attention-core]
 //                            [--batch 64] [--records N] [--threads 1] [--precision bf16|fp32] [--rule auto]
-//                            [--clock wall|cpu] [--only ordinary|private] [--json]
+//                            [--clock wall|cpu] [--only ordinary|private] [--given DIR] [--json]
 //
 // --batch is the micro-batch. --records makes the step a logical one of N records in as many micro-batches as they
 // need, the last one padded as in training (docs/decisions/0008); by default a step is one micro-batch. --only runs one
-// of the two alone, so that the process's peak memory is its own.
+// of the two alone, so that the process's peak memory is its own. --given takes the U-Net and one micro-batch from
+// DIR/unet (diffusers) and DIR/batch.safetensors (sample, timestep, encoder_hidden_states), as compare_opacus.py writes
+// them.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,7 +29,9 @@
 #include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "dp/rule_timing.h"
+#include "io/safetensors.h"
 #include "model/attention.h"
+#include "model/model_directory.h"
 #include "model/unet.h"
 
 namespace {
@@ -66,6 +72,18 @@ Workload unet(const std::string& name, std::int64_t batch, at::ScalarType dtype)
   const at::Tensor x = torch::randn({batch, config.in_channels, size, size}).to(dtype);
   const at::Tensor t = torch::randint(0, 1000, {batch}, torch::kLong);
   const dpldm::model::Conditioning conditioning{{}, torch::randint(0, 10, {batch}, torch::kLong)};
+  return {network, [=] { return network->forward(x, t, conditioning); }};
+}
+
+Workload given_unet(const std::string& folder, std::int64_t batch, at::ScalarType dtype) {
+  const auto network = dpldm::model::load_unet(folder);
+  std::map<std::string, at::Tensor> inputs;
+  for (auto& [name, tensor] : dpldm::io::read_safetensors(folder + "/batch.safetensors")) inputs[name] = tensor;
+  const at::Tensor x = inputs.at("sample").to(dtype);
+  if (x.size(0) != batch) throw std::runtime_error("batch.safetensors holds another number of records than --batch");
+  const at::Tensor t = inputs.at("timestep");
+  dpldm::model::Conditioning conditioning;
+  conditioning.context = inputs.at("encoder_hidden_states").to(dtype);
   return {network, [=] { return network->forward(x, t, conditioning); }};
 }
 
@@ -148,6 +166,7 @@ int main(int argc, char** argv) {
       "rule", "auto, kept, norm-only or gram", cxxopts::value<std::string>()->default_value("auto"))(
       "clock", "wall or cpu", cxxopts::value<std::string>()->default_value("wall"))(
       "only", "ordinary or private", cxxopts::value<std::string>()->default_value(""))(
+      "given", "a folder with the U-Net and a micro-batch", cxxopts::value<std::string>()->default_value(""))(
       "rounds", "measured rounds", cxxopts::value<int>()->default_value("9"))("json", "one JSON object");
   const auto parsed = options.parse(argc, argv);
   const auto batch = parsed["batch"].as<std::int64_t>();
@@ -160,13 +179,19 @@ int main(int argc, char** argv) {
   at::set_num_threads(parsed["threads"].as<int>());
   torch::manual_seed(1);
   const auto dtype = parsed["precision"].as<std::string>() == "bf16" ? at::kBFloat16 : at::kFloat;
-  const Workload work = network == "transformer320" ? transformer(batch, dtype) : unet(network, batch, dtype);
+  const auto given = parsed["given"].as<std::string>();
+  const Workload work = !given.empty()                ? given_unet(given, batch, dtype)
+                        : network == "transformer320" ? transformer(batch, dtype)
+                                                      : unet(network, batch, dtype);
   const Trained trained =
       trained_of(*work.network, parsed["set"].as<std::string>(), /*is_unet=*/network != "transformer320");
   dpldm::dp::ClippedSum clipped(trained.tensors, 1.0, dpldm::dp::rule_from(rule));
+  double loss_of_micro_batch = 0;
   const auto pass = [&] {
     // As in training: a mean over the record's entries in fp32.
-    work.forward().to(at::kFloat).pow(2).flatten(1).mean(1).sum().backward();
+    const at::Tensor loss = work.forward().to(at::kFloat).pow(2).flatten(1).mean(1).sum();
+    loss.backward();
+    loss_of_micro_batch = loss.item<double>();
   };
   const auto attach = [&](dpldm::model::GradientTap& tap) {
     for (const auto& [name, layer] : trained.layers) layer->attach(&tap, name, true, layer->bias.defined());
@@ -229,6 +254,7 @@ int main(int argc, char** argv) {
                                        {"ordinary_seconds", median(ordinary)},
                                        {"private_seconds", median(private_step)},
                                        {"ratio", median(ratios)},
+                                       {"loss_of_micro_batch", loss_of_micro_batch},
                                        {"peak_megabytes", peak_megabytes()}}
                             .dump()
                             .c_str());
