@@ -11,6 +11,7 @@
 //                                         rank sends itself; or from then on, as when a file server is gone: reads-hang
 //                                         (of the latents) or syncs-hang (of any file)
 //   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
+//   --kill-at-commit N                    SIGKILL when the N-th checkpoint has its name, and those not kept are still there
 //   --fail-at-sync N                      that sync fails with EIO instead
 //   --hang-at-sync N                      that sync never returns
 //   --signal-at-start N                   the rank sends itself signal N before it starts MPI
@@ -52,6 +53,7 @@ struct Plan {
 };
 
 int the_sync_to_die_at = 0;
+int the_commit_to_die_at = 0;
 int the_sync_to_fail_at = 0;
 int the_sync_to_hang_at = 0;
 int the_data_sync_to_die_at = 0;
@@ -151,6 +153,10 @@ void run_finetune(dpldm::app::Invocation& invocation) {
     the_sync_to_die_at = std::stoi(invocation.argv()[at + 1]);
     at += 2;
   }
+  if (next_is("--kill-at-commit")) {
+    the_commit_to_die_at = std::stoi(invocation.argv()[at + 1]);
+    at += 2;
+  }
   if (next_is("--fail-at-sync")) {
     the_sync_to_fail_at = std::stoi(invocation.argv()[at + 1]);
     at += 2;
@@ -189,8 +195,8 @@ void run_encode(dpldm::app::Invocation& invocation) {
 }
 
 void make_toy(dpldm::app::Invocation& invocation) {
-  // More latents than HDF5 keeps in memory (64 KiB), so that a step reads from the file.
-  dpldm::test::make_tiny_model(invocation.argv()[1], 256, dpldm::data::Visibility::kPrivate);
+  // On each rank many times the latents that HDF5 keeps in memory (64 KiB), so that a step reads from the file.
+  dpldm::test::make_tiny_model(invocation.argv()[1], 4096, dpldm::data::Visibility::kPrivate);
 }
 
 }  // namespace
@@ -199,7 +205,13 @@ void make_toy(dpldm::app::Invocation& invocation) {
 extern "C" int __real_fsync(int descriptor);   // NOLINT
 extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
   static int num_syncs = 0;
+  static int num_commits = 0;
   if (the_syncs_hang) hang();
+  if (the_commit_to_die_at > 0 && path_of(descriptor).ends_with("/checkpoints") &&
+      ++num_commits == the_commit_to_die_at) {
+    announce();
+    std::raise(SIGKILL);
+  }
   if (the_sync_to_die_at > 0 || the_sync_to_fail_at > 0 || the_sync_to_hang_at > 0) {
     if (path_of(descriptor).find("checkpoints/step-00000004") != std::string::npos) {
       ++num_syncs;

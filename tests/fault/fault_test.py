@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
 CHECKPOINT_EVERY = 2
 DEADLINE = 2.0  # seconds that a rank waits for the others
-# Beyond what a case allows: the machine that runs the tests may be busy.
-SLACK = 40.0
+# Seconds until a run that is not broken has got where a case wants it, and until one that is has ended.
+LIMIT = 40.0
+# What an end may be late by, on a machine that does other work at the same time.
+LATE = float(os.environ.get("DPLDM_FAULT_LATE", "10"))
 
 
 class Failed(Exception):
@@ -90,7 +92,7 @@ class Case:
         return subprocess.Popen(self.command(*args, **kwargs), env={**self.environment(), **self.more_environment}, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=open(self.folder / "err", "wb"), start_new_session=True)
 
-    def finish(self, process, began, fault_at=None, limit=SLACK):
+    def finish(self, process, began, fault_at=None, limit=LIMIT):
         try:
             code = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
@@ -104,12 +106,12 @@ class Case:
         self.no_rank_is_left()
         return Ended(code, self.said(), ended - fault_at if fault_at else None, ended - began)
 
-    def finish_beside(self, process, began, limit=SLACK):
+    def finish_beside(self, process, began, limit=LIMIT):
         """As finish, while another run goes on in the same directory."""
         code = process.wait(timeout=limit)
         return Ended(code, self.said(), None, time.time() - began)
 
-    def run(self, *args, limit=SLACK, **kwargs):
+    def run(self, *args, limit=LIMIT, **kwargs):
         began = time.time()
         return self.finish(self.start(*args, **kwargs), began, limit=limit)
 
@@ -143,7 +145,7 @@ class Case:
 
     def wait_for_steps(self, count):
         """Until the run has done that many steps."""
-        until = time.time() + SLACK
+        until = time.time() + LIMIT
         while time.time() < until:
             metrics = self.run_dir / "metrics.jsonl"
             if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
@@ -167,7 +169,7 @@ class Case:
         codes = codes if isinstance(codes, tuple) else (codes,)
         require(ended.code in codes, f"ended with {ended.code} instead of {codes}; it said:\n{ended.text}")
         if ended.since_fault is not None:
-            require(ended.since_fault < within + SLACK, f"took {ended.since_fault:.1f} s")
+            require(ended.since_fault < within + LATE, f"took {ended.since_fault:.1f} s, and {within:.0f} are allowed")
         for text in says:
             require(re.search(text, ended.text), f"does not say '{text}', but:\n{ended.text}")
         self.first = self.first or ended
@@ -484,6 +486,23 @@ def case_two_signals(case):
     return asked_to_stop(case, [signal.SIGUSR1, signal.SIGUSR1])
 
 
+def case_sigusr1_then_sigterm(case):
+    """SIGUSR1, then SIGTERM, to the launch script (a warning, then pre-emption)"""
+    return asked_to_stop(case, [signal.SIGUSR1, signal.SIGTERM])
+
+
+def case_sigterm_to_one_rank(case):
+    """SIGTERM to one rank"""
+    process = case.start(fault=["--slow", "300"])
+    case.wait_for_steps(3)
+    at = time.time()
+    os.kill(max(case.rank_processes()), signal.SIGTERM)
+    case.expect(case.finish(process, at, fault_at=at), 75, 3, ["a checkpoint is in"])
+    case.resumes()
+    require(case.ledger()[1] == STEPS, "a step was charged twice though nothing was lost")
+    return "checkpoint of the step that was under way"
+
+
 def case_stopped_before_the_first_step(case):
     """SIGUSR1 while the run is being set up"""
     case.expect(case.run(fault=["--signal-at-start", str(int(signal.SIGUSR1))]), 75, 3, ["before the first step of this start"])
@@ -579,7 +598,7 @@ def case_two_resume_at_once(case):
     began = time.time()
     second = case.finish_beside(case.start(resume=True), began)
     case.expect(second, 74, 5, ["run.lock is held: another process is using this directory"])
-    require(first.wait(timeout=SLACK) == 0, "the first one did not go on to its end")
+    require(first.wait(timeout=LIMIT) == 0, "the first one did not go on to its end")
     require(case.ledger()[1] == STEPS, "a step was charged twice")
     return "the first one goes on as if nothing had happened"
 
@@ -588,7 +607,7 @@ def case_two_start_at_once(case):
     """a run is started twice at the same time"""
     began = time.time()
     both = [case.start(), case.start()]
-    codes = sorted(process.wait(timeout=2 * SLACK) for process in both)
+    codes = sorted(process.wait(timeout=2 * LIMIT) for process in both)
     case.no_rank_is_left()
     require(codes[0] == 0 and codes[1] in (64, 74), f"they ended with {codes}")
     case.first = Ended(codes[1], case.said(), None, time.time() - began)
@@ -607,6 +626,15 @@ def case_killed_during_checkpoint(case):
         if sync in (1, 9):
             case.resumes()
     return "checkpoint of step 2, and leftovers that the next save removes"
+
+
+def case_killed_after_checkpoint(case):
+    """kill -9 when the checkpoint of step 4 has its name, and older ones are to be removed"""
+    case.expect(case.run(fault=["--kill-at-commit", "2"], more=["--set", "checkpoint.keep_last=1"]), 137, 1)
+    require(case.checkpoints() == ["step-00000002", "step-00000004"], case.checkpoints())
+    case.resumes()
+    require(case.ledger()[1] == STEPS, "a step was charged twice though nothing was lost")
+    return "checkpoint of step 4, and the one before"
 
 
 IN_BACKGROUND = ["--set", "checkpoint.in_background=true"]
@@ -689,13 +717,18 @@ def print_table(build):
     print("| what breaks | code | seconds until the job has ended, 2 ranks | 3 ranks | left on disk |")
     print("| --- | --- | --- | --- | --- |")
     for name, function in CASES.items():
-        ended = []
+        times, codes, left = [], [], ""
         for ranks in (2, 3):
-            case, left = carry_out(build, ranks, name)
-            ended.append(case.first)
-        require(ended[0].code == ended[1].code, f"{name} ends with {ended[0].code} on 2 ranks and with {ended[1].code} on 3")
-        times = [f"{e.since_fault:.1f}" if e.since_fault is not None else f"{e.whole:.1f} (whole run)" for e in ended]
-        print(f"| {function.__doc__} | {ended[0].code} | {' | '.join(times)} | {left} |", flush=True)
+            try:
+                case, left = carry_out(build, ranks, name)
+            except Skipped as reason:
+                times.append(f"skipped: {reason}")
+                continue
+            ended = case.first
+            times.append(f"{ended.since_fault:.1f}" if ended.since_fault is not None else f"{ended.whole:.1f} (whole run)")
+            if str(ended.code) not in codes:
+                codes.append(str(ended.code))
+        print(f"| {function.__doc__} | {' or '.join(codes)} | {' | '.join(times)} | {left} |", flush=True)
 
 
 def main():
