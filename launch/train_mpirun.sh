@@ -111,10 +111,4 @@ set -m
 "${command[@]}" </dev/null &
 launcher=$!
 set +m
-# A trap interrupts `wait`; the launcher is done only when it is gone.
-while true; do
-  code=0
-  wait "$launcher" || code=$?
-  kill -0 "$launcher" 2>/dev/null || break
-done
-exit "$code"
+dpldm_wait "$launcher"

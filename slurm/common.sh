@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the batch scripts share. They set `root` and source this.
+# What the batch scripts share. They set `root` and source this and launch/env.sh.
 : "${root:?}"
 
 slurm_fail() { echo "$(basename "$0"): $1" >&2; exit 64; }
@@ -17,19 +17,11 @@ slurm_launcher() {
 # (SIGTERM) reach this shell; both are passed on as the request for a checkpoint. Bash runs a trap only between commands, so the command
 # runs in the background.
 slurm_supervise() {
-  local code=0
   launcher="" # global: the trap reads it
   trap '[ -z "$launcher" ] || kill -USR1 "$launcher" 2>/dev/null || true' USR1 TERM
   "$@" &
   launcher=$!
-  # A trap interrupts `wait`; the launcher is done only when it is gone.
-  while true; do
-    code=0
-    wait "$launcher" || code=$?
-    kill -0 "$launcher" 2>/dev/null || break
-  done
-  trap '' USR1 TERM # what comes now must not interrupt the requeue
-  return "$code"
+  dpldm_wait "$launcher" # ignores further signals: what comes now must not interrupt the requeue
 }
 
 # slurm_requeue WHY: puts the job back into the queue, at most DPLDM_MAX_RESTARTS times.

@@ -153,6 +153,28 @@ case_batch_passes_the_warning_signal_on() {
   recorded "received USR1"
   not_recorded "scontrol"
 }
+# The signal and the end of the launcher come together, in either order; often enough that a lost code shows.
+case_mpirun_returns_the_code_when_a_signal_comes_as_it_ends() {
+  local signal
+  for _ in $(seq 10); do
+    for signal in USR1 TERM; do
+      STAND_IN_LAST_SIGNAL=$signal STAND_IN_EXIT=76 code_is 76 launch/train_mpirun.sh --program "$work/program" finetune
+    done
+  done
+}
+case_batch_returns_the_code_when_a_signal_comes_as_the_launcher_ends() {
+  in_job
+  fake_programs
+  local signal
+  for _ in $(seq 10); do
+    for signal in USR1 TERM; do
+      STAND_IN_LAST_SIGNAL=$signal STAND_IN_EXIT=64 code_is 64 batch finetune_preemptible.sbatch
+    done
+  done
+  not_recorded "scontrol"
+  STAND_IN_LAST_SIGNAL=TERM STAND_IN_EXIT=75 code_is 75 batch finetune_preemptible.sbatch
+  recorded "scontrol requeue 17"
+}
 case_preemptible_requeues_after_a_checkpoint() {
   in_job
   fake_programs
