@@ -37,6 +37,9 @@ slurm_requeue() {
   sleep "${DPLDM_REQUEUE_WAIT:-300}"
 }
 
+# slurm_leave MARK: an empty file in the run directory. Fails, and says why, where it cannot be written.
+slurm_leave() { mkdir -p "$(dirname "$1")" && : >"$1"; }
+
 # slurm_requeue_after CODE RUN_DIR: decides by the exit code whether to run again (docs/failures.md): 75 always, 138 (SIGUSR1 came before the
 # program could listen, so nothing was begun) too, 71 (a rank, a link, a file system or a collective failed) once for each job, anything else never.
 slurm_requeue_after() {
@@ -48,9 +51,11 @@ slurm_requeue_after() {
       mark=$run_dir/.requeued-after-71-job-$SLURM_JOB_ID
       if [ -e "$mark" ]; then
         echo "not requeued: communication failed a second time" >&2
-      else
-        mkdir -p "$run_dir" && : >"$mark"
+      # The file system may be what failed. Without a mark, a failure is known to be the first in a job that never restarted.
+      elif slurm_leave "$mark" || [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
         slurm_requeue "communication failed"
+      else
+        echo "not requeued: communication failed, and whether it is the first time cannot be kept in $run_dir" >&2
       fi
       ;;
   esac

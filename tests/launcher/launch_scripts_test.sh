@@ -199,6 +199,21 @@ case_preemptible_requeues_once_after_a_communication_failure() {
   STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
   not_recorded "scontrol"
 }
+case_preemptible_requeues_once_where_no_mark_can_be_left() {
+  in_job
+  fake_programs
+  # Links to nowhere stand in for a full or read-only file system; a directory without permissions would not stop root.
+  mkdir -p "$DPLDM_RUN_DIR"
+  ln -s "$work/nowhere/mark" "$DPLDM_RUN_DIR/.requeued-after-71-job-17"
+  STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
+  recorded "scontrol requeue 17"
+  : >"$STAND_IN_RECORD"
+  SLURM_RESTART_COUNT=1 STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
+  not_recorded "scontrol"
+  grep -q "not requeued: communication failed" "$work/err" || fail "nothing says why it is not requeued"
+  SLURM_RESTART_COUNT=1 STAND_IN_EXIT=75 code_is 75 batch finetune_preemptible.sbatch
+  recorded "scontrol requeue 17"
+}
 case_preemptible_requeues_when_it_was_asked_to_stop_before_it_could_listen() {
   in_job
   fake_programs
