@@ -15,12 +15,12 @@ Usage: launch/train_mpirun.sh [OPTION...] COMMAND [ARGUMENT...]
   --dry-run       print the command and stop
   --help          this text
 
-Everything from COMMAND on goes to the program. Ctrl-C, SIGTERM and SIGUSR1 ask the run for a checkpoint and a stop (exit code 75); a
-second Ctrl-C or SIGTERM ends it at once.
+Everything from COMMAND on goes to the program. Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP (a terminal that is closed) ask the run for a checkpoint
+and a stop (exit code 75); a second Ctrl-C or SIGTERM ends it at once.
 
 Environment
   DPLDM_SITE      a file of site settings (configs/cluster/example.env)
-  DPLDM_MPIRUN    another mpirun
+  DPLDM_MPIRUN    another mpirun; given with its whole path, Open MPI is taken from there on the other hosts too
   OMP_NUM_THREADS threads in each rank (default: this machine's cores divided by the ranks)
   OMPI_ALLOW_RUN_AS_ROOT=1, OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1   needed as root, as in a container
   OMPI_MCA_rmaps_base_oversubscribe=1                          needed for more ranks than cores
@@ -70,10 +70,10 @@ command=("$mpirun")
 [ -n "$hosts" ] && command+=(--host "$hosts")
 if "$mpirun" --version 2>/dev/null | grep -q 'Open MPI'; then
   command+=(--bind-to "$bind")
-  # Open MPI hands only its own variables to other hosts.
+  # Open MPI hands only its own variables to other hosts. What modules load is found by these two paths.
   while IFS='=' read -r name _; do
     case "$name" in OMPI_MCA_* | DPLDM_*) ;; *) command+=(-x "$name") ;; esac
-  done < <(dpldm_variables)
+  done < <(dpldm_variables; env | grep -E '^(PATH|LD_LIBRARY_PATH)=.')
 else
   command+=(-bind-to "$bind")
 fi
@@ -88,22 +88,22 @@ fi
 dpldm_print_provenance "$root" "$program"
 
 # mpirun answers SIGTERM and Ctrl-C by killing the ranks after a second, but passes SIGUSR1 on. So it runs in a process group of its own,
-# where the terminal's Ctrl-C does not reach it, and the first request is translated.
+# where the terminal's Ctrl-C and SIGHUP do not reach it, and the first request is translated.
 launcher=""
 asked=no
 # shellcheck disable=SC2317 # the traps call it
 ask_to_stop() {
   if [ "$asked" = no ]; then
-    echo "train_mpirun.sh: asking for a checkpoint and a stop" >&2
     asked=yes
     pass_on USR1
+    echo "train_mpirun.sh: asking for a checkpoint and a stop" >&2 || true # the terminal may be gone
   elif [ "$1" = TERM ]; then
     pass_on TERM
   fi
 }
 # shellcheck disable=SC2317
 pass_on() { [ -z "$launcher" ] || kill "-$1" "$launcher" 2>/dev/null || true; }
-trap 'ask_to_stop USR1' USR1
+trap 'ask_to_stop USR1' USR1 HUP
 trap 'ask_to_stop TERM' TERM INT
 trap 'pass_on USR2' USR2
 

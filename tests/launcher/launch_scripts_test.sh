@@ -48,6 +48,15 @@ case_mpirun_passes_arguments_through() {
   recorded "--bind-to"
   recorded "HDF5_USE_FILE_LOCKING"
 }
+case_mpirun_hands_the_paths_of_modules_to_other_hosts() {
+  LD_LIBRARY_PATH=/opt/hdf5/lib code_is 0 launch/train_mpirun.sh --hosts a:1,b:1 --program "$work/program" finetune
+  recorded PATH
+  recorded LD_LIBRARY_PATH
+  : >"$STAND_IN_RECORD"
+  unset LD_LIBRARY_PATH
+  code_is 0 launch/train_mpirun.sh --hosts a:1,b:1 --program "$work/program" finetune
+  not_recorded LD_LIBRARY_PATH # Open MPI complains about a variable that is not set
+}
 case_mpirun_gives_no_rank_to_the_program_and_no_root_flag() {
   code_is 0 launch/train_mpirun.sh --ranks 2 --program "$work/program" finetune
   not_recorded "--rank"
@@ -87,6 +96,23 @@ case_mpirun_returns_the_programs_code() {
 }
 case_mpirun_turns_sigterm_into_a_request_for_a_checkpoint() {
   STAND_IN_SIGNAL=TERM code_is 75 launch/train_mpirun.sh --program "$work/program" finetune
+  recorded "received USR1"
+}
+case_mpirun_turns_ctrl_c_into_a_request_for_a_checkpoint() {
+  STAND_IN_SIGNAL=INT code_is 75 launch/train_mpirun.sh --program "$work/program" finetune
+  recorded "received USR1"
+}
+case_mpirun_asks_for_a_checkpoint_when_its_terminal_is_closed() {
+  STAND_IN_SIGNAL=none code_is 75 python3 - "$STAND_IN_RECORD" launch/train_mpirun.sh --program "$work/program" finetune <<'PY'
+import os, pty, select, sys
+record, command = sys.argv[1], sys.argv[2:]
+child, terminal = pty.fork()
+if child == 0: os.execv(command[0], command)
+while "listening" not in open(record).read():
+    if select.select([terminal], [], [], 0.05)[0]: os.read(terminal, 1000)
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+PY
   recorded "received USR1"
 }
 case_mpirun_passes_sigusr1_on() {
