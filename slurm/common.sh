@@ -24,6 +24,9 @@ slurm_supervise() {
   dpldm_wait "$launcher" # ignores further signals: what comes now must not interrupt the requeue
 }
 
+# slurm_steps RUN_DIR: how many steps were done there, by all starts together: metrics.jsonl gets a line for each.
+slurm_steps() { wc -l 2>/dev/null <"$1/metrics.jsonl" || echo 0; }
+
 # slurm_requeue WHY: puts the job back into the queue, at most DPLDM_MAX_RESTARTS times.
 slurm_requeue() {
   local restarts=${SLURM_RESTART_COUNT:-0} limit=${DPLDM_MAX_RESTARTS:-50}
@@ -40,13 +43,25 @@ slurm_requeue() {
 # slurm_leave MARK: an empty file in the run directory. Fails, and says why, where it cannot be written.
 slurm_leave() { mkdir -p "$(dirname "$1")" && : >"$1"; }
 
-# slurm_requeue_after CODE RUN_DIR: decides by the exit code whether to run again (docs/failures.md): 75 always, 138 (SIGUSR1 came before the
-# program could listen, so nothing was begun) too, 71 (a rank, a link, a file system or a collective failed) once for each job, anything else never.
+# slurm_requeue_after CODE RUN_DIR STEPS: decides by the exit code whether to run again (docs/failures.md): 75 and 138 (SIGUSR1 came before
+# the program could listen, so nothing was begun) unless two starts in a row ended without a step, 71 (a rank, a link, a file system or a
+# collective failed) once for each job, anything else never. STEPS is what slurm_steps said before the start.
 slurm_requeue_after() {
-  local code=$1 run_dir=$2 mark
+  local code=$1 run_dir=$2 steps=$3 mark
   case "$code" in
-    75) slurm_requeue "a checkpoint was written" ;;
-    138) slurm_requeue "it was asked to stop before it had begun" ;;
+    75 | 138)
+      # One may have met a pre-emption. A time limit that is too short would end all others, too.
+      mark=$run_dir/.no-step-in-job-$SLURM_JOB_ID
+      if [ "$(slurm_steps "$run_dir")" -gt "$steps" ]; then
+        rm -f "$mark" || true
+      elif [ -e "$mark" ]; then
+        echo "not requeued: two starts in a row ended without a step; --time must leave more than the notice of --signal and the run's start take" >&2
+        return
+      else
+        slurm_leave "$mark" || true # without a mark, DPLDM_MAX_RESTARTS ends it
+      fi
+      slurm_requeue "it stopped to go on later"
+      ;;
     71)
       mark=$run_dir/.requeued-after-71-job-$SLURM_JOB_ID
       if [ -e "$mark" ]; then

@@ -211,6 +211,8 @@ case_preemptible_requeues_after_a_checkpoint() {
 case_preemptible_requeues_no_more_than_the_cap() {
   in_job
   fake_programs
+  mkdir -p "$DPLDM_RUN_DIR"
+  export STAND_IN_STEPS=1
   STAND_IN_EXIT=75 SLURM_RESTART_COUNT=2 DPLDM_MAX_RESTARTS=2 code_is 75 batch finetune_preemptible.sbatch
   not_recorded "scontrol"
   STAND_IN_EXIT=75 SLURM_RESTART_COUNT=1 DPLDM_MAX_RESTARTS=2 code_is 75 batch finetune_preemptible.sbatch
@@ -231,6 +233,7 @@ case_preemptible_requeues_once_where_no_mark_can_be_left() {
   # Links to nowhere stand in for a full or read-only file system; a directory without permissions would not stop root.
   mkdir -p "$DPLDM_RUN_DIR"
   ln -s "$work/nowhere/mark" "$DPLDM_RUN_DIR/.requeued-after-71-job-17"
+  ln -s "$work/nowhere/mark" "$DPLDM_RUN_DIR/.no-step-in-job-17"
   STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
   recorded "scontrol requeue 17"
   : >"$STAND_IN_RECORD"
@@ -239,6 +242,25 @@ case_preemptible_requeues_once_where_no_mark_can_be_left() {
   grep -q "not requeued: communication failed" "$work/err" || fail "nothing says why it is not requeued"
   SLURM_RESTART_COUNT=1 STAND_IN_EXIT=75 code_is 75 batch finetune_preemptible.sbatch
   recorded "scontrol requeue 17"
+}
+case_preemptible_does_not_requeue_after_two_starts_without_a_step() {
+  in_job
+  fake_programs
+  mkdir -p "$DPLDM_RUN_DIR"
+  local code steps
+  for code in 75 138; do
+    # One start without a step may have met a pre-emption, wherever it comes.
+    for steps in 0 3 0 1 0; do
+      : >"$STAND_IN_RECORD"
+      STAND_IN_STEPS=$steps STAND_IN_EXIT=$code code_is "$code" batch finetune_preemptible.sbatch
+      recorded "scontrol requeue $SLURM_JOB_ID"
+    done
+    : >"$STAND_IN_RECORD"
+    STAND_IN_EXIT=$code code_is "$code" batch finetune_preemptible.sbatch
+    not_recorded "scontrol"
+    grep -q "not requeued: two starts in a row ended without a step" "$work/err" || fail "nothing says why it is not requeued"
+    export SLURM_JOB_ID=18 # a job that is submitted anew starts afresh
+  done
 }
 case_preemptible_requeues_when_it_was_asked_to_stop_before_it_could_listen() {
   in_job
