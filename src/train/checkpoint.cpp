@@ -210,7 +210,7 @@ void CheckpointStore::save(const CheckpointInfo& info, std::span<const Checkpoin
   sync_to_disk(directory_);
   std::error_code error;
   if (replaces) fs::remove_all(replaced, error);
-  remove_those_not_kept();
+  remove_those_not_kept(info.step);
 }
 
 std::optional<Checkpoint> CheckpointStore::newest() const {
@@ -255,10 +255,10 @@ void CheckpointStore::remove_leftovers() const {
   }
 }
 
-void CheckpointStore::remove_those_not_kept() const {
+void CheckpointStore::remove_those_not_kept(std::int64_t saved) const {
   std::set<std::int64_t> steps;
   for (const std::string& name : names_in(directory_)) {
-    if (const auto step = step_of(name)) steps.insert(*step);
+    if (const auto step = step_of(name); step && *step <= saved) steps.insert(*step);
   }
   std::int64_t newer = 0;
   for (auto step = steps.rbegin(); step != steps.rend(); ++step, ++newer) {

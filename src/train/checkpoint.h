@@ -60,12 +60,14 @@ Checkpoint verify_checkpoint(const std::filesystem::path& directory);
 
 class CheckpointStore {
  public:
-  // `directory` (a run's checkpoints/) is made by the first save. Kept are the newest `keep_last` >= 1, and those whose
-  // step is a multiple of `keep_every` (0: none).
+  // `directory` (a run's checkpoints/) is made by the first save. Kept are the one that is saved and those before it,
+  // in all `keep_last` >= 1, and those whose step is a multiple of `keep_every` (0: none).
   CheckpointStore(std::filesystem::path directory, std::int64_t keep_last, std::int64_t keep_every);
 
-  // Writes and commits, then removes what is no longer kept. A checkpoint of the same step is replaced. Throws IoError,
-  // and then the earlier checkpoints are as they were; a failure to remove an old one is only a warning.
+  // Writes and commits, then removes what is no longer kept. A checkpoint of the same step is replaced. Those of later
+  // steps are left alone: they were passed over as damaged when the run was resumed, and must not count as the newest.
+  // Throws IoError, and then the earlier checkpoints are as they were; a failure to remove an old one is only a
+  // warning.
   void save(const CheckpointInfo& info, std::span<const CheckpointFile> files) const;
 
   // The newest whole one; none where nothing was ever committed. Warns about each damaged one on the way. Throws
@@ -75,7 +77,7 @@ class CheckpointStore {
 
  private:
   void remove_leftovers() const;
-  void remove_those_not_kept() const;
+  void remove_those_not_kept(std::int64_t saved) const;
 
   std::filesystem::path directory_;
   std::int64_t keep_last_;

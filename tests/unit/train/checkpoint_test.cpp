@@ -209,6 +209,18 @@ TEST_F(CheckpointTest, OldOnes_AreRemovedExceptTheNewestAndEveryMth) {
   EXPECT_EQ(names(), (std::vector<std::string>{"step-00000010", "step-00000020", "step-00000021", "step-00000022"}));
 }
 
+// A run that was resumed from 10 because 15 is damaged would otherwise remove its own 12 at once, for the sake of 15.
+TEST_F(CheckpointTest, DamagedOnesOfLaterSteps_DoNotPushOutTheOneThatIsSaved) {
+  const CheckpointStore store(directory(), 1, 10);
+  for (const std::int64_t at : {10, 15}) store.save({.step = at}, {});
+  fs::resize_file(step("00000015") / "manifest.json", 10);
+  store.save({.step = 12}, {});
+  EXPECT_EQ(store.newest().value().info.step, 12);
+  store.save({.step = 13}, {});
+  EXPECT_EQ(store.newest().value().info.step, 13);
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000010", "step-00000013", "step-00000015"}));
+}
+
 TEST_F(CheckpointTest, FileNamesThatLeaveTheDirectory_AreRefused) {
   for (const char* name : {"../escape", "a/b", "", "..", "manifest.json"}) {
     const std::vector<CheckpointFile> files = {text_file(name, "x")};
