@@ -1,11 +1,12 @@
 #include "accounting/ledger_witnesses.h"
 
 #include <string>
+#include <system_error>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -48,24 +49,41 @@ void compare_with_statement(const PrivacyLedger& ledger, const fs::path& run_dir
   }
 }
 
+// What the manifest says, if that is what was written; an empty object otherwise, with a warning.
+Json whole_manifest(const fs::path& path) {
+  std::string damage = "its own SHA-256 does not match";
+  try {
+    Json manifest = Json::parse(read_file(path, kMaxManifestBytes));
+    if (manifest.at("sha256") == manifest_digest(manifest)) return manifest;
+  } catch (const IoError& error) {
+    damage = error.what();
+  } catch (const Json::exception& error) {
+    damage = error.what();
+  }
+  spdlog::warn("{} is damaged, so what it had seen of the ledger cannot be compared: {}", path.string(), damage);
+  return Json::object();
+}
+
 void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
   const fs::path checkpoints = run_dir / "checkpoints";
   if (!fs::is_directory(checkpoints)) return;
   for (const auto& entry : fs::directory_iterator(checkpoints)) {
-    const fs::path manifest = entry.path() / "manifest.json";
-    if (!fs::exists(manifest)) continue;
-    const Json json = Json::parse(read_file(manifest, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object()) {
-      spdlog::warn("{} is damaged: what it had seen of the ledger cannot be compared", manifest.string());
-      continue;
-    }
-    for (const Json& place : {json, json.value("extra", Json::object())}) {
+    const fs::path path = entry.path() / "manifest.json";
+    std::error_code unknown;
+    if (!fs::exists(path, unknown) && !unknown) continue;
+    const Json manifest = whole_manifest(path);
+    for (const Json& place : {manifest, manifest.value("extra", Json::object())}) {
       if (place.is_object()) require_line(ledger, place, "checkpoint " + entry.path().filename().string());
     }
   }
 }
 
 }  // namespace
+
+std::string manifest_digest(Json manifest) {
+  manifest.erase("sha256");
+  return sha256_of(manifest.dump());  // json keeps keys sorted, so the text is canonical
+}
 
 void require_nothing_lost(const PrivacyLedger& ledger, const fs::path& run_dir) {
   compare_with_checkpoints(ledger, run_dir);

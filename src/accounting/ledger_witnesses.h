@@ -2,16 +2,23 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+
+#include <nlohmann/json.hpp>
 
 #include "accounting/ledger.h"
 
 namespace dpldm::accounting {
 
+// What a checkpoint's manifest carries as "sha256": the digest of all else that it says.
+std::string manifest_digest(nlohmann::json manifest);
+
 // A directory that was put back, or a ledger that lost its end, would make epsilon smaller than what was released.
-// Every checkpoint (checkpoints/*/manifest.json, `ledger_head`), whole or damaged, and the statement of the model
-// (model/dp_metadata.json) recorded the ledger's last line of their time. Throws IoError when the ledger lacks one of
-// these lines, when the statement claims privacy and the ledger none, or when it claims less epsilon for the same line
-// than the ledger makes. A manifest that cannot be read is a witness that says nothing, with a warning.
+// Every checkpoint (checkpoints/*/manifest.json, `ledger_head`), also one with damaged weights, and the statement of
+// the model (model/dp_metadata.json) recorded the ledger's last line of their time. Throws IoError when the ledger
+// lacks one of these lines, when the statement claims privacy and the ledger none, or when it claims less epsilon for
+// the same line than the ledger makes. A manifest that cannot be read, or is not what its own digest says, is a witness
+// that says nothing, with a warning.
 void require_nothing_lost(const PrivacyLedger& ledger, const std::filesystem::path& run_dir);
 
 }  // namespace dpldm::accounting

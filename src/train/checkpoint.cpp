@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "accounting/ledger_witnesses.h"
 #include "base/atomic_file.h"
 #include "base/build_facts.h"
 #include "base/digest.h"
@@ -73,12 +74,6 @@ void require_plain_name(const std::string& name, const std::string& where) {
   if (!plain) throw IoError(fmt::format("{} names a file '{}'; only plain names are allowed", where, name));
 }
 
-// The digest of everything in the manifest but the digest itself: json keeps keys sorted, so the text is canonical.
-std::string manifest_digest(json manifest) {
-  manifest.erase("sha256");
-  return sha256_of(manifest.dump());
-}
-
 json manifest_of(const CheckpointInfo& info, const fs::path& directory, std::span<const CheckpointFile> files) {
   json list = json::array();
   for (const CheckpointFile& file : files) {
@@ -94,7 +89,7 @@ json manifest_of(const CheckpointInfo& info, const fs::path& directory, std::spa
                    {"ledger_head", info.ledger_head},
                    {"files", std::move(list)},
                    {"extra", info.extra}};
-  manifest["sha256"] = manifest_digest(manifest);
+  manifest["sha256"] = accounting::manifest_digest(manifest);
   return manifest;
 }
 
@@ -147,7 +142,7 @@ Checkpoint verify_checkpoint(const fs::path& directory) {
     if (const int version = manifest.at("version").get<int>(); version != kVersion) {
       throw IoError(fmt::format("{} has format version {}; this program reads {}", path.string(), version, kVersion));
     }
-    if (manifest.at("sha256").get<std::string>() != manifest_digest(manifest)) {
+    if (manifest.at("sha256").get<std::string>() != accounting::manifest_digest(manifest)) {
       throw IoError(path.string() + " was altered: its own SHA-256 does not match");
     }
     Checkpoint checkpoint;

@@ -385,6 +385,17 @@ def case_checkpoint_bit_flipped(case):
     return resumes_from_the_one_before(case, "another SHA-256")
 
 
+def case_manifest_bit_flipped(case):
+    """one bit of the newest checkpoint's manifest is flipped"""
+    stopped_after_four_steps(case)
+    path = case.run_dir / "checkpoints/step-00000004/manifest.json"
+    content = bytearray(path.read_bytes())
+    # Of the line of the ledger that the checkpoint saw: the ledger has no such line, and has lost none all the same.
+    content[content.rindex(b'"ledger_head": "') + 20] ^= 1
+    path.write_bytes(content)
+    return resumes_from_the_one_before(case, "its own SHA-256 does not match")
+
+
 def case_manifest_missing(case):
     """the newest checkpoint's manifest is missing"""
     stopped_after_four_steps(case)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "accounting/ledger.h"
+#include "accounting/ledger_witnesses.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -89,6 +90,14 @@ class PrivacyCommand : public testing::Test {
   void write(const std::string& name, const Json& content) const {
     std::filesystem::create_directories((folder_ / name).parent_path());
     std::ofstream(folder_ / name) << content;
+  }
+
+  static Json manifest_of(Json content) {
+    content["sha256"] = accounting::manifest_digest(content);
+    return content;
+  }
+  void write_manifest(const std::string& checkpoint, const Json& content) const {
+    write("checkpoints/" + checkpoint + "/manifest.json", manifest_of(content));
   }
 
   std::filesystem::path folder_;
@@ -210,10 +219,31 @@ TEST_F(PrivacyCommand, Ledger_ThatWasChanged_Fails) {
 
 TEST_F(PrivacyCommand, Ledger_ShorterThanWhatACheckpointSaw_Fails) {
   const std::string head = write_ledger(header(), 1000);
-  write("checkpoints/step-1/manifest.json", {{"ledger_head", head}});
+  write_manifest("step-1", {{"ledger_head", head}});
   EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
-  write("checkpoints/step-2/manifest.json", {{"ledger_head", ""}, {"extra", {{"ledger_head", std::string(64, 'a')}}}});
+  write_manifest("step-2", {{"ledger_head", ""}, {"extra", {{"ledger_head", std::string(64, 'a')}}}});
   EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
+// What it says is not what the run wrote: a bit that flipped must not look like a line that was cut off.
+TEST_F(PrivacyCommand, Ledger_BesideADamagedManifest_IsStillWhole) {
+  const std::string head = write_ledger(header(), 1000);
+  write_manifest("step-1", {{"ledger_head", head}});
+  Json flipped = manifest_of({{"ledger_head", std::string(64, 'a')}});
+  flipped["ledger_head"] = std::string(64, 'b');
+  write("checkpoints/step-2/manifest.json", flipped);
+  write("checkpoints/step-3/manifest.json", {{"ledger_head", std::string(64, 'a')}});
+  write("checkpoints/step-4/manifest.json", "a text");
+  write("checkpoints/step-5/manifest.json", flipped);
+  std::filesystem::resize_file(folder_ / "checkpoints/step-5/manifest.json", std::uintmax_t{1} << 30);  // sparse
+  std::filesystem::create_directories(folder_ / "checkpoints/step-6/manifest.json");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, testing::Not(testing::HasSubstr("step-1")));
+  for (const char* damaged : {"step-2", "step-3", "step-4", "step-5", "step-6"}) {
+    EXPECT_THAT(said, testing::HasSubstr(damaged + std::string("/manifest.json is damaged")));
+  }
 }
 
 TEST_F(PrivacyCommand, Ledger_ShorterThanWhatTheStatementSaw_Fails) {
