@@ -168,13 +168,13 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
                  stop, comm);
   network.eval();
   standardise_latents(network, images, config.runtime);
-  if (comm.is_root()) {
+  const LongerForFiles longer(comm, bytes_of_weights({&network}));
+  comm::run_on_root(comm, [&] {
     const std::filesystem::path model = options.run_dir / "model";
     model::save_autoencoder(network, model / "vae");
     model::write_model_index(model);
     spdlog::info("autoencoder: written to {}", (model / "vae").string());
-  }
-  comm.barrier();
+  });
 }
 
 }  // namespace dpldm::train

@@ -10,6 +10,9 @@
 namespace dpldm::train {
 namespace {
 
+// What a slow disk reads or writes in a millisecond.
+constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
+
 void use_deadline(comm::Communicator& comm, double seconds) {
   const std::chrono::milliseconds deadline(std::llround(1000 * seconds));
   comm.set_deadline(deadline);
@@ -24,6 +27,22 @@ void use_start_deadline(comm::Communicator& comm, const config::RuntimeConfig& r
 
 void use_steady_deadline(comm::Communicator& comm, const config::RuntimeConfig& runtime) {
   use_deadline(comm, runtime.deadline_seconds);
+}
+
+LongerForFiles::LongerForFiles(comm::Communicator& comm, std::uintmax_t num_bytes)
+    : comm_(comm), deadline_(comm.deadline()) {
+  comm_.set_deadline(deadline_ + std::chrono::milliseconds(num_bytes / kSlowBytesPerMs));
+}
+
+LongerForFiles::~LongerForFiles() { comm_.set_deadline(deadline_); }
+
+std::uintmax_t bytes_of_weights(std::initializer_list<const torch::nn::Module*> networks) {
+  std::uintmax_t num_bytes = 0;
+  for (const torch::nn::Module* network : networks) {
+    if (network == nullptr) continue;
+    for (const at::Tensor& parameter : network->parameters()) num_bytes += parameter.nbytes();
+  }
+  return num_bytes;
 }
 
 void set_context(comm::Communicator& comm, const std::string& context) {

@@ -1,7 +1,5 @@
 #include "train/local_copy.h"
 
-#include <chrono>
-#include <cstdint>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -11,15 +9,13 @@
 #include "base/log.h"
 #include "base/watchdog.h"
 #include "data/latent_file.h"
+#include "train/deadlines.h"
 #include "train/rank_agreement.h"
 
 namespace dpldm::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-// What a slow disk reads or writes in a millisecond.
-constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
 
 // Reads the whole file once. A record that is not finite, or damaged, must be found before the first step and not when
 // it is selected: then the moment at which a run dies would tell of one record.
@@ -73,11 +69,9 @@ fs::path readable_copy(const fs::path& file, const std::string& content_sha256, 
                        comm::Communicator& comm) {
   const fs::path copy = directory.empty() ? file : directory / (content_sha256.substr(0, 32) + ".h5");
   const bool works = directory.empty() ? comm.is_root() : comm.local_rank() == 0;
-  const auto deadline = comm.deadline();
   std::error_code unknown;
   const auto num_bytes = fs::file_size(file, unknown);
-  const auto extra = std::chrono::milliseconds(unknown ? 0 : static_cast<std::int64_t>(num_bytes / kSlowBytesPerMs));
-  comm.set_deadline(deadline + 3 * extra);  // to read, to write, to read again
+  const LongerForFiles longer(comm, unknown ? 0 : 3 * num_bytes);  // to read, to write, to read again
   std::string failure;
   if (works) {
     try {
@@ -91,7 +85,6 @@ fs::path readable_copy(const fs::path& file, const std::string& content_sha256, 
     }
   }
   throw_on_all_ranks(comm, failure);
-  comm.set_deadline(deadline);
   return copy;
 }
 

@@ -240,14 +240,14 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
                   options.run_dir,
                   options.resume},
                  stop, comm);
-  if (comm.is_root()) {
+  const LongerForFiles longer(comm, bytes_of_weights({network.get(), autoencoder.get(), encoder.get()}));
+  comm::run_on_root(comm, [&] {
     const std::filesystem::path model = options.run_dir / "model";
     model::save_pipeline({.unet = network, .autoencoder = autoencoder, .text_encoder = encoder, .tokenizer = tokenizer},
                          schedule.config().to_json(), model);
     keep_text_length(model, encoder.get(), info.num_tokens);
     spdlog::info("pretrain: model written to {}", model.string());
-  }
-  comm.barrier();
+  });
 }
 
 }  // namespace dpldm::train

@@ -406,7 +406,10 @@ class PrivateTraining {
       parameters_.values().copy_(optimizer_.averaged());
       parameters_.changed();
     }
-    if (comm_.is_root()) {
+    const model::TextEncoder* encoder = setup_.network->text_encoder().get();
+    const std::uintmax_t num_bytes = bytes_of_weights({setup_.network.get(), setup_.autoencoder.get(), encoder});
+    const LongerForFiles longer(comm_, 2 * num_bytes);  // to digest them for the statement, and to write them
+    comm::run_on_root(comm_, [&] {
       const std::filesystem::path model = options_.run_dir / "model";
       model::merge_low_rank_pairs(*setup_.network);
       model::Pipeline pipeline{.unet = setup_.network,
@@ -433,11 +436,10 @@ class PrivateTraining {
       pipeline.unet_metadata = accounting::stamp_for(statement);
       pipeline.text_encoder_metadata = stamp_of_text_encoder(statement);
       model::save_pipeline(pipeline, setup_.schedule.config().to_json(), model);
-      keep_text_length(model, setup_.network->text_encoder().get(), setup_.latents.info().num_tokens);
+      keep_text_length(model, encoder, setup_.latents.info().num_tokens);
       write_statement_page(facts);
       spdlog::info("finetune: model written to {}", model.string());
-    }
-    comm_.barrier();
+    });
   }
 
   // An encoder that was frozen is as public as it was.

@@ -30,6 +30,11 @@ std::map<std::string, at::Tensor> by_name(std::vector<std::pair<std::string, at:
   return {std::make_move_iterator(tensors.begin()), std::make_move_iterator(tensors.end())};
 }
 
+// At most, on disk: the weights and, of the optimiser, two moments and the average.
+std::uintmax_t bytes_of_checkpoint(const FlatParameters& parameters) {
+  return 4 * sizeof(float) * static_cast<std::uintmax_t>(parameters.size());
+}
+
 // Tensors that nobody changes.
 std::map<std::string, at::Tensor> copies(std::map<std::string, at::Tensor> tensors) {
   for (auto& [name, tensor] : tensors) tensor = tensor.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true);
@@ -187,6 +192,8 @@ void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, c
 void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, const Optimizer& optimizer, When when) {
   // What is written is rank 0's; it must be everyone's.
   require_same_parameters(impl_->comm, parameters.values(), fmt::format("after step {}", steps_done));
+  // It is written and read again for its digests; the one in the background may have to be finished before.
+  const LongerForFiles longer(impl_->comm, (impl_->config.in_background ? 4 : 2) * bytes_of_checkpoint(parameters));
   comm::run_on_root(impl_->comm, [&] {
     nlohmann::json extra = impl_->extra;
     extra["inputs"] = impl_->identity.inputs;

@@ -5,6 +5,7 @@
 #include "train/private_training.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -37,6 +38,7 @@
 #include "io/safetensors.h"
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
+#include "support/last_deadline.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
@@ -532,6 +534,17 @@ TEST_F(PrivateTrainingOnRanks, TestSeedStampsEverythingThatLeaves) {
   EXPECT_NE(metrics.find("\"private\":false"), std::string::npos);
   EXPECT_EQ(metrics.find("epsilon"), std::string::npos);
   EXPECT_EQ(metrics.find("loss"), std::string::npos);
+}
+
+TEST_F(PrivateTrainingOnRanks, WhileRankZeroWritesTheModelOthersWaitAsLongAsASlowDiskTakes) {
+  config::FinetuneConfig settings = config();
+  settings.steps = 1;
+  test::LastDeadline last(*world_);
+  const std::filesystem::path directory = run(settings, "run", last);
+  std::uintmax_t num_bytes = 0;
+  for (const auto& [name, tensor] : weights(directory)) num_bytes += tensor.nbytes();
+  EXPECT_GT(last.extra().count(), 0);
+  EXPECT_GE(last.extra(), std::chrono::milliseconds(2 * num_bytes / 20'000));
 }
 
 TEST_F(PrivateTrainingOnRanks, StepsChargedButLostStaySpentAndTheBudgetHolds) {
