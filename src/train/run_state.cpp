@@ -23,6 +23,7 @@
 namespace dpldm::train {
 namespace {
 
+constexpr const char* kCheckpoints = "checkpoints";
 constexpr const char* kWeights = "weights.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 
@@ -45,6 +46,36 @@ std::map<std::string, at::Tensor> copies(std::map<std::string, at::Tensor> tenso
 
 struct RunState::Impl {
   using Seconds = std::chrono::duration<double>;
+
+  struct Loaded {
+    Checkpoint checkpoint;
+    std::map<std::string, at::Tensor> weights;
+    std::map<std::string, at::Tensor> moments;
+  };
+
+  // Collective. The newest whole checkpoint that rank 0 finds. Ranks that looked for themselves would not always choose
+  // alike: on another node a listing may be out of date, or a read fail. Throws IoError on every rank when any of them
+  // cannot read that one.
+  std::optional<Loaded> load_newest() const {
+    std::optional<Checkpoint> checkpoint;
+    std::string name;
+    comm::run_on_root(comm, [&] {
+      checkpoint = store.newest();
+      if (checkpoint) name = checkpoint->directory.filename().string();
+    });
+    name = comm::broadcast_text(comm, name);
+    if (name.empty()) return std::nullopt;
+    std::optional<Loaded> loaded;
+    std::string failure;
+    try {
+      if (!checkpoint) checkpoint = verify_checkpoint(run_dir / kCheckpoints / name);
+      loaded = Loaded{*checkpoint, checkpoint->tensors(kWeights), checkpoint->tensors(kOptimizer)};
+    } catch (const IoError& error) {
+      failure = fmt::format("rank {} cannot load {}, which rank 0 chose: {}", comm.rank(), name, error.what());
+    }
+    throw_on_all_ranks(comm, failure);
+    return loaded;
+  }
 
   // Rank 0. Writes and commits; returns how long that took.
   Seconds write(const CheckpointInfo& info, std::span<const CheckpointFile> files) const {
@@ -97,7 +128,7 @@ RunState::RunState(const std::filesystem::path& run_dir, const config::Checkpoin
                    .runtime = runtime,
                    .identity = std::move(identity),
                    .comm = comm,
-                   .store = CheckpointStore(run_dir / "checkpoints", checkpoint.keep_last, checkpoint.keep_every),
+                   .store = CheckpointStore(run_dir / kCheckpoints, checkpoint.keep_last, checkpoint.keep_every),
                    .stop = stop,
                    .metrics = {},
                    .events = {},
@@ -110,37 +141,36 @@ RunState::RunState(const std::filesystem::path& run_dir, const config::Checkpoin
 RunState::~RunState() = default;
 
 std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer) {
-  // Every rank reads: the run directory is on a file system that all share, and the page cache makes it one read per
-  // node.
-  const std::optional<Checkpoint> checkpoint = impl_->store.newest();
-  const std::string found = checkpoint ? checkpoint->directory.filename().string() : "none";
-  comm::require_equal_on_all_ranks(impl_->comm, "the newest checkpoint", found);
-  if (!checkpoint) {
+  // Rank 0 reads it to verify it, then the others do, then all load it.
+  const LongerForFiles longer(impl_->comm, 3 * bytes_of_checkpoint(parameters));
+  const std::optional<Impl::Loaded> loaded = impl_->load_newest();
+  if (!loaded) {
     if (impl_->comm.is_root()) spdlog::info("there is no checkpoint yet; starting at step 0");
     return 0;
   }
-  if (checkpoint->info.config_hash != impl_->identity.config_hash) {
+  const CheckpointInfo& info = loaded->checkpoint.info;
+  const std::string directory = loaded->checkpoint.directory.string();
+  if (info.config_hash != impl_->identity.config_hash) {
     throw ConfigError(
-        checkpoint->directory.string() +
+        directory +
         " is of another configuration; resume with the one in config.yaml of the run directory (runtime, checkpoint, "
         "paths and sharding may change)");
   }
-  const nlohmann::json inputs = checkpoint->info.extra.value("inputs", nlohmann::json::object());
+  const nlohmann::json inputs = info.extra.value("inputs", nlohmann::json::object());
   for (const auto& [name, digest] : impl_->identity.inputs.items()) {
     if (inputs.value(name, "") != digest) {
-      throw ConfigError(fmt::format("{} was trained with another {} (SHA-256 {} instead of {})",
-                                    checkpoint->directory.string(), name, inputs.value(name, "none"),
-                                    digest.get<std::string>()));
+      throw ConfigError(fmt::format("{} was trained with another {} (SHA-256 {} instead of {})", directory, name,
+                                    inputs.value(name, "none"), digest.get<std::string>()));
     }
   }
   const at::NoGradGuard no_grad;
-  parameters.values().copy_(parameters.flatten(checkpoint->tensors(kWeights)));
+  parameters.values().copy_(parameters.flatten(loaded->weights));
   parameters.changed();
-  optimizer.restore(checkpoint->tensors(kOptimizer), checkpoint->info.step);
-  impl_->restored_extra = checkpoint->info.extra;
-  impl_->extra = checkpoint->info.extra;
-  if (impl_->comm.is_root()) spdlog::info("going on from {}", checkpoint->directory.string());
-  return checkpoint->info.step;
+  optimizer.restore(loaded->moments, info.step);
+  impl_->restored_extra = info.extra;
+  impl_->extra = info.extra;
+  if (impl_->comm.is_root()) spdlog::info("going on from {}", directory);
+  return info.step;
 }
 
 void RunState::record(const nlohmann::json& line) {
@@ -180,8 +210,7 @@ void RunState::end_of_step(std::int64_t steps_done, std::int64_t steps_total, co
   }
   if (decision == StopDecision::kCheckpointAndStop && !finished) {
     throw Checkpointed(fmt::format("stopped by {} after step {} of {}; a checkpoint is in {}, go on with --resume",
-                                   impl_->reason(), steps_done, steps_total,
-                                   (impl_->run_dir / "checkpoints").string()));
+                                   impl_->reason(), steps_done, steps_total, (impl_->run_dir / kCheckpoints).string()));
   }
 }
 

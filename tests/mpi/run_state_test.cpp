@@ -1,0 +1,152 @@
+// What a run keeps on disk, where the disk is slow or nodes do not see the same of it.
+#include "train/run_state.h"
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "base/torch.h"
+#include "base/watchdog.h"
+#include "support/mpi_test.h"
+#include "support/temporary_directory.h"
+#include "train/flat_parameters.h"
+#include "train/optimizer.h"
+#include "train/stop_request.h"
+
+namespace {
+
+// How much longer each sync takes. Read by whichever thread writes.
+std::atomic<std::chrono::milliseconds> the_delay{std::chrono::milliseconds(0)};
+
+}  // namespace
+
+// The linker puts this before the system's (--wrap in CMakeLists.txt).
+extern "C" int __real_fsync(int descriptor);   // NOLINT
+extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
+  std::this_thread::sleep_for(the_delay.load());
+  return __real_fsync(descriptor);
+}
+
+namespace dpldm::train {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+// A run that has one parameter. One at a time: it listens for signals.
+struct Run {
+  Run(const fs::path& run_dir, const config::RuntimeConfig& runtime, comm::Communicator& comm,
+      std::int64_t num_elements = 3)
+      : parameters(std::vector<std::pair<std::string, at::Tensor>>{{"weight", torch::zeros({num_elements})}}),
+        optimizer(config::OptimizerConfig{}, 10, parameters),
+        state(run_dir, config::CheckpointConfig{.every_steps = 1, .keep_last = 3}, runtime, {.config_hash = "hash"},
+              stop, comm) {}
+
+  // As if training had made every element `value`.
+  void become(float value) {
+    parameters.values().fill_(value);
+    optimizer.step(at::zeros_like(parameters.values()), 0);
+  }
+
+  StopRequest stop;
+  FlatParameters parameters;
+  Optimizer optimizer;
+  RunState state;
+};
+
+class RunStateOnRanks : public testing::Test {
+ protected:
+  // Rank 0's directory, for all: ranks share a file system.
+  RunStateOnRanks() : root_(comm::broadcast_text(*world_, own_.path().string())) {}
+  // Nobody may leave, and remove the directory, before all have read. A failed run may have broken world_.
+  ~RunStateOnRanks() override {
+    the_delay = milliseconds(0);
+    set_file_deadline(std::chrono::minutes(10));
+    test::make_world_communicator()->barrier();
+  }
+
+  fs::path seen_by_root() const { return root_ / "seen by rank 0"; }
+  fs::path seen_by_others() const { return root_ / "seen by the others"; }
+  fs::path seen_here() const { return world_->is_root() ? seen_by_root() : seen_by_others(); }
+
+  // Collective. Checkpoints of steps 1, 2 and 3, seen by all.
+  void save_three() {
+    if (world_->is_root()) fs::create_directories(seen_by_root());
+    {
+      Run run(seen_by_root(), {}, *world_);
+      for (const std::int64_t step : {1, 2, 3}) {
+        run.become(static_cast<float>(step));
+        run.state.save(step, run.parameters, run.optimizer);
+      }
+    }
+    if (world_->is_root()) fs::copy(seen_by_root(), seen_by_others(), fs::copy_options::recursive);
+    world_->barrier();
+  }
+
+  // Collective. On rank 0.
+  void damage(const fs::path& run_dir, const std::string& checkpoint) {
+    if (world_->is_root()) fs::resize_file(run_dir / "checkpoints" / checkpoint / "weights.safetensors", 10);
+    world_->barrier();
+  }
+
+  std::unique_ptr<comm::Communicator> world_ = test::make_world_communicator();
+  test::TemporaryDirectory own_;
+  fs::path root_;
+};
+
+// Each of three checkpoints has ten syncs, so it takes three seconds, and the last one waits for the one before it,
+// which is written in the background.
+TEST_F(RunStateOnRanks, SlowDisk_IsWaitedForBeyondTheDeadline) {
+  constexpr std::int64_t kElements = std::int64_t{4} << 20;  // 64 MiB with the moments: 3.3 s at 20 MB/s
+  if (world_->is_root()) fs::create_directories(seen_by_root());
+  world_->barrier();
+  Run run(seen_by_root(), {.deadline_seconds = 2}, *world_, kElements);
+  the_delay = milliseconds(300);
+  for (const std::int64_t step : {1, 2, 3}) {
+    run.become(static_cast<float>(step));
+    run.state.end_of_step(step, 3, run.parameters, run.optimizer);
+  }
+  EXPECT_EQ(world_->deadline(), milliseconds(2000));
+  EXPECT_TRUE(fs::exists(seen_by_root() / "checkpoints/step-00000003/manifest.json"));
+}
+
+TEST_F(RunStateOnRanks, RankZeroChoosesTheCheckpointForAll) {
+  save_three();
+  damage(seen_by_root(), "step-00000003");
+  Run run(seen_here(), {}, *world_);
+  EXPECT_EQ(run.state.restore(run.parameters, run.optimizer), 2);
+  EXPECT_TRUE(torch::equal(run.parameters.values(), torch::full({3}, 2.0)));
+}
+
+TEST_F(RunStateOnRanks, CheckpointThatOneRankCannotRead_IsReadByNone) {
+  save_three();
+  damage(seen_by_others(), "step-00000003");
+  Run run(seen_here(), {}, *world_);
+  std::string message;
+  try {
+    run.state.restore(run.parameters, run.optimizer);
+  } catch (const IoError& error) {
+    message = error.what();
+  }
+  EXPECT_THAT(message, testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: "));
+}
+
+TEST_F(RunStateOnRanks, WithoutACheckpointAtRankZero_AllStartAtStepZero) {
+  save_three();
+  if (world_->is_root()) fs::remove_all(seen_by_root() / "checkpoints");
+  world_->barrier();
+  Run run(seen_here(), {}, *world_);
+  EXPECT_EQ(run.state.restore(run.parameters, run.optimizer), 0);
+}
+
+}  // namespace
+}  // namespace dpldm::train
