@@ -1,5 +1,7 @@
-// Whole runs of public pre-training on N ranks against one rank.
+// Whole runs of public training: on N ranks against one rank, and interrupted against whole.
+#include <chrono>
 #include <filesystem>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -9,6 +11,7 @@
 #include "data/image_file.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
+#include "support/last_deadline.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
@@ -36,11 +39,62 @@ config::PretrainConfig tiny_config(const std::filesystem::path& root) {
   return config;
 }
 
-at::Tensor all_weights(const std::filesystem::path& run_dir) {
+// Random, on rank 0; then the configuration that reads them.
+config::AutoencoderTrainingConfig tiny_autoencoder_config(const std::filesystem::path& root,
+                                                          data::Visibility visibility, comm::Communicator& world) {
+  constexpr std::int64_t kRecords = 12;
+  if (world.is_root()) {
+    data::ImageFileInfo info;
+    info.visibility = visibility;
+    info.num_records = kRecords;
+    info.channels = 1;
+    info.height = info.width = 8;
+    info.source = "a test";
+    data::ImageFileWriter writer(root / "images.h5", info);
+    torch::manual_seed(3);
+    writer.append(torch::randint(0, 256, {kRecords, 1, 8, 8}, torch::kByte), {});
+    writer.commit();
+  }
+  world.barrier();
+  config::AutoencoderTrainingConfig config;
+  config.images = (root / "images.h5").string();
+  config.network = {{"block_out_channels", {8, 8}},
+                    {"down_block_types", {"DownEncoderBlock2D", "DownEncoderBlock2D"}},
+                    {"up_block_types", {"UpDecoderBlock2D", "UpDecoderBlock2D"}},
+                    {"norm_num_groups", 4}};
+  config.steps = 4;
+  config.batch_size = 5;
+  config.runtime.threads = 1;
+  config.runtime.micro_batch_size = 2;
+  return config;
+}
+
+at::Tensor all_weights(const std::filesystem::path& run_dir, const std::string& component = "unet") {
   std::vector<at::Tensor> parts;
-  for (auto& [name, tensor] : io::read_safetensors(run_dir / "model/unet/diffusion_pytorch_model.safetensors"))
+  for (auto& [name, tensor] :
+       io::read_safetensors(run_dir / "model" / component / "diffusion_pytorch_model.safetensors"))
     parts.push_back(tensor.flatten());
   return torch::cat(parts);
+}
+
+// Collective. Stops after every step, and goes on until `start(resume)` comes to its end. How often it stopped.
+template <class Start>
+int stops_of(const Start& start) {
+  int stops = 0;
+  for (bool ended = false; !ended && stops < 20;) {
+    try {
+      start(stops > 0);
+      ended = true;
+    } catch (const Checkpointed&) {
+      ++stops;
+    }
+  }
+  return stops;
+}
+
+// What ranks are at least ready to wait for weights of these bytes, on a disk of 20 MB/s.
+std::chrono::milliseconds time_to_write(const at::Tensor& weights) {
+  return std::chrono::milliseconds(weights.nbytes() / 20'000);
 }
 
 TEST(PretrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
@@ -59,6 +113,39 @@ TEST(PretrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
   const at::Tensor together = all_weights(root / "together");
   // Order of fp32 sums, through six AdamW steps.
   EXPECT_LE(((alone - together).norm() / alone.norm()).item<double>(), 1e-4);
+  world->barrier();
+}
+
+TEST(PretrainingOnRanks, InterruptedAfterEveryStepAndResumed_TheModelIsBitIdentical) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
+  world->barrier();
+  config::PretrainConfig whole = tiny_config(root);
+  run_pretraining(whole, {.run_dir = root / "whole"}, *world);
+  const int stops = stops_of([&](bool resume) {
+    config::PretrainConfig stopping = tiny_config(root);
+    stopping.checkpoint.max_minutes = 1e-9;  // the wish to stop is there from the start
+    run_pretraining(stopping, {.run_dir = root / "interrupted", .resume = resume}, *world);
+  });
+  EXPECT_EQ(stops, 5);
+  EXPECT_TRUE(torch::equal(all_weights(root / "whole"), all_weights(root / "interrupted")));
+  world->barrier();
+}
+
+TEST(PretrainingOnRanks, WhileRankZeroWritesTheModel_OthersWaitAsLongAsASlowDiskTakes) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
+  world->barrier();
+  test::LastDeadline last(*world);
+  config::PretrainConfig config = tiny_config(root);
+  config.steps = 1;
+  run_pretraining(config, {.run_dir = root / "run"}, last);
+  EXPECT_GT(last.extra().count(), 0);
+  EXPECT_GE(last.extra(), time_to_write(all_weights(root / "run")) + time_to_write(all_weights(root / "run", "vae")));
   world->barrier();
 }
 
@@ -92,29 +179,30 @@ TEST(AutoencoderTraining, PrivateImagesAreRefused) {
   const auto world = test::make_world_communicator();
   const test::TemporaryDirectory own;
   const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) {
-    data::ImageFileInfo info;
-    info.visibility = data::Visibility::kPrivate;
-    info.num_records = 4;
-    info.channels = 1;
-    info.height = info.width = 8;
-    info.source = "a test";
-    data::ImageFileWriter writer(root / "images.h5", info);
-    writer.append(torch::zeros({4, 1, 8, 8}, torch::kByte), {});
-    writer.commit();
-  }
-  world->barrier();
-  config::AutoencoderTrainingConfig config;
-  config.images = (root / "images.h5").string();
-  config.network = {{"block_out_channels", {8, 8}},
-                    {"down_block_types", {"DownEncoderBlock2D", "DownEncoderBlock2D"}},
-                    {"up_block_types", {"UpDecoderBlock2D", "UpDecoderBlock2D"}},
-                    {"norm_num_groups", 4}};
-  config.steps = 1;
-  config.batch_size = 4;
-  config.runtime.threads = 1;
+  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPrivate, *world);
   EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), ConfigError);
   EXPECT_FALSE(std::filesystem::exists(root / "run"));
+  world->barrier();
+}
+
+TEST(AutoencoderTraining, InterruptedAfterEveryStepAndResumed_TheModelIsBitIdentical) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  config::AutoencoderTrainingConfig whole = tiny_autoencoder_config(root, data::Visibility::kPublic, *world);
+  const config::AutoencoderTrainingConfig settings = whole;
+  test::LastDeadline last(*world);
+  run_autoencoder_training(whole, {.run_dir = root / "whole"}, last);
+  // While rank 0 writes the model, the others wait as long as a slow disk takes.
+  EXPECT_GT(last.extra().count(), 0);
+  EXPECT_GE(last.extra(), time_to_write(all_weights(root / "whole", "vae")));
+  const int stops = stops_of([&](bool resume) {
+    config::AutoencoderTrainingConfig stopping = settings;
+    stopping.checkpoint.max_minutes = 1e-9;
+    run_autoencoder_training(stopping, {.run_dir = root / "interrupted", .resume = resume}, *world);
+  });
+  EXPECT_EQ(stops, 3);
+  EXPECT_TRUE(torch::equal(all_weights(root / "whole", "vae"), all_weights(root / "interrupted", "vae")));
   world->barrier();
 }
 
