@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <system_error>
 #include <utility>
 
 #include <fcntl.h>
@@ -32,6 +33,16 @@ std::string head_text(std::size_t num_lines, const std::string& sha256) {
 }
 
 std::string reason() { return std::strerror(errno); }  // NOLINT(concurrency-mt-unsafe)
+
+// 0 for a file that is not there.
+std::uintmax_t num_bytes_of(const std::filesystem::path& path) {
+  const WatchedFileCall watched("looking at", path);
+  std::error_code error;
+  const auto num_bytes = std::filesystem::file_size(path, error);
+  if (error == std::errc::no_such_file_or_directory) return 0;
+  if (error) throw IoError("cannot look at " + path.string() + ": " + error.message());
+  return num_bytes;
+}
 
 // The whole lines of a file, one at a time. A last line without its newline is not one.
 class LineReader {
@@ -91,7 +102,7 @@ class PrivacyLedger::Appender {
     num_bytes_ = std::filesystem::file_size(path_);
   }
 
-  // The head is written after the line is on the disk and is not synced itself: a power cut may leave an older head,
+  // The head is written after the line is on the disk and is not synced each time: a power cut may leave an older head,
   // which the ledger continues, but never a newer one.
   void append(const std::string& line, std::size_t num_lines, const std::string& sha256) {
     if (!log_) throw IoError(path_.string() + ": an earlier charge failed; nothing more can be charged");
@@ -146,6 +157,8 @@ PrivacyLedger PrivacyLedger::create(const std::filesystem::path& path, const Led
   ledger.appender_ = std::make_unique<Appender>(path);
   ledger.appender_->start();
   ledger.appender_->append(line, 1, ledger.head_);
+  // From now on there is a head; a power cut may only bring an older one back.
+  sync_to_disk(head_path(path));
   const std::filesystem::path parent = path.parent_path();
   sync_to_disk(parent.empty() ? "." : parent);
   return ledger;
@@ -169,6 +182,14 @@ PrivacyLedger PrivacyLedger::open(const std::filesystem::path& path) {
 }
 
 PrivacyLedger PrivacyLedger::read(const std::filesystem::path& path) { return parse(path, nullptr); }
+
+bool PrivacyLedger::was_never_made(const std::filesystem::path& path) {
+  if (num_bytes_of(head_path(path)) > 0) return false;
+  const std::uintmax_t num_bytes = num_bytes_of(path);
+  if (num_bytes == 0 || num_bytes > kMaxLineBytes) return num_bytes == 0;
+  const std::string text = read_file(path, kMaxLineBytes);
+  return text.find('\n') >= text.size() - 1;  // none, or at the very end
+}
 
 PrivacyLedger PrivacyLedger::parse(const std::filesystem::path& path, std::uint64_t* num_whole_bytes) {
   PrivacyLedger ledger;

@@ -66,6 +66,9 @@ class PrivacyLedger {
   static PrivacyLedger open(const std::filesystem::path& path);
   // Reads and verifies without changing anything.
   static PrivacyLedger read(const std::filesystem::path& path);
+  // True where `create` was never called, or was ended before it was done, so that nothing can have been charged: the
+  // head, which comes last, is missing or empty, and the ledger has at most its first line. Throws IoError.
+  static bool was_never_made(const std::filesystem::path& path);
 
   PrivacyLedger(PrivacyLedger&&) noexcept;
   PrivacyLedger& operator=(PrivacyLedger&&) noexcept;

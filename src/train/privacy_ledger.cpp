@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -12,12 +13,16 @@
 #include "base/atomic_file.h"
 #include "base/build_facts.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "base/watchdog.h"
 #include "dp/lattice_sum.h"
 
 namespace dpldm::train {
 namespace {
 
 constexpr std::size_t kOpeningBytes = 32;
+
+std::filesystem::path head_of(const std::filesystem::path& ledger) { return ledger.string() + ".head"; }
 
 std::string hexadecimal(const std::array<std::uint8_t, kOpeningBytes>& bytes) {
   std::string text(2 * bytes.size() + 1, '\0');
@@ -61,17 +66,34 @@ double target_of(const config::FinetuneConfig& config, const PrivacyPlan& plan) 
   return plan.is_private ? config.epsilon : std::numeric_limits<double>::infinity();
 }
 
+// Something that a run leaves in its directory only once its ledger is made, beside the ledger itself; empty where
+// there is nothing of the kind.
+std::string trace_of_a_ledger(const std::filesystem::path& run_dir) {
+  const WatchedFileCall watched("listing", run_dir);
+  std::string trace;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(run_dir, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const bool tells = name == "checkpoints" || name == "model" || name == "metrics.jsonl" ||
+                       name == "privacy_statement.md" || name.starts_with("events.out.tfevents.");
+    if (tells) trace = name;
+  }
+  if (error) throw IoError(fmt::format("cannot list {}: {}", run_dir.string(), error.message()));
+  return trace;
+}
+
 accounting::PrivacyLedger create(const config::FinetuneConfig& config, const PrivacyPlan& plan,
                                  const LedgerIdentity& identity, const LedgerOptions& options) {
   const std::filesystem::path path = options.run_dir / "ledger.jsonl";
   if (std::filesystem::exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
   // Steps were spent here whose ledger is gone; a new one beside them would not count them.
-  for (const char* leftover : {"checkpoints", "model", "ledger.jsonl.head"}) {
-    if (std::filesystem::exists(options.run_dir / leftover)) {
-      throw IoError(
-          fmt::format("{} holds the {} of a run whose ledger is missing; a new run needs a directory of its own",
-                      options.run_dir.string(), leftover));
-    }
+  std::string leftover = trace_of_a_ledger(options.run_dir);
+  if (leftover.empty() && std::filesystem::exists(head_of(path))) leftover = "ledger.jsonl.head";
+  if (!leftover.empty()) {
+    throw IoError(
+        fmt::format("{} holds the {} of a run whose ledger is missing; a new run needs a directory of its own",
+                    options.run_dir.string(), leftover));
   }
   const std::string opening = write_new_opening(options.run_dir / "latents.opening");
   const bool lattice = config.mechanism == "lattice";
@@ -147,6 +169,25 @@ accounting::PrivacyLedger reopen(const config::FinetuneConfig& config, const Pri
   return ledger;
 }
 
+// A run that was ended before it had a ledger has spent nothing, and whoever resumes it cannot know. But where anything
+// tells of a ledger, one that is gone or empty was lost.
+accounting::PrivacyLedger resume(const config::FinetuneConfig& config, const PrivacyPlan& plan,
+                                 const LedgerIdentity& identity, const LedgerOptions& options) {
+  const std::filesystem::path path = options.run_dir / "ledger.jsonl";
+  if (!trace_of_a_ledger(options.run_dir).empty() || !accounting::PrivacyLedger::was_never_made(path)) {
+    return reopen(config, plan, identity, options);
+  }
+  spdlog::warn("{} is of a run that was ended before it had a ledger; nothing was spent, and it begins anew",
+               options.run_dir.string());
+  for (const std::filesystem::path& unfinished : {path, head_of(path)}) {
+    std::error_code error;
+    std::filesystem::remove(unfinished, error);
+    if (error) throw IoError("cannot remove " + unfinished.string() + ": " + error.message());
+  }
+  write_file_atomically(options.run_dir / "config.yaml", config::FinetuneConfig(config).schema().dump());
+  return create(config, plan, identity, options);
+}
+
 }  // namespace
 
 std::optional<accounting::PrivacyLedger> open_run_ledger(const config::FinetuneConfig& config, const PrivacyPlan& plan,
@@ -154,7 +195,7 @@ std::optional<accounting::PrivacyLedger> open_run_ledger(const config::FinetuneC
                                                          comm::Communicator& comm) {
   std::optional<accounting::PrivacyLedger> ledger;
   comm::run_on_root(comm, [&] {
-    ledger = options.resume ? reopen(config, plan, identity, options) : create(config, plan, identity, options);
+    ledger = options.resume ? resume(config, plan, identity, options) : create(config, plan, identity, options);
   });
   return ledger;
 }

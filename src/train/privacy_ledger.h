@@ -28,7 +28,8 @@ struct LedgerOptions {
 
 // Collective. Rank 0's ledger, <run_dir>/ledger.jsonl; nothing elsewhere. A failure to make or open it is every rank's.
 // Throws ConfigError when the run to be resumed is of another configuration, model or data, and IoError for a ledger
-// that is damaged, in use, or there already.
+// that is damaged, lost, in use, or there already. A run to be resumed that was ended before it had a ledger gets one,
+// and this configuration as its config.yaml.
 //
 // The random opening of the commitment to the latents lies beside it in latents.opening (readable by its owner alone,
 // never to be published): with it, and only with it, the ledger shows which data the run was of.

@@ -10,6 +10,7 @@
 //                                         step 3"): fail, never, throw, corrupt, or the number of a signal that the
 //                                         rank sends itself; or from then on, as when a file server is gone: reads-hang
 //                                         (of the latents) or syncs-hang (of any file)
+//   --kill-at-setup-sync N                SIGKILL at the N-th sync (from 1) of anything
 //   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
 //   --kill-at-commit N                    SIGKILL when the N-th checkpoint has its name, and those not kept are still there
 //   --fail-at-sync N                      that sync fails with EIO instead
@@ -52,6 +53,7 @@ struct Plan {
   std::chrono::milliseconds slow{0};
 };
 
+int the_setup_sync_to_die_at = 0;
 int the_sync_to_die_at = 0;
 int the_commit_to_die_at = 0;
 int the_sync_to_fail_at = 0;
@@ -77,6 +79,13 @@ std::string path_of(int descriptor) {
 void announce() {
   const auto now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch());
   fmt::print(stderr, "fault at {:.6f}\n", now.count());
+}
+
+void die_at_setup_sync() {
+  static int num_syncs = 0;
+  if (the_setup_sync_to_die_at == 0 || ++num_syncs != the_setup_sync_to_die_at) return;
+  announce();
+  std::raise(SIGKILL);
 }
 
 // The invocation without what belongs to this program.
@@ -149,6 +158,10 @@ void run_finetune(dpldm::app::Invocation& invocation) {
     plan.operation = invocation.argv()[at + 4];
     at += 5;
   }
+  if (next_is("--kill-at-setup-sync")) {
+    the_setup_sync_to_die_at = std::stoi(invocation.argv()[at + 1]);
+    at += 2;
+  }
   if (next_is("--kill-at-sync")) {
     the_sync_to_die_at = std::stoi(invocation.argv()[at + 1]);
     at += 2;
@@ -206,6 +219,7 @@ extern "C" int __real_fsync(int descriptor);   // NOLINT
 extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
   static int num_syncs = 0;
   static int num_commits = 0;
+  die_at_setup_sync();
   if (the_syncs_hang) hang();
   if (the_commit_to_die_at > 0 && path_of(descriptor).ends_with("/checkpoints") &&
       ++num_commits == the_commit_to_die_at) {
@@ -232,6 +246,7 @@ extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
 extern "C" int __real_fdatasync(int descriptor);   // NOLINT
 extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
   static int num_syncs = 0;
+  die_at_setup_sync();
   if (the_syncs_hang) hang();
   if (the_data_sync_to_die_at > 0 && ++num_syncs == the_data_sync_to_die_at) {
     announce();

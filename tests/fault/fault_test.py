@@ -648,6 +648,19 @@ def case_killed_after_checkpoint(case):
     return "checkpoint of step 4, and the one before"
 
 
+def case_killed_during_set_up(case):
+    """kill -9 while the run is being set up"""
+    # When there is nothing but config.yaml, when the ledger has its first line and no head yet, and when it has both.
+    for sync in (2, 5, 6):
+        shutil.rmtree(case.run_dir, ignore_errors=True)
+        case.expect(case.run(fault=["--kill-at-setup-sync", str(sync)]), 137, 1)
+        require((case.run_dir / "config.yaml").exists() and not (case.run_dir / "metrics.jsonl").exists(), sorted(case.run_dir.iterdir()))
+        ended = case.run(resume=True)
+        require(ended.code == 0 and case.ledger()[1] == STEPS, f"killed at sync {sync}: {ended.text}")
+        require(("it begins anew" in ended.text) == (sync < 6), f"killed at sync {sync}: {ended.text}")
+    return "nothing was spent; resumed, the run begins"
+
+
 IN_BACKGROUND = ["--set", "checkpoint.in_background=true"]
 
 

@@ -700,6 +700,77 @@ TEST_F(PrivateTrainingOnRanks, NewRunIsRefusedBesideTheLeftoversOfOneWhoseLedger
   is_refused("b", "model");
   is_refused("c", "ledger.jsonl");
   is_refused("d", "ledger.jsonl.head");
+  is_refused("e", "events.out.tfevents.1");
+}
+
+// Killed between config.yaml, by which a batch script knows that there is something to resume, and the head of the
+// ledger, without which nothing is charged.
+TEST_F(PrivateTrainingOnRanks, RunThatWasEndedBeforeItHadALedgerBeginsAnewWhenResumed) {
+  EXPECT_THROW(run(stopping_after_one_step(), "whole", *world_), Checkpointed);
+  const std::string configuration = read_file(root_ / "whole/config.yaml", 1 << 20);
+  std::string header;
+  std::getline(std::ifstream(root_ / "whole/ledger.jsonl"), header);
+  const auto begins_anew = [&](const std::string& name, std::map<std::string, std::string> files) {
+    if (world_->is_root()) {
+      std::filesystem::create_directories(root_ / name);
+      files["config.yaml"] = "# of the start that was ended\n";
+      for (const auto& [file, content] : files) std::ofstream(root_ / name / file) << content;
+    }
+    world_->barrier();
+    const Failure failure = failure_of([&] { run(stopping_after_one_step(), name, *world_, /*resume=*/true); });
+    EXPECT_EQ(failure.code, ExitCode::kCheckpointed) << name << ": " << failure.message;
+    if (failure.code != ExitCode::kCheckpointed) return;
+    EXPECT_EQ(accounting::PrivacyLedger::read(root_ / name / "ledger.jsonl").num_steps(), 1) << name;
+    EXPECT_EQ(read_file(root_ / name / "config.yaml", 1 << 20), configuration) << name;
+    EXPECT_EQ(code_of([&] { run(stopping_after_one_step(), name, *world_, /*resume=*/true); }),
+              ExitCode::kCheckpointed);
+    EXPECT_EQ(accounting::PrivacyLedger::read(root_ / name / "ledger.jsonl").num_steps(), 2) << name;
+  };
+  begins_anew("nothing", {});
+  begins_anew("opening", {{"latents.opening", std::string(64, 'a')}});
+  begins_anew("head", {{"latents.opening", std::string(64, 'a')}, {"ledger.jsonl.head", ""}});
+  begins_anew("empty", {{"ledger.jsonl.head", ""}, {"ledger.jsonl", ""}});
+  begins_anew("half", {{"ledger.jsonl.head", ""}, {"ledger.jsonl", header.substr(0, 50)}});
+  begins_anew("header", {{"ledger.jsonl.head", ""}, {"ledger.jsonl", header + "\n"}});
+}
+
+// One file alone tells that there was a ledger, and that steps may have been charged to it.
+TEST_F(PrivateTrainingOnRanks, LedgerThatIsGoneIsRefusedWhileAnythingKnowsOfIt) {
+  const std::filesystem::path spent = run(config(), "spent", *world_);
+  std::vector<std::string> witnesses = {"checkpoints",          "model",        "metrics.jsonl",
+                                        "privacy_statement.md", "ledger.jsonl", "ledger.jsonl.head"};
+  for (const auto& entry : std::filesystem::directory_iterator(spent)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("events.")) witnesses.push_back(name);
+  }
+  EXPECT_EQ(witnesses.size(), 7U);
+  world_->barrier();
+  std::string header;
+  std::getline(std::ifstream(spent / "ledger.jsonl"), header);
+  const auto is_refused = [&](const std::string& witness, bool with_header) {
+    const std::filesystem::path left = root_ / ("left with " + witness + (with_header ? " and a header" : ""));
+    if (world_->is_root()) {
+      std::filesystem::create_directories(left);
+      if (with_header) {
+        std::ofstream(left / "ledger.jsonl") << header << "\n";
+        std::ofstream(left / "ledger.jsonl.head") << "";
+      }
+      for (const std::string& name : {std::string("config.yaml"), std::string("latents.opening"), witness}) {
+        std::filesystem::copy(
+            spent / name, left / name,
+            std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+      }
+    }
+    world_->barrier();
+    for (const char* when : {"the first time", "again"}) {
+      const Failure failure = failure_of([&] { run(config(), left.filename().string(), *world_, /*resume=*/true); });
+      EXPECT_EQ(failure.code, ExitCode::kIo) << left << ", " << when << ": " << failure.message;
+    }
+    EXPECT_EQ(std::filesystem::exists(left / "ledger.jsonl"), with_header || witness == "ledger.jsonl") << left;
+  };
+  for (const std::string& witness : witnesses) is_refused(witness, false);
+  is_refused("metrics.jsonl", true);
+  is_refused("ledger.jsonl", true);
 }
 
 TEST_F(PrivateTrainingOnRanks, TimestepsOutsideTheScheduleAreRefusedBeforeAnythingIsWritten) {

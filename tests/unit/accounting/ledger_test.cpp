@@ -19,7 +19,8 @@ namespace {
 
 // Where the writes and syncs of the program under test pass by (--wrap in CMakeLists.txt).
 struct Disk {
-  std::uintmax_t num_bytes_synced = 0;  // of the file that was synced last
+  std::uintmax_t num_bytes_synced = 0;       // of the file that was synced last
+  std::uintmax_t num_head_bytes_synced = 0;  // of a head
   bool is_full = false;
   bool fails_to_sync = false;
 } the_disk;
@@ -34,6 +35,13 @@ extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
   }
   the_disk.num_bytes_synced = std::filesystem::file_size("/proc/self/fd/" + std::to_string(descriptor));
   return __real_fdatasync(descriptor);
+}
+
+extern "C" int __real_fsync(int descriptor);   // NOLINT
+extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
+  const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(descriptor));
+  if (path.extension() == ".head") the_disk.num_head_bytes_synced = std::filesystem::file_size(path);
+  return __real_fsync(descriptor);
 }
 
 extern "C" ssize_t __real_write(int descriptor, const void* bytes, std::size_t count);   // NOLINT
@@ -133,6 +141,42 @@ TEST_F(Ledger, EveryCharge_IsOnTheDiskBeforeItReturns) {
     ledger.charge(step_of(step));
     EXPECT_EQ(the_disk.num_bytes_synced, std::filesystem::file_size(path_));
     EXPECT_EQ(lines().size(), static_cast<std::size_t>(step) + 2);
+  }
+}
+
+// An empty head beside lines that were charged would look like one that was emptied.
+TEST_F(Ledger, NewOne_HasItsHeadOnTheDisk) {
+  const PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  EXPECT_GT(the_disk.num_head_bytes_synced, 0U);
+  EXPECT_EQ(the_disk.num_head_bytes_synced, std::filesystem::file_size(path_.string() + ".head"));
+}
+
+TEST_F(Ledger, WasNeverMade_OnlyWhileNothingCanHaveBeenCharged) {
+  const auto head = [this](const std::string& text) { std::ofstream(path_.string() + ".head") << text; };
+  EXPECT_TRUE(PrivacyLedger::was_never_made(path_));
+  head("");
+  EXPECT_TRUE(PrivacyLedger::was_never_made(path_));
+  std::filesystem::remove(path_.string() + ".head");
+  write_steps(1);
+  EXPECT_FALSE(PrivacyLedger::was_never_made(path_));
+  const std::string whole_head = read_file(path_.string() + ".head", 1000);
+  const std::vector<std::string> all = lines();
+  // As a crash leaves them.
+  head("");
+  for (const std::string& text : {std::string(), all[0].substr(0, 40), all[0], all[0] + "\n"}) {
+    overwrite(text);
+    EXPECT_TRUE(PrivacyLedger::was_never_made(path_)) << text;
+  }
+  // As only a crash after the head was written, or an edit, would.
+  for (const std::string& text :
+       {all[0] + "\n" + all[1] + "\n", all[0] + "\n" + all[1], all[0] + "\n{", std::string(100'000, 'x')}) {
+    overwrite(text);
+    EXPECT_FALSE(PrivacyLedger::was_never_made(path_)) << text.substr(0, 1000);
+  }
+  std::filesystem::remove(path_);
+  for (const std::string& text : {whole_head, whole_head.substr(0, 10)}) {
+    head(text);
+    EXPECT_FALSE(PrivacyLedger::was_never_made(path_)) << text;
   }
 }
 
