@@ -3,12 +3,13 @@
 // The work is cut into batches whose limits do not depend on the number of ranks or threads, and each batch is computed
 // by one thread. So the file is the same, bit for bit, however many took part, and however often the work was
 // interrupted: what is done stays in an unfinished file beside the output, and the same command goes on with it.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <future>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -21,6 +22,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/torch.h"
+#include "base/watchdog.h"
 #include "config/training_config.h"
 #include "data/image_file.h"
 #include "data/latent_file.h"
@@ -30,6 +32,7 @@
 #include "data_tools/options.h"
 #include "model/autoencoder_kl.h"
 #include "model/model_directory.h"
+#include "train/deadlines.h"
 #include "train/threads.h"
 
 namespace dpldm::tools {
@@ -221,14 +224,38 @@ class Encoding {
                       comm.is_root());
   }
 
-  void run(int num_threads) {
-    std::vector<std::thread> threads;
-    for (int i = 0; i < num_threads; ++i) threads.emplace_back([this] { work(); });
-    for (std::thread& thread : threads) thread.join();
-    if (failure_) std::rethrow_exception(failure_);
+  // Collective; returns when all ranks have done their share. They compute without each other, so they meet now and
+  // then: one that is gone is missed within the deadline, however long the work takes.
+  void run(int num_threads, comm::Communicator& comm) {
+    std::vector<std::future<void>> threads;
+    try {
+      for (int i = 0; i < num_threads; ++i) threads.push_back(std::async(std::launch::async, [this] { work(); }));
+      while (comm::any_rank(comm, !have_ended(threads))) continue;
+    } catch (...) {
+      fail(std::current_exception());
+      throw;
+    }
   }
 
  private:
+  static constexpr std::chrono::milliseconds kBetweenMeetings{1000};
+
+  // Waits until the next meeting at most. Throws what a thread threw, when all have ended.
+  bool have_ended(const std::vector<std::future<void>>& threads) const {
+    const auto until = std::chrono::steady_clock::now() + kBetweenMeetings;
+    const bool ended = std::all_of(threads.begin(), threads.end(), [until](const std::future<void>& thread) {
+      return thread.wait_until(until) == std::future_status::ready;
+    });
+    if (ended && failure_) std::rethrow_exception(failure_);
+    return ended;
+  }
+
+  // The first failure is the one to report. The other threads end after the batch that they are at.
+  void fail(const std::exception_ptr& why) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = why;
+  }
+
   // First record and number of records of the i-th batch that is left.
   std::pair<std::int64_t, std::int64_t> records_of(std::int64_t i) const {
     const std::int64_t first = work_.batches[static_cast<std::size_t>(i)] * options_.batch;
@@ -254,8 +281,7 @@ class Encoding {
         if (std::chrono::steady_clock::now() - saved_ >= options_.save_every) save();
       }
     } catch (...) {
-      const std::lock_guard lock(mutex_);
-      if (!failure_) failure_ = std::current_exception();
+      fail(std::current_exception());
     }
   }
 
@@ -320,10 +346,12 @@ void run_encode(app::Invocation& invocation) {
   }
   const Work work = share_work(comm, writer, *options, info.num_records);
   data::MomentsWriter moments(work.place, info);
-  Encoding(*autoencoder, images, moments, work, *options, comm).run(num_threads);
+  train::set_context(comm, "encode");
+  Encoding(*autoencoder, images, moments, work, *options, comm).run(num_threads, comm);
+  // What follows takes as long as a slow disk needs to write the file, to read it back and to write it again.
+  const std::int64_t num_bytes = info.num_records * example.numel() * (options->half ? 2 : 4);
+  comm.set_deadline(comm.deadline() + 3 * slow_disk_time(static_cast<std::uintmax_t>(num_bytes)));
   moments.close();
-  // Ranks on slower nodes may still be computing.
-  comm.set_deadline(std::chrono::hours(24));
   comm.barrier();
   if (writer) {
     if (!info.class_names.empty()) writer->write_labels(images.read_labels());

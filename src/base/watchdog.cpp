@@ -20,7 +20,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds kPeriod{1000};
 // A wake-up that comes later than this beyond its time means that the process, or its machine, stood still.
 constexpr milliseconds kStandstill{2000};
-// What a slow disk reads or writes in a millisecond.
 constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
 
 class Watchdog {
@@ -100,6 +99,8 @@ WatchedCall::WatchedCall(std::function<std::string()> what, milliseconds limit)
 
 WatchedCall::~WatchedCall() { the_watchdog().remove(ticket_); }
 
+milliseconds slow_disk_time(std::uintmax_t num_bytes) { return milliseconds(num_bytes / kSlowBytesPerMs); }
+
 void set_file_deadline(milliseconds deadline) { the_watchdog().set_file_deadline(deadline); }
 
 void set_watched_context(const std::string& context) { the_watchdog().set_context(context); }
@@ -110,6 +111,6 @@ WatchedFileCall::WatchedFileCall(const char* doing, const std::filesystem::path&
             const std::string& context = the_watchdog().context();
             return (context.empty() ? "" : context + ": ") + doing + " " + path.string();
           },
-          the_watchdog().file_deadline() + milliseconds(num_bytes / kSlowBytesPerMs)) {}
+          the_watchdog().file_deadline() + slow_disk_time(num_bytes)) {}
 
 }  // namespace dpldm

@@ -29,6 +29,9 @@ class WatchedCall {
   std::uint64_t ticket_;
 };
 
+// What a slow disk (20 MB/s) needs to read or to write that many bytes.
+std::chrono::milliseconds slow_disk_time(std::uintmax_t num_bytes);
+
 // How long one use of a file may take from now on: ten minutes, until it is set.
 void set_file_deadline(std::chrono::milliseconds deadline);
 // What the process is doing, for the message: "finetune step 12 on rank 1 of 4". Empty for nothing in particular.

@@ -267,6 +267,7 @@ void LatentFile::require_unchanged() const {
 }
 
 MomentsWriter::MomentsWriter(const MomentsPlace& place, const LatentFileInfo& info) : place_(place), info_(info) {
+  const WatchedFileCall watched("opening", place.path);
   descriptor_ = ::open(place.path.c_str(), O_WRONLY | O_CLOEXEC);
   if (descriptor_ < 0) {
     throw IoError(fmt::format("cannot open {} for writing: {}; all ranks must see the same folder", place.path.string(),
@@ -301,17 +302,19 @@ void MomentsWriter::write(std::int64_t first, const at::Tensor& moments) const {
     bytes += written;
     offset += written;
     left -= static_cast<std::size_t>(written);
+    num_unsynced_bytes_ += static_cast<std::uintmax_t>(written);
   }
 }
 
 void MomentsWriter::sync() const {
-  const WatchedFileCall watched("syncing", place_.path);
+  const WatchedFileCall watched("syncing", place_.path, num_unsynced_bytes_.exchange(0));
   if (::fdatasync(descriptor_) != 0) {
     throw IoError("cannot write " + place_.path.string() + ": " + std::strerror(errno));
   }
 }
 
 void MomentsWriter::close() {
+  const WatchedFileCall watched("syncing", place_.path, num_unsynced_bytes_);
   const bool synced = ::fsync(descriptor_) == 0;
   const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
   if (!synced || !closed) throw IoError("cannot write " + place_.path.string() + ": " + std::strerror(errno));

@@ -4,6 +4,7 @@
 // sample, in V cached variants (1, or 2 with the horizontal flip).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -101,6 +102,7 @@ class MomentsWriter {
   MomentsPlace place_;
   LatentFileInfo info_;
   int descriptor_ = -1;
+  mutable std::atomic<std::uintmax_t> num_unsynced_bytes_ = 0;
 };
 
 // Creates a latent file at its full size under a temporary name; `commit` makes it whole and renames it. Records may be

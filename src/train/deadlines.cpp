@@ -10,9 +10,6 @@
 namespace dpldm::train {
 namespace {
 
-// What a slow disk reads or writes in a millisecond.
-constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
-
 void use_deadline(comm::Communicator& comm, double seconds) {
   const std::chrono::milliseconds deadline(std::llround(1000 * seconds));
   comm.set_deadline(deadline);
@@ -31,7 +28,7 @@ void use_steady_deadline(comm::Communicator& comm, const config::RuntimeConfig& 
 
 LongerForFiles::LongerForFiles(comm::Communicator& comm, std::uintmax_t num_bytes)
     : comm_(comm), deadline_(comm.deadline()) {
-  comm_.set_deadline(deadline_ + std::chrono::milliseconds(num_bytes / kSlowBytesPerMs));
+  comm_.set_deadline(deadline_ + slow_disk_time(num_bytes));
 }
 
 LongerForFiles::~LongerForFiles() { comm_.set_deadline(deadline_); }

@@ -2,8 +2,10 @@
 //
 //   fault_run toy DIR                       a model and latents that are small enough, in DIR
 //   fault_run finetune [FAULT] ARGUMENTS    as `dpldm finetune ARGUMENTS`
-//   fault_run encode RANK N ARGUMENTS       as `dpldm-data encode ARGUMENTS`, but RANK dies (SIGKILL) when it has
-//                                           written moments and is about to sync them for the N-th time
+//   fault_run encode SIGNAL RANK N SECONDS ARGUMENTS   as `dpldm-data encode ARGUMENTS` with a deadline of SECONDS once
+//                                           the encoding has begun, but RANK sends itself SIGNAL when it has written
+//                                           moments and is about to sync them for the N-th time; with signal 0 that
+//                                           sync never returns
 //
 // FAULT, in this order, each optional:
 //   --fault KIND RANK CONTEXT OPERATION   on RANK (or all), in the first OPERATION ("broadcast") of CONTEXT ("finetune
@@ -34,6 +36,7 @@
 
 #include "app/cli.h"
 #include "app/training_options.h"
+#include "base/watchdog.h"
 #include "config/training_config.h"
 #include "data_tools/commands.h"
 #include "support/faulty_communicator.h"
@@ -58,7 +61,8 @@ int the_sync_to_die_at = 0;
 int the_commit_to_die_at = 0;
 int the_sync_to_fail_at = 0;
 int the_sync_to_hang_at = 0;
-int the_data_sync_to_die_at = 0;
+int the_moments_sync_to_break_at = 0;
+int the_signal_at_that_sync = 0;
 // Read by whichever thread reads or syncs.
 std::atomic<bool> the_reads_hang{false};
 std::atomic<bool> the_syncs_hang{false};
@@ -91,17 +95,19 @@ void die_at_setup_sync() {
 // The invocation without what belongs to this program.
 class Remaining : public dpldm::app::Invocation {
  public:
-  Remaining(dpldm::app::Invocation& whole, int num_own) : whole_(whole) {
+  Remaining(dpldm::app::Invocation& whole, int num_own, dpldm::comm::Communicator* comm = nullptr)
+      : whole_(whole), comm_(comm) {
     argv_.push_back(whole.argv()[0]);
     for (int i = 1 + num_own; i < whole.argc(); ++i) argv_.push_back(whole.argv()[i]);
     argv_.push_back(nullptr);
   }
   int argc() const override { return static_cast<int>(argv_.size()) - 1; }
   char** argv() override { return argv_.data(); }
-  dpldm::comm::Communicator& communicator() override { return whole_.communicator(); }
+  dpldm::comm::Communicator& communicator() override { return comm_ != nullptr ? *comm_ : whole_.communicator(); }
 
  private:
   dpldm::app::Invocation& whole_;
+  dpldm::comm::Communicator* comm_;
   std::vector<char*> argv_;
 };
 
@@ -116,6 +122,21 @@ class Slowed : public dpldm::test::ForwardingCommunicator {
 
  private:
   std::chrono::milliseconds slow_;
+};
+
+// The deadlines become short when the work begins: what a busy machine needs to start is not what is tested.
+class Impatient : public dpldm::test::ForwardingCommunicator {
+ public:
+  Impatient(dpldm::comm::Communicator& lent, std::chrono::milliseconds deadline)
+      : ForwardingCommunicator(lent), deadline_(deadline) {}
+  void set_context(const std::string& context) override {
+    lent().set_context(context);
+    lent().set_deadline(deadline_);
+    dpldm::set_file_deadline(deadline_);
+  }
+
+ private:
+  std::chrono::milliseconds deadline_;
 };
 
 FaultyCommunicator with_fault(dpldm::comm::Communicator& world, const Plan& plan) {
@@ -201,15 +222,30 @@ void run_finetune(dpldm::app::Invocation& invocation) {
 }
 
 void run_encode(dpldm::app::Invocation& invocation) {
-  const int rank = std::stoi(invocation.argv()[1]);
-  if (invocation.communicator().rank() == rank) the_data_sync_to_die_at = std::stoi(invocation.argv()[2]);
-  Remaining rest(invocation, 2);
+  Impatient comm(invocation.communicator(), std::chrono::seconds(std::stoi(invocation.argv()[4])));
+  if (comm.rank() == std::stoi(invocation.argv()[2])) {
+    the_signal_at_that_sync = std::stoi(invocation.argv()[1]);
+    the_moments_sync_to_break_at = std::stoi(invocation.argv()[3]);
+  }
+  Remaining rest(invocation, 4, &comm);
   dpldm::tools::run_encode(rest);
 }
 
 void make_toy(dpldm::app::Invocation& invocation) {
   // On each rank many times the latents that HDF5 keeps in memory (64 KiB), so that a step reads from the file.
   dpldm::test::make_tiny_model(invocation.argv()[1], 4096, dpldm::data::Visibility::kPrivate);
+}
+
+// Of the unfinished file of an encode, by whichever call.
+void break_at_sync_of_moments(int descriptor) {
+  static int num_syncs = 0;
+  if (the_moments_sync_to_break_at == 0) return;
+  const std::string path = path_of(descriptor);
+  if (path.find(".unfinished-") == std::string::npos || path.find(".tmp-") != std::string::npos) return;
+  if (++num_syncs != the_moments_sync_to_break_at) return;
+  announce();
+  if (the_signal_at_that_sync == 0) hang();
+  std::raise(the_signal_at_that_sync);
 }
 
 }  // namespace
@@ -226,6 +262,7 @@ extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
     announce();
     std::raise(SIGKILL);
   }
+  break_at_sync_of_moments(descriptor);
   if (the_sync_to_die_at > 0 || the_sync_to_fail_at > 0 || the_sync_to_hang_at > 0) {
     if (path_of(descriptor).find("checkpoints/step-00000004") != std::string::npos) {
       ++num_syncs;
@@ -245,13 +282,9 @@ extern "C" int __wrap_fsync(int descriptor) {  // NOLINT
 
 extern "C" int __real_fdatasync(int descriptor);   // NOLINT
 extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
-  static int num_syncs = 0;
   die_at_setup_sync();
   if (the_syncs_hang) hang();
-  if (the_data_sync_to_die_at > 0 && ++num_syncs == the_data_sync_to_die_at) {
-    announce();
-    std::raise(SIGKILL);
-  }
+  break_at_sync_of_moments(descriptor);
   return __real_fdatasync(descriptor);
 }
 

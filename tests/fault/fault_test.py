@@ -127,7 +127,7 @@ class Case:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if words[0].endswith(b"/fault_run") and str(self.run_dir).encode() in words:
+            if words[0].endswith(b"/fault_run") and any(str(self.folder).encode() in word for word in words):
                 found.append(int(entry.name))
         return found
 
@@ -696,32 +696,65 @@ def case_ranks_differ(case):
     return "nothing is written"
 
 
-def case_encode_killed(case):
-    """a rank of `dpldm-data encode` is killed"""
-    images = case.folder / "images.h5"
-    render = ["render", "--kind", "shapes", "--num", "64", "--size", "8", "-o", images]
-    subprocess.run([case.build / "bin/dpldm-data", *render], check=True, env=case.environment(), timeout=60, capture_output=True)
+class Encode:
+    """`dpldm-data encode` of 64 images in 32 batches, with a fault."""
 
-    def encode(ranks, output, dies=(0, 0)):
-        command = ["mpirun", "-np", str(ranks), str(case.build / "tests/fault_run"), "encode", *map(str, dies), "--model", case.folder / "tiny",
-                   "--images", images, "--flips", "--batch", "2", "--threads", "1", "--save-every", "0", "-o", case.folder / output]
+    def __init__(self, case):
+        self.case = case
+        self.images = case.folder / "images.h5"
+        render = ["render", "--kind", "shapes", "--num", "64", "--size", "8", "-o", self.images]
+        subprocess.run([case.build / "bin/dpldm-data", *render], check=True, env=case.environment(), timeout=60, capture_output=True)
+        require(self.run(1, "whole.h5").code == 0, case.said())
+
+    def run(self, ranks, output, signal_number=0, rank=0, sync=0, save_every=0):
+        """The rank gets the signal (0: hangs for ever) at that sync of what it wrote, counted from 1."""
+        case = self.case
+        fault_of_encode = map(str, (int(signal_number), rank, sync, int(DEADLINE)))
+        command = ["mpirun", "-np", str(ranks), str(case.build / "tests/fault_run"), "encode", *fault_of_encode, "--model", case.folder / "tiny",
+                   "--images", self.images, "--flips", "--batch", "2", "--threads", "1", "--save-every", str(save_every), "-o", case.folder / output]
         began = time.time()
         process = subprocess.Popen(command, env=case.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=open(case.folder / "err", "wb"), start_new_session=True)
         return case.finish(process, began)
 
-    require(encode(1, "whole.h5").code == 0, case.said())
+    def goes_on(self, at_least):
+        """On one rank less, from the batches that are safe, to the same file."""
+        case = self.case
+        left = sorted(path.name for path in case.folder.glob("out.h5*"))
+        require(len(left) == 2 and all(name.startswith("out.h5.unfinished-") for name in left), left)
+        safe = sum((case.folder / left[1]).read_bytes())
+        require(safe >= at_least, f"{safe} batches were marked")
+        ended = self.run(case.ranks - 1, "out.h5")
+        require(ended.code == 0 and f"{safe} of 32 batches are done" in ended.text, ended.text)
+        require((case.folder / "out.h5").read_bytes() == (case.folder / "whole.h5").read_bytes(), "another file than without the interruption")
+        require(len(list(case.folder.glob("out.h5*"))) == 1, "something was left behind")
+        return "the unfinished file; the same command goes on, on any number of ranks, to the same file"
+
+
+def case_encode_killed(case):
+    """a rank of `dpldm-data encode` is killed"""
+    encode = Encode(case)
     # The last rank had two of its batches safe, and dies with the third.
-    case.expect(encode(case.ranks, "out.h5", (last(case), 3)), 137, 1)
-    left = sorted(path.name for path in case.folder.glob("out.h5*"))
-    require(len(left) == 2 and all(name.startswith("out.h5.unfinished-") for name in left), left)
-    safe = sum((case.folder / left[1]).read_bytes())
-    require(safe >= 2, f"{safe} batches were marked")
-    ended = encode(case.ranks - 1, "out.h5")
-    require(ended.code == 0 and f"{safe} of 32 batches are done" in ended.text, ended.text)
-    require((case.folder / "out.h5").read_bytes() == (case.folder / "whole.h5").read_bytes(), "another file than without the interruption")
-    require(len(list(case.folder.glob("out.h5*"))) == 1, "something was left behind")
-    return "the unfinished file; the same command goes on, on any number of ranks, to the same file"
+    case.expect(encode.run(case.ranks, "out.h5", signal.SIGKILL, last(case), 3), 137, 1)
+    return encode.goes_on(at_least=2)
+
+
+def case_encode_stopped(case):
+    """a rank of `dpldm-data encode` is stopped (SIGSTOP)"""
+    encode = Encode(case)
+    missing = rf"encode: all_reduce_max of 1 int32 .*missing: rank {last(case)} on "
+    case.expect(encode.run(case.ranks, "out.h5", signal.SIGSTOP, last(case), 3), 71, DEADLINE + 4, [missing])
+    return encode.goes_on(at_least=2)
+
+
+def case_encode_hangs(case):
+    """the file system hangs when `dpldm-data encode` syncs what it wrote"""
+    encode = Encode(case)
+    says = r"encode on rank {} of \d: syncing .*out.h5.unfinished-\S+ has not returned"
+    # Under way, and when a rank alone has come to its end.
+    case.expect(encode.run(case.ranks, "out.h5", 0, last(case), 3), 71, DEADLINE + 4, [says.format(last(case)) + "|missing: rank "])
+    case.expect(encode.run(1, "out.h5", 0, 0, 1, save_every=3600), 71, DEADLINE + 4, [says.format(0)])
+    return encode.goes_on(at_least=2)
 
 
 CASES = {name[5:]: function for name, function in list(globals().items()) if name.startswith("case_")}
