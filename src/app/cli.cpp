@@ -16,6 +16,7 @@
 #include "base/core_files.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "base/words.h"
 #include "comm/mpi_world.h"
 
@@ -25,6 +26,8 @@ namespace {
 // A failing rank other than 0 waits this long before it speaks: when all ranks fail alike, rank 0's sentence is the
 // only one printed.
 constexpr std::chrono::milliseconds kLetRankZeroSpeak{500};
+// How long a last message may take.
+constexpr std::chrono::milliseconds kMessageGrace{5000};
 
 class ProgramInvocation : public Invocation {
  public:
@@ -48,6 +51,7 @@ class ProgramInvocation : public Invocation {
 
   // Reports `message` once for the job and returns the exit code; with several ranks it ends them all.
   int fail(ExitCode code, const std::string& message) {
+    const LastResort last_resort(kLetRankZeroSpeak + kMessageGrace, static_cast<int>(code));
     const bool several = world_ && world_->size() > 1;
     if (several && world_->rank() != 0) {
       std::this_thread::sleep_for(kLetRankZeroSpeak);
@@ -64,6 +68,7 @@ class ProgramInvocation : public Invocation {
     // As soon as one rank has ended with a code that is not 0, the launcher asks the others to end. They are about to,
     // with the same code, which a death by that signal would hide.
     std::signal(SIGTERM, SIG_IGN);
+    const LastResort last_resort(kMessageGrace, static_cast<int>(why.code()));
     if (!world_ || world_->rank() == 0) fmt::print(stderr, "{}: {}\n", name_, why.what());
     return static_cast<int>(why.code());
   }

@@ -1,13 +1,13 @@
 #include "base/watchdog.h"
 
 #include <condition_variable>
-#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <stop_token>
-#include <thread>
 #include <utility>
+
+#include <unistd.h>
 
 #include "base/error.h"
 
@@ -20,6 +20,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kPeriod{1000};
 // A wake-up that comes later than this beyond its time means that the process, or its machine, stood still.
 constexpr milliseconds kStandstill{2000};
+// How long the last message may take.
+constexpr milliseconds kMessageGrace{5000};
 constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
 
 class Watchdog {
@@ -72,10 +74,13 @@ class Watchdog {
     }
   }
 
-  // Nothing but this: locks of the logger, and everything of MPI, may be held by the call that hangs.
+  // Nothing but this: locks of stderr and of the logger, and everything of MPI, may be held by the call that hangs.
   [[noreturn]] static void end_process(const Entry& entry) {
-    std::fprintf(stderr, "%s has not returned; this rank ends itself\n", entry.what().c_str());
-    std::_Exit(static_cast<int>(ExitCode::kCommunication));
+    constexpr int kCode = static_cast<int>(ExitCode::kCommunication);
+    const LastResort last_resort(kMessageGrace, kCode);
+    const std::string message = entry.what() + " has not returned; this rank ends itself\n";
+    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, message.data(), message.size());
+    std::_Exit(kCode);
   }
 
   std::mutex mutex_;
@@ -98,6 +103,14 @@ WatchedCall::WatchedCall(std::function<std::string()> what, milliseconds limit)
     : ticket_(the_watchdog().add(std::move(what), limit)) {}
 
 WatchedCall::~WatchedCall() { the_watchdog().remove(ticket_); }
+
+LastResort::LastResort(milliseconds grace, int exit_code)
+    : thread_([grace, exit_code](const std::stop_token& stop) {
+        std::mutex mutex;
+        std::unique_lock lock(mutex);
+        std::condition_variable_any stopped;
+        if (!stopped.wait_for(lock, stop, grace, [&] { return stop.stop_requested(); })) std::_Exit(exit_code);
+      }) {}
 
 milliseconds slow_disk_time(std::uintmax_t num_bytes) { return milliseconds(num_bytes / kSlowBytesPerMs); }
 

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <thread>
 
 namespace dpldm {
 
@@ -27,6 +28,16 @@ class WatchedCall {
 
  private:
   std::uint64_t ticket_;
+};
+
+// The way out of a failing process: while this object lives, the process ends with `exit_code` when `grace` has passed,
+// whatever hangs by then. A last message may go to a file system that does not answer, and the launcher may be gone.
+class LastResort {
+ public:
+  LastResort(std::chrono::milliseconds grace, int exit_code);
+
+ private:
+  std::jthread thread_;
 };
 
 // What a slow disk (20 MB/s) needs to read or to write that many bytes.

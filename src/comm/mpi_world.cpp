@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <thread>
 
 #include <mpi.h>
 
@@ -16,7 +15,7 @@
 namespace dpldm::comm {
 namespace {
 
-// MPI_Abort talks to the launcher and may hang when the network is what failed.
+// MPI_Abort talks to the launcher and may hang when the network is what failed; so may what is still to be printed.
 constexpr std::chrono::seconds kAbortGrace{5};
 // Starting waits for the slowest node; at the end everyone has come through a last collective.
 constexpr std::chrono::minutes kStartLimit{10};
@@ -65,11 +64,8 @@ std::unique_ptr<Communicator> MpiWorld::make_communicator() {
 }
 
 void MpiWorld::abort(int exit_code) {
+  const LastResort last_resort(kAbortGrace, exit_code);
   std::fflush(nullptr);
-  std::thread([exit_code] {
-    std::this_thread::sleep_for(kAbortGrace);
-    std::_Exit(exit_code);
-  }).detach();
   MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }

@@ -10,8 +10,9 @@
 // FAULT, in this order, each optional:
 //   --fault KIND RANK CONTEXT OPERATION   on RANK (or all), in the first OPERATION ("broadcast") of CONTEXT ("finetune
 //                                         step 3"): fail, never, throw, corrupt, or the number of a signal that the
-//                                         rank sends itself; or from then on, as when a file server is gone: reads-hang
-//                                         (of the latents) or syncs-hang (of any file)
+//                                         rank sends itself; throw-unheard, when stderr takes nothing any more; or from
+//                                         then on, as when a file server is gone: reads-hang (of the latents) or
+//                                         syncs-hang (of any file)
 //   --kill-at-setup-sync N                SIGKILL at the N-th sync (from 1) of anything
 //   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
 //   --kill-at-commit N                    SIGKILL when the N-th checkpoint has its name, and those not kept are still there
@@ -39,6 +40,7 @@
 #include "base/watchdog.h"
 #include "config/training_config.h"
 #include "data_tools/commands.h"
+#include "support/blocked_stderr.h"
 #include "support/faulty_communicator.h"
 #include "support/forwarding_communicator.h"
 #include "support/tiny_model.h"
@@ -148,7 +150,7 @@ FaultyCommunicator with_fault(dpldm::comm::Communicator& world, const Plan& plan
     fault = Fault::kFail;
   } else if (mine && plan.kind == "never") {
     fault = Fault::kNeverCompletes;
-  } else if (mine && plan.kind == "throw") {
+  } else if (mine && plan.kind.starts_with("throw")) {
     fault = Fault::kThrow;
   } else if (mine && plan.kind == "corrupt") {
     fault = Fault::kCorrupt;
@@ -159,6 +161,7 @@ FaultyCommunicator with_fault(dpldm::comm::Communicator& world, const Plan& plan
   const auto when = [mine, plan](const FaultyCommunicator::Moment& moment) {
     const bool now = mine && moment.context == plan.context && moment.operation == plan.operation;
     if (now) announce();
+    if (now && plan.kind == "throw-unheard") dpldm::test::block_stderr();
     if (now && plan.kind == "reads-hang") the_reads_hang = true;
     if (now && plan.kind == "syncs-hang") the_syncs_hang = true;
     return now;

@@ -242,6 +242,13 @@ def case_rank_throws(case):
     return "checkpoint of step 4"
 
 
+def case_message_hangs(case):
+    """all ranks throw, and where stderr goes does not answer"""
+    case.expect(case.run(fault("throw-unheard", "all", 5, "all_reduce_sum")), 70, 6)
+    case.resumes()
+    return "checkpoint of step 4"
+
+
 def case_collective_fails(case):
     """a collective fails"""
     case.expect(case.run(fault("fail", last(case), 3, "all_reduce_sum")), 71, 1, ["finetune step 3: all_reduce_sum: injected failure"])

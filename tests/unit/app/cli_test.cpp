@@ -1,9 +1,13 @@
 #include "app/cli.h"
 
 #include <array>
+#include <cstdlib>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+
+#include "base/error.h"
+#include "support/blocked_stderr.h"
 
 namespace dpldm::app {
 namespace {
@@ -26,6 +30,19 @@ TEST(Program, CommandsRunWithoutCoreFiles) {
   std::array<char*, 3> argv{arguments[0].data(), arguments[1].data(), nullptr};
   EXPECT_EQ(run_program("program", "", commands, 2, argv.data()), 0);
   EXPECT_LE(while_running, 1U);
+}
+
+[[noreturn]] void fail_with_a_blocked_stderr() {
+  test::block_stderr();
+  const std::array commands{Command{"fail", "", [](Invocation&) { throw IoError("the disk is full"); }}};
+  std::array arguments{std::string("program"), std::string("fail")};
+  std::array<char*, 3> argv{arguments[0].data(), arguments[1].data(), nullptr};
+  std::exit(run_program("program", "", commands, 2, argv.data()));
+}
+
+TEST(Program, WhoseMessageCannotBeWritten_EndsWithItsCodeAllTheSame) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(fail_with_a_blocked_stderr(), testing::ExitedWithCode(74), "");
 }
 
 }  // namespace

@@ -1,8 +1,11 @@
 #include "base/watchdog.h"
 
+#include <cstdio>
 #include <thread>
 
 #include <gtest/gtest.h>
+
+#include "support/blocked_stderr.h"
 
 namespace dpldm {
 namespace {
@@ -38,6 +41,27 @@ TEST(WatchedCall, ThatDoesNotReturn_EndsTheProcessWithCode71AndItsName) {
   EXPECT_EXIT(hang_in_a_call(), testing::ExitedWithCode(71), "step 3: barrier on rank 0 of 2 has not returned");
 }
 
+// As a thread does that hangs while it prints.
+[[noreturn]] void hang_with_the_lock_of_stderr() {
+  ::flockfile(stderr);
+  hang_in_a_call();
+}
+
+[[noreturn]] void hang_with_a_blocked_stderr() {
+  test::block_stderr();
+  hang_in_a_call();
+}
+
+TEST(WatchedCall, ThatDoesNotReturnWhileStderrIsLocked_IsNamedAllTheSame) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(hang_with_the_lock_of_stderr(), testing::ExitedWithCode(71), "barrier on rank 0 of 2 has not returned");
+}
+
+TEST(WatchedCall, WhoseMessageCannotBeWritten_EndsTheProcessAllTheSame) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(hang_with_a_blocked_stderr(), testing::ExitedWithCode(71), "");
+}
+
 TEST(WatchedCall, OfAFileInAnotherThread_EndsTheProcessAndNamesFileAndStep) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(hang_in_a_file(), testing::ExitedWithCode(71),
@@ -57,6 +81,21 @@ TEST(WatchedCall, OfALargeFile_HasTheTimeThatASlowDiskNeeds) {
     std::this_thread::sleep_for(milliseconds(2100));
   }
   set_file_deadline(std::chrono::minutes(10));
+}
+
+[[noreturn]] void fail_and_hang() {
+  const LastResort last_resort(milliseconds(10), 74);
+  hang();
+}
+
+TEST(LastResort, EndsTheProcessWithItsCode) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(fail_and_hang(), testing::ExitedWithCode(74), "");
+}
+
+TEST(LastResort, ThatIsGone_EndsNothing) {
+  { const LastResort last_resort(milliseconds(10), 74); }
+  std::this_thread::sleep_for(milliseconds(100));
 }
 
 }  // namespace
