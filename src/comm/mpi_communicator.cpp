@@ -45,7 +45,7 @@ std::string mpi_error_text(int code) {
 
 // How long the others have to say where they are.
 constexpr milliseconds kRollCallPatience{2000};
-// A poll that does not return by then never will.
+// A call into MPI that does not return by then, after the deadline, never will.
 constexpr milliseconds kWatchdogGrace{10'000};
 
 void require_success(int code, const char* what) {
@@ -95,6 +95,8 @@ MpiCommunicator::~MpiCommunicator() {
   MPI_Finalized(&finalized);
   // Freeing is collective, and after a failure the others may be gone.
   if (finalized != 0 || failed_) return;
+  const WatchedCall watched(fmt::format("letting go of MPI's communicators on rank {} of {}", rank_, size_),
+                            deadline_ + kWatchdogGrace);
   roll_call_->free();
   MPI_Comm_free(&comm_);
 }
@@ -154,10 +156,12 @@ void MpiCommunicator::all_gather(Buffer mine, Buffer all) {
   std::size_t first = 0;
   while (first < mine.count) {
     const std::size_t count = std::min(max_piece, mine.count - first);
-    MPI_Request request = MPI_REQUEST_NULL;
-    const int started = MPI_Iallgather(at_element(mine, first), static_cast<int>(count), type, pieces.data(),
-                                       static_cast<int>(count), type, comm_, &request);
-    wait(started, request, false);
+    complete(
+        [&](MPI_Request* request) {
+          return MPI_Iallgather(at_element(mine, first), static_cast<int>(count), type, pieces.data(),
+                                static_cast<int>(count), type, comm_, request);
+        },
+        false);
     const std::size_t num_bytes = count * size_of(mine.dtype);
     for (std::size_t rank = 0; rank < num_ranks; ++rank) {
       std::memcpy(at_element(all, rank * mine.count + first), pieces.data() + rank * num_bytes, num_bytes);
@@ -191,17 +195,22 @@ void MpiCommunicator::require_same_call_on_all_ranks() {
     extremes[i] = mine[i];
     extremes[i + 4] = -mine[i];
   }
-  MPI_Request request = MPI_REQUEST_NULL;
-  int started = MPI_Iallreduce(MPI_IN_PLACE, extremes.data(), 8, MPI_INT64_T, MPI_MAX, comm_, &request);
-  wait(started, request, true);
+  complete(
+      [&](MPI_Request* request) {
+        return MPI_Iallreduce(MPI_IN_PLACE, extremes.data(), 8, MPI_INT64_T, MPI_MAX, comm_, request);
+      },
+      true);
   bool same = true;
   for (std::size_t i = 0; i < 4; ++i) same = same && extremes[i] == -extremes[i + 4];
   if (same) return;
 
   // Every rank sees the difference, so every rank comes here.
   std::vector<std::int64_t> all(4 * static_cast<std::size_t>(size_));
-  started = MPI_Iallgather(mine.data(), 4, MPI_INT64_T, all.data(), 4, MPI_INT64_T, comm_, &request);
-  wait(started, request, true);
+  complete(
+      [&](MPI_Request* request) {
+        return MPI_Iallgather(mine.data(), 4, MPI_INT64_T, all.data(), 4, MPI_INT64_T, comm_, request);
+      },
+      true);
   const auto call_of = [&](std::size_t rank) {
     return Call{static_cast<Operation>(all[4 * rank]), all[4 * rank + 1], all[4 * rank + 2], all[4 * rank + 3]};
   };
@@ -215,22 +224,21 @@ void MpiCommunicator::for_each_piece(std::size_t count, std::size_t max_piece,
                                      const std::function<int(std::size_t, int, MPI_Request*)>& start) {
   for (std::size_t first = 0; first < count; first += max_piece) {
     const auto piece = static_cast<int>(std::min(max_piece, count - first));
-    MPI_Request request = MPI_REQUEST_NULL;
-    const int started = start(first, piece, &request);
-    wait(started, request, false);
+    complete([&](MPI_Request* request) { return start(first, piece, request); }, false);
   }
 }
 
-void MpiCommunicator::wait(int started, MPI_Request& request, bool patient) {
-  if (started != MPI_SUCCESS) fail(mpi_error_text(started));
+void MpiCommunicator::complete(const std::function<int(MPI_Request*)>& start, bool patient) {
+  const WatchedCall watched([this] { return what_is_under_way(); }, deadline_ + kRollCallPatience + kWatchdogGrace);
+  MPI_Request request = MPI_REQUEST_NULL;
+  if (const int started = start(&request); started != MPI_SUCCESS) fail(mpi_error_text(started));
   // MPI makes progress only while it is polled. A waiting rank first polls without a pause, then offers its core to
   // others, and sleeps only when the wait is long; a transfer keeps polling for longer, since a pause would slow it.
-  const auto start = Clock::now();
+  const auto began = Clock::now();
   const auto yield_after = microseconds(20);
   const auto sleep_after = patient ? microseconds(500) : microseconds(50'000);
   auto pause = microseconds(20);
   const auto max_pause = patient ? microseconds(500) : microseconds(50);
-  const WatchedCall watched([this] { return what_is_under_way(); }, deadline_ + kRollCallPatience + kWatchdogGrace);
   while (true) {
     int done = 0;
     const int result = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
@@ -241,11 +249,11 @@ void MpiCommunicator::wait(int started, MPI_Request& request, bool patient) {
       // The request stays open: to cancel a collective is not allowed. The job must end (communicator.h).
       fail(fmt::format("not complete after {} ms; {}", deadline_.count(), who_is_missing()));
     }
-    if (now - start >= sleep_after) {
+    if (now - began >= sleep_after) {
       roll_call_->answer(position());
       std::this_thread::sleep_for(pause);
       pause = std::min(2 * pause, max_pause);
-    } else if (now - start >= yield_after) {
+    } else if (now - began >= yield_after) {
       std::this_thread::yield();
     }
   }

@@ -84,8 +84,9 @@ class MpiCommunicator : public Communicator {
   // `start(offset, count)` starts the operation on a piece of `count` elements and returns its request.
   void for_each_piece(std::size_t count, std::size_t max_piece,
                       const std::function<int(std::size_t, int, MPI_Request*)>& start);
-  // Polls until complete. `patient`: the time is spent on other ranks' work, so sleep soon.
-  void wait(int started, MPI_Request& request, bool patient);
+  // Starts one operation of MPI and polls until it is complete. `patient`: the time is spent on other ranks' work, so
+  // sleep soon.
+  void complete(const std::function<int(MPI_Request*)>& start, bool patient);
   [[noreturn]] void fail(const std::string& why);
 
   MPI_Comm comm_ = MPI_COMM_NULL;

@@ -27,8 +27,10 @@ using Clock = std::chrono::steady_clock;
 
 // After a failure NCCL's own abort is known to hang at times; then the process ends all the same.
 constexpr std::chrono::seconds kAbortGrace{10};
-// A poll of NCCL or of the device that does not return by then, after the deadline, never will.
+// A call into NCCL or the device's driver that does not return by then, after the deadline, never will.
 constexpr std::chrono::seconds kWatchdogGrace{20};
+// What a driver may take until it has woken all devices of a node.
+constexpr std::chrono::minutes kDriverLimit{10};
 // How long the ranks that gave up wait for each other, to find out who is missing.
 constexpr milliseconds kMeetingDeadline{5'000};
 
@@ -38,6 +40,7 @@ void require_cuda(cudaError_t result, const char* what) {
 
 // Whatever is wrong (no driver, no device, a driver that is too old) means that there is none.
 int num_visible_devices() {
+  const WatchedCall watched("asking the driver for its GPUs", kDriverLimit);
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
@@ -78,6 +81,7 @@ ncclDataType_t nccl_type(DType dtype) {
 ncclUniqueId broadcast_unique_id(Communicator& host) {
   ncclUniqueId id{};
   run_on_root(host, [&] {
+    const WatchedCall watched("ncclGetUniqueId", host.deadline() + kWatchdogGrace);
     if (const ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess) {
       throw CommunicationError(std::string("NCCL gives no unique id: ") + ncclGetErrorString(result));
     }
@@ -91,21 +95,8 @@ class NcclCommunicator : public Communicator {
   explicit NcclCommunicator(Communicator& host) : host_(host), deadline_(host.deadline()) {
     require_equal_on_all_ranks(host_, "the NCCL version", std::to_string(nccl_version()));
     const int device = choose_device(num_visible_devices(), host_.local_rank(), host_.local_size());
-    require_cuda(cudaSetDevice(device), "selecting the device");
-    const ncclUniqueId id = broadcast_unique_id(host_);
-
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    call_ = "connecting the devices";
-    begin_deadline();
-    wait_for_nccl(ncclCommInitRankConfig(&comm_, size(), id, rank(), &config));
-
-    int lowest = 0;
-    int highest = 0;
-    require_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities");
-    // Ahead of compute kernels, so that a collective which other ranks wait for is not queued behind them.
-    require_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest), "making a stream");
-    require_cuda(cudaEventCreateWithFlags(&produced_, cudaEventDisableTiming), "making an event");
+    prepare_device(device);
+    connect(broadcast_unique_id(host_));
     check_health();
     log_devices(device);
   }
@@ -143,13 +134,15 @@ class NcclCommunicator : public Communicator {
   }
   void reduce_sum(Buffer buffer, int root) override {
     if (buffer.place == Place::kHost) return host_.reduce_sum(buffer, root);
-    begin("reduce_sum", buffer);
-    finish(ncclReduce(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), ncclSum, root, comm_, stream_));
+    collective("reduce_sum", buffer, [&] {
+      return ncclReduce(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), ncclSum, root, comm_, stream_);
+    });
   }
   void broadcast(Buffer buffer, int root) override {
     if (buffer.place == Place::kHost) return host_.broadcast(buffer, root);
-    begin("broadcast", buffer);
-    finish(ncclBroadcast(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), root, comm_, stream_));
+    collective("broadcast", buffer, [&] {
+      return ncclBroadcast(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), root, comm_, stream_);
+    });
   }
   void all_gather(Buffer mine, Buffer all) override {
     if (mine.place == Place::kHost && all.place == Place::kHost) return host_.all_gather(mine, all);
@@ -158,8 +151,8 @@ class NcclCommunicator : public Communicator {
       throw InternalError(
           fmt::format("all_gather of {} elements over {} ranks into {} elements", mine.count, size(), all.count));
     }
-    begin("all_gather", mine);
-    finish(ncclAllGather(mine.data, all.data, mine.count, nccl_type(mine.dtype), comm_, stream_));
+    collective("all_gather", mine,
+               [&] { return ncclAllGather(mine.data, all.data, mine.count, nccl_type(mine.dtype), comm_, stream_); });
   }
   void barrier() override { host_.barrier(); }
 
@@ -174,24 +167,45 @@ class NcclCommunicator : public Communicator {
   }
 
  private:
-  void all_reduce(const char* operation, Buffer buffer, ncclRedOp_t op) {
-    begin(operation, buffer);
-    finish(ncclAllReduce(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), op, comm_, stream_));
+  void prepare_device(int device) {
+    const WatchedCall watched("selecting the device", kDriverLimit);
+    require_cuda(cudaSetDevice(device), "selecting the device");
+    int lowest = 0;
+    int highest = 0;
+    require_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities");
+    // Ahead of compute kernels, so that a collective which other ranks wait for is not queued behind them.
+    require_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest), "making a stream");
+    require_cuda(cudaEventCreateWithFlags(&produced_, cudaEventDisableTiming), "making an event");
   }
 
-  void begin(const char* operation, const Buffer& buffer) {
+  // Collective.
+  void connect(const ncclUniqueId& id) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    call_ = "connecting the devices";
+    begin_deadline();
+    const WatchedCall watched = watch();
+    wait_for_nccl(ncclCommInitRankConfig(&comm_, size(), id, rank(), &config));
+  }
+
+  void all_reduce(const char* operation, Buffer buffer, ncclRedOp_t op) {
+    collective(operation, buffer, [&] {
+      return ncclAllReduce(buffer.data, buffer.data, buffer.count, nccl_type(buffer.dtype), op, comm_, stream_);
+    });
+  }
+
+  template <typename Start>
+  void collective(const char* operation, const Buffer& buffer, const Start& start) {
     call_ = fmt::format("{} of {} {}", operation, buffer.count, to_text(buffer.dtype));
     if (failed_) throw CommunicationError(call_ + " after a failed collective");
     begin_deadline();
+    const WatchedCall watched = watch();
     // The communication stream does not wait for the default stream by itself.
     if (cudaEventRecord(produced_, cudaStreamLegacy) != cudaSuccess ||
         cudaStreamWaitEvent(stream_, produced_, 0) != cudaSuccess) {
       fail(std::string("the device reports: ") + cudaGetErrorString(cudaGetLastError()));
     }
-  }
-
-  void finish(ncclResult_t started) {
-    wait_for_nccl(started);
+    wait_for_nccl(start());
     poll([this] {
       const cudaError_t state = cudaStreamQuery(stream_);
       if (state != cudaSuccess && state != cudaErrorNotReady) {
@@ -215,7 +229,6 @@ class NcclCommunicator : public Communicator {
 
   template <typename IsDone>
   void poll(const IsDone& is_done) {
-    const WatchedCall watched([this] { return what_is_under_way(); }, deadline_ + kMeetingDeadline + kWatchdogGrace);
     const auto start = Clock::now();
     while (!is_done()) {
       const auto now = Clock::now();
@@ -245,11 +258,18 @@ class NcclCommunicator : public Communicator {
     return fmt::format("{}{} on rank {} of {} (NCCL)", context_.empty() ? "" : context_ + ": ", call_, rank(), size());
   }
 
+  // For the call under way, from before it starts.
+  WatchedCall watch() const {
+    return {[this] { return what_is_under_way(); }, deadline_ + kMeetingDeadline + kWatchdogGrace};
+  }
+
   void begin_deadline() { give_up_at_ = Clock::now() + deadline_; }
 
   // A first small collective finds out, within the start-up deadline and not in the middle of a step, whether the links
   // work.
   void check_health() {
+    call_ = "checking the links";
+    const WatchedCall watched = watch();
     std::int32_t* on_device = nullptr;
     require_cuda(cudaMalloc(reinterpret_cast<void**>(&on_device), sizeof(std::int32_t)), "allocating on the device");
     std::int32_t value = 1;

@@ -11,8 +11,8 @@
 //   --fault KIND RANK CONTEXT OPERATION   on RANK (or all), in the first OPERATION ("broadcast") of CONTEXT ("finetune
 //                                         step 3"): fail, never, throw, corrupt, or the number of a signal that the
 //                                         rank sends itself; throw-unheard, when stderr takes nothing any more; or from
-//                                         then on, as when a file server is gone: reads-hang (of the latents) or
-//                                         syncs-hang (of any file)
+//                                         then on, as when a file server is gone: reads-hang (of the latents),
+//                                         syncs-hang (of any file) or mpi-hang (the call that starts an all_reduce)
 //   --kill-at-setup-sync N                SIGKILL at the N-th sync (from 1) of anything
 //   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
 //   --kill-at-commit N                    SIGKILL when the N-th checkpoint has its name, and those not kept are still there
@@ -33,6 +33,7 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <mpi.h>
 #include <unistd.h>
 
 #include "app/cli.h"
@@ -68,6 +69,7 @@ int the_signal_at_that_sync = 0;
 // Read by whichever thread reads or syncs.
 std::atomic<bool> the_reads_hang{false};
 std::atomic<bool> the_syncs_hang{false};
+bool the_all_reduces_hang = false;
 
 // A call into a file system whose server is gone.
 [[noreturn]] void hang() {
@@ -164,6 +166,7 @@ FaultyCommunicator with_fault(dpldm::comm::Communicator& world, const Plan& plan
     if (now && plan.kind == "throw-unheard") dpldm::test::block_stderr();
     if (now && plan.kind == "reads-hang") the_reads_hang = true;
     if (now && plan.kind == "syncs-hang") the_syncs_hang = true;
+    if (now && plan.kind == "mpi-hang") the_all_reduces_hang = true;
     return now;
   };
   return FaultyCommunicator(std::make_unique<Slowed>(world, plan.slow), fault, when, {}, signal);
@@ -289,6 +292,13 @@ extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
   if (the_syncs_hang) hang();
   break_at_sync_of_moments(descriptor);
   return __real_fdatasync(descriptor);
+}
+
+// In the place of MPI's, whose own name for it is PMPI_Iallreduce.
+extern "C" int MPI_Iallreduce(const void* from, void* into, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
+                              MPI_Request* request) {
+  if (the_all_reduces_hang) hang();
+  return PMPI_Iallreduce(from, into, count, type, op, comm, request);
 }
 
 // In the place of the C library's, for HDF5 as well.

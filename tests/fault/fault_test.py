@@ -263,6 +263,15 @@ def case_collective_never_completes(case):
     return "checkpoint of step 2"
 
 
+def case_mpi_hangs(case):
+    """a call into MPI does not return, on any rank"""
+    says = [r"finetune step 3: all_reduce_sum of \d+ float32 on rank \d of \d has not returned"]
+    # The watchdog gives MPI twelve seconds beyond the deadline.
+    case.expect(case.run(fault("mpi-hang", "all", 3, "all_reduce_sum")), 71, DEADLINE + 14, says)
+    case.resumes()
+    return "checkpoint of step 2"
+
+
 def in_small_file_system(case, num_bytes):
     """Has everything of this case run in a mount namespace where the run directory is a file system of that size."""
     keeper = small_file_system(case, case.run_dir, num_bytes)

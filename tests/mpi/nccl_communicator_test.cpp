@@ -144,6 +144,16 @@ TEST_F(Nccl, CollectiveThatNeverCompletes_NamesOperationAndStepAndWhoIsThere) {
   EXPECT_THAT(message_of([&] { comm->all_reduce_sum(on_device(values)); }), HasSubstr("after a failed collective"));
 }
 
+// Ends the process; CMakeLists.txt runs it alone and looks for the message.
+TEST_F(Nccl, DISABLED_CallThatDoesNotReturn_IsNamed) {
+  const auto comm = make_device_communicator(*host_);
+  comm->set_deadline(std::chrono::milliseconds(300));
+  comm->set_context("step 9");
+  test::nccl_plan().starting_hangs = true;
+  std::vector<float> values(4);
+  comm->all_reduce_sum(on_device(values));
+}
+
 TEST_F(Nccl, RankThatDoesNotComeToTheStart_IsNamed) {
   if (host_->size() == 1) GTEST_SKIP() << "one rank cannot be missing";
   const int last = host_->size() - 1;

@@ -1,7 +1,9 @@
 #include "fake_nccl.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #include <mpi.h>
 
@@ -54,6 +56,7 @@ MPI_Op mpi_op(ncclRedOp_t op) { return op == ncclSum ? MPI_SUM : op == ncclMax ?
 template <typename Move>
 ncclResult_t start(ncclComm_t comm, cudaStream_t stream, const Move& move) {
   ++the_record.collectives;
+  while (the_plan.starting_hangs) std::this_thread::sleep_for(std::chrono::hours(1));
   stream->polls_left = the_plan.polls_until_done;
   comm->polls_left = the_plan.polls_until_done;
   if (!the_plan.collective_hangs) move(comm->mpi);

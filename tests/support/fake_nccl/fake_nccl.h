@@ -16,6 +16,7 @@ struct NcclPlan {
   int polls_until_done = 3;       // of creation, and of each collective
   bool creation_hangs = false;    // stays in progress for ever
   bool creation_fails = false;    // asynchronously, as with a blocking peer
+  bool starting_hangs = false;    // the call that starts a collective never returns
   bool collective_hangs = false;  // this rank does not take part, and its stream never becomes ready
   bool collective_fails = false;  // this rank's asynchronous error is a remote one
   bool device_fails = false;      // the stream reports an error
