@@ -4,6 +4,7 @@
 // its asynchronous errors are seen only by who asks. One communicator, one issuing thread, one stream: so all ranks
 // have the same order of collectives.
 #include <chrono>
+#include <exception>
 #include <string>
 #include <thread>
 #include <utility>
@@ -104,7 +105,9 @@ class NcclCommunicator : public Communicator {
   ~NcclCommunicator() override {
     const WatchedCall watched("letting go of NCCL and its stream", 2 * kAbortGrace);
     // Order matters: NCCL may still use the stream.
-    if (comm_ != nullptr && !failed_) {
+    if (comm_ != nullptr && std::uncaught_exceptions() > exceptions_at_start_) {
+      ncclCommAbort(comm_);  // this rank fails for another reason; to finalise would be to wait for the others
+    } else if (comm_ != nullptr) {
       ncclCommFinalize(comm_);
       ncclResult_t state = ncclInProgress;
       const auto give_up_at = Clock::now() + kAbortGrace;
@@ -311,7 +314,8 @@ class NcclCommunicator : public Communicator {
   std::string context_;
   std::string call_;
   Clock::time_point give_up_at_;
-  bool failed_ = false;
+  bool failed_ = false;  // and then there is no comm_
+  int exceptions_at_start_ = std::uncaught_exceptions();
 };
 
 }  // namespace

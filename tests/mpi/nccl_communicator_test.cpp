@@ -206,6 +206,16 @@ TEST_F(Nccl, AsynchronousErrorOfACollective_IsSeenAndEndsTheCommunicator) {
   EXPECT_FALSE(test::nccl_record().destroyed);
 }
 
+TEST_F(Nccl, FailureOfAnotherKind_AbortsAtOnce) {
+  const auto fail = [&] {
+    const auto comm = make_device_communicator(*host_);
+    throw IoError("the disk is full");
+  };
+  EXPECT_THROW(fail(), IoError);
+  EXPECT_TRUE(test::nccl_record().aborted);
+  EXPECT_FALSE(test::nccl_record().finalized);
+}
+
 TEST_F(Nccl, DeviceError_IsSeen) {
   const auto comm = make_device_communicator(*host_);
   test::nccl_plan().device_fails = true;
