@@ -160,6 +160,7 @@ std::string work_key(const data::ImageFileInfo& images, const data::LatentFileIn
 void warn_of_leftovers(const std::filesystem::path& output, const std::filesystem::path& ours) {
   const std::string prefix = output.filename().string() + ".unfinished-";
   const auto parent = output.has_parent_path() ? output.parent_path() : std::filesystem::path(".");
+  const WatchedFileCall watched("listing", parent);
   for (const auto& entry : std::filesystem::directory_iterator(parent)) {
     const std::string name = entry.path().filename().string();
     if (name.rfind(prefix, 0) == 0 && name.rfind(ours.filename().string(), 0) != 0) {

@@ -19,6 +19,7 @@ constexpr char kDone = 1;
 
 // An existing journal of that size and of nothing but zeros and ones; otherwise an empty text.
 std::string earlier_journal(const std::filesystem::path& path, std::int64_t num_batches) {
+  const WatchedFileCall watched("reading", path);
   std::error_code error;
   const auto num_bytes = static_cast<std::uintmax_t>(num_batches);
   if (std::filesystem::file_size(path, error) != num_bytes || error) return "";
@@ -44,15 +45,19 @@ std::vector<std::int64_t> EncodeJournal::prepare(const std::filesystem::path& pa
   return left;
 }
 
-EncodeJournal::EncodeJournal(const std::filesystem::path& path)
-    : path_(path), descriptor_(::open(path.c_str(), O_WRONLY | O_CLOEXEC)) {
+EncodeJournal::EncodeJournal(const std::filesystem::path& path) : path_(path) {
+  const WatchedFileCall watched("opening", path);
+  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (descriptor_ < 0) {
     throw IoError("cannot open " + path.string() + " for writing: " + std::strerror(errno) +
                   "; all ranks must see the same folder");
   }
 }
 
-EncodeJournal::~EncodeJournal() { ::close(descriptor_); }
+EncodeJournal::~EncodeJournal() {
+  const WatchedFileCall watched("closing", path_);
+  ::close(descriptor_);
+}
 
 void EncodeJournal::mark(std::span<const std::int64_t> batches) const {
   for (const std::int64_t batch : batches) {

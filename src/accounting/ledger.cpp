@@ -47,11 +47,14 @@ std::uintmax_t num_bytes_of(const std::filesystem::path& path) {
 // The whole lines of a file, one at a time. A last line without its newline is not one.
 class LineReader {
  public:
-  explicit LineReader(const std::filesystem::path& path) : path_(path), stream_(path, std::ios::binary) {
+  explicit LineReader(const std::filesystem::path& path) : path_(path) {
+    const WatchedFileCall watched("opening", path);
+    stream_.open(path, std::ios::binary);
     if (!stream_) throw IoError("cannot open " + path.string());
   }
 
   bool next(std::string& line) {
+    const WatchedFileCall watched("reading", path_);
     line.clear();
     for (char c = 0; stream_.get(c);) {
       if (c == '\n') {
@@ -75,6 +78,17 @@ class LineReader {
   std::uint64_t num_whole_bytes_ = 0;
 };
 
+// Cuts a half-written line off.
+void cut_to(const std::filesystem::path& path, std::uint64_t num_whole_bytes) {
+  const WatchedFileCall watched("cutting", path);
+  std::error_code error;
+  const auto num_bytes = std::filesystem::file_size(path, error);
+  if (!error && num_bytes <= num_whole_bytes) return;
+  if (!error) std::filesystem::resize_file(path, num_whole_bytes, error);
+  if (error) throw IoError("cannot cut the half-written line off " + path.string() + ": " + error.message());
+  sync_to_disk(path);
+}
+
 // 1 to 10, then in steps of a tenth: how many of planned steps one evaluation of epsilon speaks for.
 std::int64_t rounded_up_count(std::int64_t count) {
   std::int64_t point = 1;
@@ -93,12 +107,16 @@ class PrivacyLedger::Appender {
     descriptor_ = ::open(head_path(path).c_str(), O_RDWR | O_CLOEXEC);
     if (descriptor_ < 0) throw IoError("cannot open " + head_path(path).string() + ": " + reason());
   }
-  ~Appender() { ::close(descriptor_); }
+  ~Appender() {
+    const WatchedFileCall watched("closing", head_path(path_));
+    ::close(descriptor_);
+  }
   Appender(const Appender&) = delete;
   Appender& operator=(const Appender&) = delete;
 
   void start() {
     log_.emplace(path_);
+    const WatchedFileCall watched("looking at", path_);
     num_bytes_ = std::filesystem::file_size(path_);
   }
 
@@ -148,7 +166,7 @@ PrivacyLedger& PrivacyLedger::operator=(PrivacyLedger&&) noexcept = default;
 PrivacyLedger::~PrivacyLedger() = default;
 
 PrivacyLedger PrivacyLedger::create(const std::filesystem::path& path, const LedgerHeader& header) {
-  if (std::filesystem::exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
+  if (path_exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
   PrivacyLedger ledger;
   ledger.header_ = header;
   const std::string line = header_line(header);
@@ -165,16 +183,11 @@ PrivacyLedger PrivacyLedger::create(const std::filesystem::path& path, const Led
 }
 
 PrivacyLedger PrivacyLedger::open(const std::filesystem::path& path) {
-  if (!std::filesystem::exists(path)) throw IoError("there is no ledger " + path.string());
+  if (!path_exists(path)) throw IoError("there is no ledger " + path.string());
   auto appender = std::make_unique<Appender>(path);
   std::uint64_t num_whole_bytes = 0;
   PrivacyLedger ledger = parse(path, &num_whole_bytes);
-  if (std::filesystem::file_size(path) > num_whole_bytes) {
-    std::error_code error;
-    std::filesystem::resize_file(path, num_whole_bytes, error);
-    if (error) throw IoError("cannot cut the half-written line off " + path.string() + ": " + error.message());
-    sync_to_disk(path);
-  }
+  cut_to(path, num_whole_bytes);
   appender->start();
   appender->write_head(ledger.heads_.size(), ledger.head_);
   ledger.appender_ = std::move(appender);

@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -32,7 +33,7 @@ void require_line(const PrivacyLedger& ledger, const Json& place, const std::str
 
 void compare_with_statement(const PrivacyLedger& ledger, const fs::path& run_dir) {
   const fs::path statement = run_dir / "model" / "dp_metadata.json";
-  if (!fs::exists(statement)) return;
+  if (!path_exists(statement)) return;
   const Json json = Json::parse(read_file(statement, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) throw IoError(statement.string() + " is not a JSON object");
   require_line(ledger, json, "the statement in model/");
@@ -66,6 +67,7 @@ Json whole_manifest(const fs::path& path) {
 
 void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
   const fs::path checkpoints = run_dir / "checkpoints";
+  const WatchedFileCall watched("reading", checkpoints);
   if (!fs::is_directory(checkpoints)) return;
   for (const auto& entry : fs::directory_iterator(checkpoints)) {
     const fs::path path = entry.path() / "manifest.json";

@@ -13,6 +13,7 @@
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -34,6 +35,7 @@ struct Header {
 };
 
 Header read_header(const fs::path& file) {
+  const WatchedFileCall watched("reading", file);
   std::ifstream stream(file, std::ios::binary);
   std::uint64_t num_bytes = 0;
   stream.read(reinterpret_cast<char*>(&num_bytes), sizeof(num_bytes));
@@ -62,6 +64,7 @@ std::optional<PrivacyStamp> stamp_of(const fs::path& file) {
 
 // The directory itself and those in it.
 std::vector<fs::path> places(const fs::path& model) {
+  const WatchedFileCall watched("listing", model);
   std::vector<fs::path> found{model};
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(model, error)) {
@@ -73,7 +76,7 @@ std::vector<fs::path> places(const fs::path& model) {
 // The statement lies in the pipeline's directory; `model` may be a network's own inside it.
 std::optional<fs::path> find_statement(const fs::path& model) {
   for (const fs::path& place : {model, model / ".."}) {
-    if (fs::exists(place / kStatementFile)) return place / kStatementFile;
+    if (path_exists(place / kStatementFile)) return place / kStatementFile;
   }
   return std::nullopt;
 }
@@ -94,6 +97,7 @@ void require_true_claim(const fs::path& statement) {
 std::vector<fs::path> weights_in(const fs::path& model) {
   std::vector<fs::path> files;
   for (const fs::path& place : places(model)) {
+    const WatchedFileCall watched("listing", place);
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(place, error)) {
       if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
@@ -148,7 +152,7 @@ void require_own_statement(const fs::path& model) {
   const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
   const std::optional<fs::path> statement = find_statement(model);
   if (stamps.empty()) {
-    if (fs::exists(model / kStatementFile)) require_true_claim(model / kStatementFile);
+    if (path_exists(model / kStatementFile)) require_true_claim(model / kStatementFile);
     return;
   }
   if (!statement) {
@@ -166,7 +170,7 @@ void require_own_statement(const fs::path& model) {
 
 std::string weights_beside_the_statement(const fs::path& model) {
   const fs::path statement = model / kStatementFile;
-  if (!fs::exists(statement)) return "";
+  if (!path_exists(statement)) return "";
   const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
   if (!content.is_object() || !content.contains(kWeights)) return "";
   std::map<std::string, std::string> digests;

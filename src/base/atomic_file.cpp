@@ -35,12 +35,54 @@ void write_all(int descriptor, std::string_view bytes, const std::filesystem::pa
   }
 }
 
+// A new file with that content, or none.
+void write_new_file(const std::filesystem::path& path, std::string_view content) {
+  const WatchedFileCall watched("writing", path, content.size());
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor < 0) throw IoError("cannot create " + path.string() + ": " + reason());
+  std::error_code ignored;  // the first failure is the one to report
+  try {
+    write_all(descriptor, content, path);
+  } catch (...) {
+    ::close(descriptor);
+    std::filesystem::remove(path, ignored);
+    throw;
+  }
+  if (::close(descriptor) != 0) {
+    const std::string why = reason();
+    std::filesystem::remove(path, ignored);
+    throw IoError("cannot close " + path.string() + ": " + why);
+  }
+}
+
 }  // namespace
 
 std::filesystem::path temporary_name_for(const std::filesystem::path& path) {
   std::filesystem::path name = path;
   name += ".tmp-" + std::to_string(::getpid());
   return name;
+}
+
+bool path_exists(const std::filesystem::path& path) {
+  const WatchedFileCall watched("looking at", path);
+  std::error_code error;
+  const bool exists = std::filesystem::exists(path, error);
+  if (error) throw IoError("cannot look at " + path.string() + ": " + error.message());
+  return exists;
+}
+
+void make_directories(const std::filesystem::path& directory) {
+  const WatchedFileCall watched("making", directory);
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) throw IoError("cannot make " + directory.string() + ": " + error.message());
+}
+
+void remove_file(const std::filesystem::path& path) {
+  const WatchedFileCall watched("removing", path);
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  if (error) throw IoError("cannot remove " + path.string() + ": " + error.message());
 }
 
 void sync_to_disk(const std::filesystem::path& path) {
@@ -54,6 +96,7 @@ void sync_to_disk(const std::filesystem::path& path) {
 }
 
 void require_replaceable(const std::filesystem::path& path) {
+  const WatchedFileCall watched("looking at", path);
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
   if (std::filesystem::is_directory(status)) throw IoError("cannot write " + path.string() + ": it is a folder");
@@ -71,6 +114,7 @@ void commit_file(const std::filesystem::path& temporary, const std::filesystem::
       throw IoError("cannot rename " + temporary.string() + " to " + path.string() + ": " + reason());
     }
   } catch (...) {
+    const WatchedFileCall watched("removing", temporary);
     std::error_code ignored;  // the first failure is the one to report
     std::filesystem::remove(temporary, ignored);
     throw;
@@ -81,22 +125,7 @@ void commit_file(const std::filesystem::path& temporary, const std::filesystem::
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
   const std::filesystem::path temporary = temporary_name_for(path);
-  const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor < 0) throw IoError("cannot create " + temporary.string() + ": " + reason());
-  try {
-    write_all(descriptor, content, temporary);
-  } catch (...) {
-    ::close(descriptor);
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw;
-  }
-  if (::close(descriptor) != 0) {
-    const std::string why = reason();
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw IoError("cannot close " + temporary.string() + ": " + why);
-  }
+  write_new_file(temporary, content);
   commit_file(temporary, path);
 }
 
@@ -117,6 +146,7 @@ std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) 
 }
 
 DurableLog::DurableLog(const std::filesystem::path& path) : path_(path) {
+  const WatchedFileCall watched("opening", path);
   descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (descriptor_ < 0) throw IoError("cannot open " + path.string() + " for appending: " + reason());
 }

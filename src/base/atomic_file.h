@@ -13,6 +13,15 @@ namespace dpldm {
 // A name beside `path` that no other process uses; on the same file system, so that rename is atomic.
 std::filesystem::path temporary_name_for(const std::filesystem::path& path);
 
+// Whether there is anything at `path`. Throws IoError where that cannot be told.
+bool path_exists(const std::filesystem::path& path);
+
+// Makes a directory and those above it, where they are not there yet. Throws IoError.
+void make_directories(const std::filesystem::path& directory);
+
+// Removes a file where there is one. Throws IoError.
+void remove_file(const std::filesystem::path& path);
+
 // Flushes `path` (a file or a directory) to the disk. Throws IoError.
 void sync_to_disk(const std::filesystem::path& path);
 

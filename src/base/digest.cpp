@@ -39,8 +39,12 @@ std::string sha256_of(const std::string& bytes) {
 }
 
 std::string sha256_of_file(const std::filesystem::path& path, std::uint64_t begin) {
-  std::ifstream stream(path, std::ios::binary);
-  stream.seekg(static_cast<std::streamoff>(begin));
+  std::ifstream stream;
+  {
+    const WatchedFileCall watched("opening", path);
+    stream.open(path, std::ios::binary);
+    stream.seekg(static_cast<std::streamoff>(begin));
+  }
   if (!stream) throw IoError("cannot open " + path.string());
   Sha256 digest;
   std::vector<char> block(std::size_t{1} << 20);

@@ -354,11 +354,13 @@ File File::open_read_only(const std::filesystem::path& path) {
 
 File File::open_for_writing(const std::filesystem::path& path) {
   quiet_error_stack();
+  const WatchedFileCall watched("opening", path);
   return {path, own(H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT), H5Fclose, "cannot open " + path.string())};
 }
 
 File File::create(const std::filesystem::path& path) {
   quiet_error_stack();
+  const WatchedFileCall watched("making", path);
   const Handle properties = own(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "cannot create HDF5 properties");
   if (H5Pset_obj_track_times(properties.id(), false) < 0) fail("cannot set HDF5 properties");
   return {path, own(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, properties.id(), H5P_DEFAULT), H5Fclose,
@@ -417,6 +419,7 @@ std::vector<std::string> File::read_texts(const std::string& name, std::int64_t 
   }
   const Handle type = text_type();
   BorrowedTexts texts(type, space, static_cast<std::size_t>(expected_count));
+  const WatchedFileCall watched("reading", where);
   if (expected_count > 0 && H5Dread(dataset.id(), type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, texts.data()) < 0) {
     fail(where + " cannot be read");
   }
@@ -433,6 +436,7 @@ void File::write_texts(const std::string& name, std::span<const std::string> tex
       own(H5Dcreate2(handle_.id(), name.c_str(), type.id(), space.id(), H5P_DEFAULT, properties.id(), H5P_DEFAULT),
           H5Dclose, where);
   const std::vector<const char*> pointers = pointers_to(texts);
+  const WatchedFileCall watched("writing", path_);
   if (!pointers.empty() &&
       H5Dwrite(dataset.id(), type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, static_cast<const void*>(pointers.data())) < 0) {
     fail(where);

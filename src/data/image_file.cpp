@@ -8,6 +8,7 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/watchdog.h"
 #include "data/common_attributes.h"
 #include "data/hdf5_file.h"
 #include "data/temporary_file.h"
@@ -80,7 +81,10 @@ struct ImageFile::Impl {
   std::optional<hdf5::Dataset> labels;
 };
 
-ImageFile::ImageFile(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {}
+ImageFile::ImageFile(const std::filesystem::path& path) {
+  const WatchedFileCall watched("opening", path);
+  impl_ = std::make_unique<Impl>(path);
+}
 ImageFile::~ImageFile() = default;
 ImageFile::ImageFile(ImageFile&&) noexcept = default;
 

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -276,7 +277,9 @@ MomentsWriter::MomentsWriter(const MomentsPlace& place, const LatentFileInfo& in
 }
 
 MomentsWriter::~MomentsWriter() {
-  if (descriptor_ >= 0) ::close(descriptor_);
+  if (descriptor_ < 0) return;
+  const WatchedFileCall watched("closing", place_.path, num_unsynced_bytes_);
+  ::close(descriptor_);
 }
 
 void MomentsWriter::write(std::int64_t first, const at::Tensor& moments) const {
@@ -331,7 +334,7 @@ struct LatentFileWriter::Impl {
       temporary.emplace(path, work_key);
       goes_on = find_earlier();
       if (!goes_on) {
-        std::filesystem::remove(MomentsPlace{temporary->path()}.journal());
+        remove_file(MomentsPlace{temporary->path()}.journal());
         // Under its name only when it is whole.
         TemporaryFile fresh(temporary->path());
         create(fresh.path(), has_labels);
@@ -344,7 +347,7 @@ struct LatentFileWriter::Impl {
 
   // The file of an earlier writer with the same key, which was interrupted.
   bool find_earlier() {
-    if (!std::filesystem::exists(temporary->path())) return false;
+    if (!path_exists(temporary->path())) return false;
     try {
       const hdf5::File file = hdf5::File::open_read_only(temporary->path());
       const hdf5::Dataset found = file.open_dataset("moments");
@@ -434,7 +437,7 @@ void LatentFileWriter::commit() {
   file.write_attribute("content_sha256", digest.finish());
   file.close();
   w.temporary->commit();
-  std::filesystem::remove(w.place.journal());
+  remove_file(w.place.journal());
 }
 
 }  // namespace dpldm::data

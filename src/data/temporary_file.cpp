@@ -9,6 +9,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/watchdog.h"
 
 namespace dpldm::data {
 namespace {
@@ -29,6 +30,7 @@ extern "C" void remove_live_files_and_die(int signal) {
 
 void require_writable_place(const std::filesystem::path& destination) {
   const std::filesystem::path parent = destination.has_parent_path() ? destination.parent_path() : ".";
+  const WatchedFileCall watched("looking at", parent);
   std::error_code error;
   if (!std::filesystem::is_directory(parent, error)) {
     throw IoError("cannot write " + destination.string() + ": " + parent.string() + " is not an existing folder");
@@ -67,6 +69,7 @@ TemporaryFile::TemporaryFile(const std::filesystem::path& destination, const std
 
 TemporaryFile::~TemporaryFile() {
   if (kept_) return;
+  const WatchedFileCall watched("removing", path_);
   std::error_code ignored;  // after a commit there is nothing to remove; before one, nothing more can be done
   std::filesystem::remove(path_, ignored);
   if (slot_ >= 0) live_paths[static_cast<std::size_t>(slot_)].store(nullptr);

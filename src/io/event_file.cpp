@@ -56,9 +56,11 @@ std::uint32_t masked_crc(std::string_view bytes) {
 }  // namespace
 
 EventFile::EventFile(const std::filesystem::path& directory, std::int64_t start_seconds)
-    : path_(directory / fmt::format("events.out.tfevents.{}", start_seconds)),
-      start_seconds_(start_seconds),
-      file_(path_, std::ios::binary | std::ios::app) {
+    : path_(directory / fmt::format("events.out.tfevents.{}", start_seconds)), start_seconds_(start_seconds) {
+  {
+    const WatchedFileCall watched("opening", path_);
+    file_.open(path_, std::ios::binary | std::ios::app);
+  }
   constexpr std::uint32_t kFileVersion = 3;  // Event.file_version
   write_record(time_field(start_seconds_) + bytes_field(kFileVersion, "brain.Event:2"));
 }

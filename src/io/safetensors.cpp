@@ -113,19 +113,23 @@ void write_safetensors(const std::filesystem::path& path, const NamedTensors& te
   const std::string json = header_of(sorted, metadata);
   const std::uint64_t header_bytes = json.size();
   const std::filesystem::path temporary = temporary_name_for(path);
-  std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
-  stream.write(reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes));
-  stream.write(json.data(), static_cast<std::streamsize>(json.size()));
-  for (const auto& [name, tensor] : sorted) {
-    const WatchedFileCall watched("writing", temporary, tensor.nbytes());
-    stream.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
-  }
-  stream.close();
-  if (!stream) {
-    const std::string reason = std::strerror(errno);  // NOLINT(concurrency-mt-unsafe)
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw IoError("cannot write " + path.string() + ": " + reason);
+  std::uint64_t num_bytes = sizeof(header_bytes) + header_bytes;
+  for (const auto& [name, tensor] : sorted) num_bytes += tensor.nbytes();
+  {
+    const WatchedFileCall watched("writing", temporary, num_bytes);
+    std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
+    stream.write(reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes));
+    stream.write(json.data(), static_cast<std::streamsize>(json.size()));
+    for (const auto& [name, tensor] : sorted) {
+      stream.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+    }
+    stream.close();
+    if (!stream) {
+      const std::string reason = std::strerror(errno);  // NOLINT(concurrency-mt-unsafe)
+      std::error_code ignored;
+      std::filesystem::remove(temporary, ignored);
+      throw IoError("cannot write " + path.string() + ": " + reason);
+    }
   }
   commit_file(temporary, path);
 }

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "io/json_file.h"
 
@@ -42,8 +43,7 @@ NamedTensors read_safetensors_index(const std::filesystem::path& index) {
   NamedTensors tensors;
   for (auto& [file, expected] : shards_of(index)) {
     const std::filesystem::path path = index.parent_path() / file;
-    if (!std::filesystem::exists(path))
-      throw IoError(fmt::format("{} names {}, which is missing", index.string(), file));
+    if (!path_exists(path)) throw IoError(fmt::format("{} names {}, which is missing", index.string(), file));
     for (auto& [name, tensor] : read_safetensors(path)) {
       if (expected.erase(name) == 0) {
         throw IoError(fmt::format("{} has the tensor '{}', which {} does not put there", path.string(), name,

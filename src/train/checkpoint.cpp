@@ -62,7 +62,14 @@ std::vector<std::string> names_in(const fs::path& directory) {
   return names;
 }
 
+// Says in `error` what went wrong.
+void remove_directory(const fs::path& directory, std::error_code& error) {
+  const WatchedFileCall watched("removing", directory);
+  fs::remove_all(directory, error);
+}
+
 void rename_directory(const fs::path& from, const fs::path& to) {
+  const WatchedFileCall watched("renaming", from);
   std::error_code error;
   fs::rename(from, to, error);
   if (error) throw IoError(fmt::format("cannot rename {} to {}: {}", from.string(), to.string(), error.message()));
@@ -74,11 +81,19 @@ void require_plain_name(const std::string& name, const std::string& where) {
   if (!plain) throw IoError(fmt::format("{} names a file '{}'; only plain names are allowed", where, name));
 }
 
+std::uintmax_t bytes_of(const fs::path& path) {
+  const WatchedFileCall watched("looking at", path);
+  std::error_code error;
+  const std::uintmax_t num_bytes = fs::file_size(path, error);
+  if (error) throw IoError(fmt::format("{}: {}", path.string(), error.message()));
+  return num_bytes;
+}
+
 json manifest_of(const CheckpointInfo& info, const fs::path& directory, std::span<const CheckpointFile> files) {
   json list = json::array();
   for (const CheckpointFile& file : files) {
     const fs::path path = directory / file.name;
-    list.push_back({{"name", file.name}, {"bytes", fs::file_size(path)}, {"sha256", sha256_of_file(path)}});
+    list.push_back({{"name", file.name}, {"bytes", bytes_of(path)}, {"sha256", sha256_of_file(path)}});
   }
   json manifest = {{"format", kFormat},
                    {"version", kVersion},
@@ -97,9 +112,7 @@ void verify_file(const fs::path& directory, const json& entry) {
   const auto name = entry.at("name").get<std::string>();
   require_plain_name(name, (directory / kManifest).string());
   const fs::path path = directory / name;
-  std::error_code error;
-  const auto num_bytes = fs::file_size(path, error);
-  if (error) throw IoError(fmt::format("{}: {}", path.string(), error.message()));
+  const std::uintmax_t num_bytes = bytes_of(path);
   if (const auto expected = entry.at("bytes").get<std::uintmax_t>(); num_bytes != expected) {
     throw IoError(fmt::format("{} has {} bytes instead of {}", path.string(), num_bytes, expected));
   }
@@ -174,16 +187,10 @@ CheckpointStore::CheckpointStore(fs::path directory, std::int64_t keep_last, std
 void CheckpointStore::save(const CheckpointInfo& info, std::span<const CheckpointFile> files) const {
   const fs::path final_name = directory_ / directory_name(info.step);
   const fs::path temporary = final_name.string() + kTemporary;
-  const auto make = [](const fs::path& directory) {
-    const WatchedFileCall watched("making", directory);
-    std::error_code error;
-    fs::create_directories(directory, error);
-    if (error) throw IoError(fmt::format("cannot make {}: {}", directory.string(), error.message()));
-  };
-  make(directory_);
+  make_directories(directory_);
   remove_leftovers();
   try {
-    make(temporary);
+    make_directories(temporary);
     for (const CheckpointFile& file : files) {
       require_plain_name(file.name, "a checkpoint");
       file.write(temporary / file.name);
@@ -193,18 +200,18 @@ void CheckpointStore::save(const CheckpointInfo& info, std::span<const Checkpoin
     sync_to_disk(temporary);
   } catch (...) {
     std::error_code ignored;  // the first failure is the one to report
-    fs::remove_all(temporary, ignored);
+    remove_directory(temporary, ignored);
     throw;
   }
   // A directory cannot be renamed over another one that is not empty. `newest` knows both names, so there is no moment
   // at which the old one is lost and the new one not yet there.
-  const bool replaces = fs::exists(final_name);
+  const bool replaces = path_exists(final_name);
   const fs::path replaced = final_name.string() + kReplaced;
   if (replaces) rename_directory(final_name, replaced);
   rename_directory(temporary, final_name);
   sync_to_disk(directory_);
   std::error_code error;
-  if (replaces) fs::remove_all(replaced, error);
+  if (replaces) remove_directory(replaced, error);
   remove_those_not_kept(info.step);
 }
 
@@ -242,10 +249,10 @@ std::optional<Checkpoint> CheckpointStore::newest() const {
 void CheckpointStore::remove_leftovers() const {
   for (const std::string& name : names_in(directory_)) {
     const auto replaced = step_of(name, kReplaced);
-    const bool was_replaced = replaced && fs::exists(directory_ / directory_name(*replaced));
+    const bool was_replaced = replaced && path_exists(directory_ / directory_name(*replaced));
     if (!was_replaced && !step_of(name, kTemporary)) continue;
     std::error_code error;
-    fs::remove_all(directory_ / name, error);
+    remove_directory(directory_ / name, error);
     if (error) throw IoError(fmt::format("cannot remove {}: {}", (directory_ / name).string(), error.message()));
   }
 }
@@ -260,6 +267,7 @@ void CheckpointStore::remove_those_not_kept(std::int64_t saved) const {
     if (newer < keep_last_ || (keep_every_ > 0 && *step % keep_every_ == 0)) continue;
     std::error_code error;
     const fs::path path = directory_ / directory_name(*step);
+    const WatchedFileCall watched("removing", path);
     // Under a temporary name first: a removal that is cut short must not leave a checkpoint that looks damaged.
     const fs::path doomed = path.string() + kTemporary;
     fs::rename(path, doomed, error);

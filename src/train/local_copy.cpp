@@ -17,6 +17,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+std::uintmax_t bytes_of(const fs::path& file, std::error_code& error) {
+  const WatchedFileCall watched("looking at", file);
+  return fs::file_size(file, error);
+}
+
 // Reads the whole file once. A record that is not finite, or damaged, must be found before the first step and not when
 // it is selected: then the moment at which a run dies would tell of one record.
 void verify(const fs::path& path, const std::string& content_sha256) {
@@ -26,7 +31,7 @@ void verify(const fs::path& path, const std::string& content_sha256) {
 }
 
 bool is_whole_copy(const fs::path& copy, const std::string& content_sha256) {
-  if (!fs::exists(copy)) return false;
+  if (!path_exists(copy)) return false;
   try {
     verify(copy, content_sha256);
     return true;
@@ -36,24 +41,30 @@ bool is_whole_copy(const fs::path& copy, const std::string& content_sha256) {
   }
 }
 
-void make_copy(const fs::path& file, const fs::path& copy, const std::string& content_sha256) {
+// Asked before, because a copy that fails does not say for want of what.
+void require_room(const fs::path& file, std::uintmax_t num_bytes, const fs::path& directory) {
+  const WatchedFileCall watched("looking at", directory);
   std::error_code error;
-  fs::create_directories(copy.parent_path(), error);
-  if (error) throw IoError("cannot make " + copy.parent_path().string() + ": " + error.message());
-  const fs::path temporary = temporary_name_for(copy);
-  const auto num_bytes = fs::file_size(file, error);
-  if (error) throw IoError("cannot look at " + file.string() + ": " + error.message());
-  // Asked before, because a copy that fails does not say for want of what.
-  const auto left = fs::space(copy.parent_path(), error).available;
+  const auto left = fs::space(directory, error).available;
   if (!error && left < num_bytes) {
     throw IoError(fmt::format("cannot copy {} to {}: it has {} bytes, and {} are left there", file.string(),
-                              copy.parent_path().string(), num_bytes, left));
+                              directory.string(), num_bytes, left));
   }
+}
+
+void make_copy(const fs::path& file, const fs::path& copy, const std::string& content_sha256) {
+  make_directories(copy.parent_path());
+  const fs::path temporary = temporary_name_for(copy);
+  std::error_code error;
+  const auto num_bytes = bytes_of(file, error);
+  if (error) throw IoError("cannot look at " + file.string() + ": " + error.message());
+  require_room(file, num_bytes, copy.parent_path());
   {
     const WatchedFileCall watched("copying", file, 2 * num_bytes);
     fs::copy_file(file, temporary, fs::copy_options::overwrite_existing, error);
   }
   if (error) {
+    const WatchedFileCall watched("removing", temporary);
     std::error_code ignored;
     fs::remove(temporary, ignored);
     throw IoError("cannot copy " + file.string() + " to " + copy.parent_path().string() + ": " + error.message());
@@ -70,7 +81,7 @@ fs::path readable_copy(const fs::path& file, const std::string& content_sha256, 
   const fs::path copy = directory.empty() ? file : directory / (content_sha256.substr(0, 32) + ".h5");
   const bool works = directory.empty() ? comm.is_root() : comm.local_rank() == 0;
   std::error_code unknown;
-  const auto num_bytes = fs::file_size(file, unknown);
+  const auto num_bytes = bytes_of(file, unknown);
   const LongerForFiles longer(comm, unknown ? 0 : 3 * num_bytes);  // to read, to write, to read again
   std::string failure;
   if (works) {

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "accounting/privacy_stamp.h"
+#include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -73,7 +74,7 @@ std::shared_ptr<model::TextEncoder> text_encoder_of(const config::PretrainConfig
   if (!config.text_encoder.empty()) {
     std::filesystem::path own = config.text_encoder;
     for (const char* component : {"text_encoder", "bert"}) {
-      if (std::filesystem::exists(own / component)) own /= component;
+      if (path_exists(own / component)) own /= component;
     }
     accounting::require_unstamped(own, "pre-training takes a public text encoder only");
     return model::load_text_encoder(own);

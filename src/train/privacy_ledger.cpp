@@ -86,10 +86,10 @@ std::string trace_of_a_ledger(const std::filesystem::path& run_dir) {
 accounting::PrivacyLedger create(const config::FinetuneConfig& config, const PrivacyPlan& plan,
                                  const LedgerIdentity& identity, const LedgerOptions& options) {
   const std::filesystem::path path = options.run_dir / "ledger.jsonl";
-  if (std::filesystem::exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
+  if (path_exists(path)) throw IoError(path.string() + " exists already; a new run needs a new ledger");
   // Steps were spent here whose ledger is gone; a new one beside them would not count them.
   std::string leftover = trace_of_a_ledger(options.run_dir);
-  if (leftover.empty() && std::filesystem::exists(head_of(path))) leftover = "ledger.jsonl.head";
+  if (leftover.empty() && path_exists(head_of(path))) leftover = "ledger.jsonl.head";
   if (!leftover.empty()) {
     throw IoError(
         fmt::format("{} holds the {} of a run whose ledger is missing; a new run needs a directory of its own",

@@ -172,7 +172,7 @@ std::string page_of(const nlohmann::json& json) {
 }  // namespace
 
 std::string write_model_statement(const StatementFacts& facts) {
-  std::filesystem::create_directories(facts.run_dir / "model");
+  make_directories(facts.run_dir / "model");
   model::write_dp_metadata(facts.run_dir / "model", metadata_of(facts));
   return read_file(facts.run_dir / "model" / "dp_metadata.json", kMaxStatementBytes);
 }

@@ -116,7 +116,7 @@ struct RunState::Impl {
   std::map<std::string, std::string> stamp = {};  // of the weights
   nlohmann::json restored_extra = nlohmann::json::object();
   std::int64_t steps_here = 0;   // since this start
-  std::future<Seconds> writing;  // rank 0: the checkpoint in the background; destroyed first, which waits for it
+  std::future<Seconds> writing;  // rank 0: the checkpoint in the background
 };
 
 RunState::RunState(const std::filesystem::path& run_dir, const config::CheckpointConfig& checkpoint,
@@ -134,11 +134,18 @@ RunState::RunState(const std::filesystem::path& run_dir, const config::Checkpoin
                    .events = {},
                    .writing = {}})) {
   if (!comm.is_root()) return;
-  impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
+  {
+    const WatchedFileCall watched("opening", run_dir / "metrics.jsonl");
+    impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
+  }
   impl_->events.emplace(run_dir, static_cast<std::int64_t>(std::time(nullptr)));
 }
 
-RunState::~RunState() = default;
+RunState::~RunState() {
+  if (impl_->writing.valid()) impl_->writing.wait();
+  const WatchedFileCall watched("closing", impl_->run_dir / "metrics.jsonl");
+  impl_.reset();
+}
 
 std::int64_t RunState::restore(FlatParameters& parameters, Optimizer& optimizer) {
   // Rank 0 reads it to verify it, then the others do, then all load it.
@@ -250,16 +257,9 @@ std::unique_ptr<FileLock> prepare_run_dir(const std::filesystem::path& run_dir, 
                                           const std::string& effective_config, comm::Communicator& comm) {
   std::unique_ptr<FileLock> lock;
   comm::run_on_root(comm, [&] {
-    const auto holds_run = [&] {
-      const WatchedFileCall watched("looking at", run_dir);
-      return std::filesystem::exists(run_dir / "config.yaml");
-    };
+    const auto holds_run = [&] { return path_exists(run_dir / "config.yaml"); };
     if (resume && !holds_run()) throw ConfigError(run_dir.string() + " holds no run to resume");
-    if (!resume) {
-      std::error_code error;
-      std::filesystem::create_directories(run_dir, error);
-      if (error) throw IoError("cannot create " + run_dir.string() + ": " + error.message());
-    }
+    if (!resume) make_directories(run_dir);
     // Before anything else is read or written there: of two that come at once, one goes on.
     lock = std::make_unique<FileLock>(run_dir / "run.lock");
     if (resume) return;

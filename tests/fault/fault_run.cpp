@@ -18,6 +18,7 @@
 //   --kill-at-commit N                    SIGKILL when the N-th checkpoint has its name, and those not kept are still there
 //   --fail-at-sync N                      that sync fails with EIO instead
 //   --hang-at-sync N                      that sync never returns
+//   --hang-at-rename NAME                 to rename what has that name never returns
 //   --signal-at-start N                   the rank sends itself signal N before it starts MPI
 //   --slow MS                             each step begins MS milliseconds later
 #include <atomic>
@@ -64,6 +65,7 @@ int the_sync_to_die_at = 0;
 int the_commit_to_die_at = 0;
 int the_sync_to_fail_at = 0;
 int the_sync_to_hang_at = 0;
+std::string the_name_to_hang_at;
 int the_moments_sync_to_break_at = 0;
 int the_signal_at_that_sync = 0;
 // Read by whichever thread reads or syncs.
@@ -205,6 +207,10 @@ void run_finetune(dpldm::app::Invocation& invocation) {
     the_sync_to_hang_at = std::stoi(invocation.argv()[at + 1]);
     at += 2;
   }
+  if (next_is("--hang-at-rename")) {
+    the_name_to_hang_at = invocation.argv()[at + 1];
+    at += 2;
+  }
   int signal_at_start = 0;
   if (next_is("--signal-at-start")) {
     signal_at_start = std::stoi(invocation.argv()[at + 1]);
@@ -292,6 +298,16 @@ extern "C" int __wrap_fdatasync(int descriptor) {  // NOLINT
   if (the_syncs_hang) hang();
   break_at_sync_of_moments(descriptor);
   return __real_fdatasync(descriptor);
+}
+
+// In the place of the C library's, for the C++ library as well.
+extern "C" int rename(const char* from, const char* to) noexcept {
+  static const auto real = reinterpret_cast<int (*)(const char*, const char*)>(::dlsym(RTLD_NEXT, "rename"));
+  if (!the_name_to_hang_at.empty() && std::string_view(from).ends_with("/" + the_name_to_hang_at)) {
+    announce();
+    hang();
+  }
+  return real(from, to);
 }
 
 // In the place of MPI's, whose own name for it is PMPI_Iallreduce.

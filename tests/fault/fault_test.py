@@ -616,6 +616,15 @@ def case_background_checkpoint_hangs(case):
     return "checkpoint of step 2, and leftovers that the next save removes"
 
 
+def case_checkpoint_rename_hangs(case):
+    """the rename that makes a checkpoint in the background whole never ends"""
+    says = [r"on rank 0 of \d: renaming .*step-00000004.tmp has not returned"]
+    broken = ["--hang-at-rename", "step-00000004.tmp", "--slow", "500"]
+    case.expect(case.run(fault=broken, more=IN_BACKGROUND), 71, DEADLINE + 4, says)
+    case.resumes()
+    return "checkpoint of step 2, and leftovers that the next save removes"
+
+
 def case_two_resume_at_once(case):
     """a run is resumed twice at the same time"""
     stopped_after_four_steps(case)

@@ -14,6 +14,7 @@
 #include "accounting/ledger_line.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "support/hanging_file.h"
 
 namespace {
 
@@ -528,6 +529,13 @@ TEST_F(Ledger, EpsilonAfter_CountsReleasesOutsideThePlan) {
   ledger.charge({0, 0, "step", {0.01, 1.0, 1500, Sampler::kPoisson}});
   const GaussianEvent more[] = {{1.0, 2.0, 1, Sampler::kNone}, {0.01, 1.0, 1501}};
   EXPECT_EQ(ledger.epsilon_after(step_of(2).event), epsilon_of(more, 1e-5, AccountantKind::kRdp));
+}
+
+TEST(Ledger, FileSystemThatHangsWhenItIsOpened_EndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const test::HangingFolder folder("hanging_ledger");
+  EXPECT_EXIT(test::hang_in([&] { PrivacyLedger::read(folder.file("ledger.jsonl")); }), testing::ExitedWithCode(71),
+              "opening .*/ledger.jsonl has not returned");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "support/hanging_file.h"
 
 namespace dpldm::io {
 namespace {
@@ -55,6 +56,16 @@ TEST(EventFile, DirectoryThatIsNotThere_IsNamed) {
   } catch (const IoError& error) {
     EXPECT_STREQ(error.what(), "cannot write /nonexistent/run/events.out.tfevents.1");
   }
+}
+
+TEST(EventFile, FileSystemThatHangsWhenTheFileIsOpened_EndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const test::HangingFolder folder("hanging_events");
+  EXPECT_EXIT(test::hang_in([&] {
+                folder.file("events.out.tfevents.7");
+                const EventFile events(folder.path(), 7);
+              }),
+              testing::ExitedWithCode(71), "opening .*/events.out.tfevents.7 has not returned");
 }
 
 }  // namespace

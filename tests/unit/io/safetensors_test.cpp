@@ -6,8 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/torch.h"
+#include "support/hanging_file.h"
 
 namespace dpldm::io {
 namespace {
@@ -187,6 +189,16 @@ TEST(Safetensors, HolesOverlapAndSurplusAreRefused) {
 TEST(Safetensors, MissingFileIsNamed) {
   EXPECT_THAT(refusal_of("/nowhere/x.safetensors"), HasSubstr("/nowhere/x.safetensors"));
   EXPECT_THROW(write_safetensors("/nowhere/x.safetensors", {}), IoError);
+}
+
+TEST(Safetensors, FileSystemThatHangsWhenTheFileIsOpened_EndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const test::HangingFolder folder("hanging_safetensors");
+  EXPECT_EXIT(test::hang_in([&] {
+                folder.file(temporary_name_for("w").string());
+                write_safetensors(folder.path() / "w", {{"a", torch::zeros({2})}});
+              }),
+              testing::ExitedWithCode(71), "writing .*/w.tmp-[0-9]+ has not returned");
 }
 
 }  // namespace
