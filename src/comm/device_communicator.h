@@ -10,6 +10,9 @@
 
 namespace dpldm::comm {
 
+// How many GPUs this rank sees; 0 where this program was built without CUDA.
+int num_visible_devices();
+
 // Empty when the `local_size` ranks of this node could take part in a device communicator, each with a device;
 // otherwise why not, for a person.
 std::string why_no_device_communicator(int local_size);

@@ -39,11 +39,9 @@ void require_cuda(cudaError_t result, const char* what) {
   if (result != cudaSuccess) throw CommunicationError(fmt::format("{} failed: {}", what, cudaGetErrorString(result)));
 }
 
-// Whatever is wrong (no driver, no device, a driver that is too old) means that there is none.
-int num_visible_devices() {
+cudaError_t count_devices(int& count) {
   const WatchedCall watched("asking the driver for its GPUs", kDriverLimit);
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  return cudaGetDeviceCount(&count);
 }
 
 std::string pci_id_of(int device) {
@@ -320,9 +318,18 @@ class NcclCommunicator : public Communicator {
 
 }  // namespace
 
+// Whatever is wrong (no driver, no device, a driver that is too old) means that there is none.
+int num_visible_devices() {
+  int count = 0;
+  return count_devices(count) == cudaSuccess ? count : 0;
+}
+
 std::string why_no_device_communicator(int local_size) {
-  const int devices = num_visible_devices();
-  if (devices == 0) return "this rank sees no GPU that its driver can use";
+  int devices = 0;
+  const cudaError_t result = count_devices(devices);
+  if (result != cudaSuccess || devices == 0) {
+    return fmt::format("this rank sees no GPU that its driver can use ({})", cudaGetErrorString(result));
+  }
   // One visible device is what a launcher bound to this rank; several are shared out by local rank.
   if (devices == 1 || devices >= local_size) return "";
   return fmt::format("there are {} ranks on this node, but only {} GPUs", local_size, devices);

@@ -4,6 +4,8 @@
 
 namespace dpldm::comm {
 
+int num_visible_devices() { return 0; }
+
 std::string why_no_device_communicator(int) {
   return "this program was built without CUDA (preset cuda-release has it)";
 }

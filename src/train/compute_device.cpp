@@ -2,20 +2,23 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <fmt/format.h>
 #include <torch/cuda.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "comm/device_communicator.h"
+#include "train/rank_agreement.h"
 
 namespace dpldm::train {
 namespace {
 
 // Empty when this rank can compute on a GPU.
-std::string why_not(const comm::Communicator& comm, bool has_device_memory, const std::string& not_on_a_gpu) {
+std::string why_not(const comm::Communicator& comm, const std::string& not_on_a_gpu) {
   if (!not_on_a_gpu.empty()) return not_on_a_gpu;
-  if (std::string reason = comm::why_no_device_communicator(comm.local_size()); !reason.empty()) return reason;
-  if (!has_device_memory) return "ranks exchange host memory (runtime.backend)";
-  return "";
+  const std::string why = comm::why_no_device_communicator(comm.local_size());
+  if (why.empty() || comm.size() == 1) return why;
+  return fmt::format("{} (rank {} of {})", why, comm.rank(), comm.size());
 }
 
 void settle_products(bool tf32) {
@@ -30,12 +33,16 @@ void settle_products(bool tf32) {
 
 c10::Device choose_compute_device(const config::RuntimeConfig& runtime, comm::Communicator& comm,
                                   bool has_device_memory, const std::string& not_on_a_gpu) {
-  const std::string reason =
-      runtime.device == "cpu" ? "runtime.device is cpu" : why_not(comm, has_device_memory, not_on_a_gpu);
-  if (comm::any_rank(comm, !reason.empty())) {
-    const std::string because = reason.empty() ? "another rank has no GPU" : reason;
+  std::string because =
+      first_said(comm, why_not(comm, runtime.device == "cpu" ? "runtime.device is cpu" : not_on_a_gpu));
+  if (because.empty() && !has_device_memory) because = "ranks exchange host memory (runtime.backend)";
+  if (!because.empty()) {
     if (runtime.device == "cuda") throw ConfigError("runtime.device is cuda, but " + because);
     if (runtime.precision == "tf32") throw ConfigError("runtime.precision is tf32, which only a GPU has: " + because);
+    const bool lies_idle = runtime.device == "auto" && comm::num_visible_devices() > 0;
+    if (comm::any_rank(comm, lies_idle) && comm.is_root()) {
+      spdlog::warn("all ranks compute on the CPU, although there is a GPU: {}", because);
+    }
     return c10::kCPU;
   }
   settle_products(runtime.precision == "tf32");

@@ -11,9 +11,10 @@
 namespace dpldm::train {
 
 // Collective over `comm`; the same kind of device on all ranks. `runtime.device` "auto" takes a GPU where this build
-// and this node have one for every rank, the ranks can exchange its memory (`has_device_memory`), and nothing forbids
-// it. `not_on_a_gpu`: why this run needs the CPU ("an audit does"); empty when it does not. Throws ConfigError for
-// "cuda" where it cannot be, and for precision tf32 on the CPU.
+// and this node have one for every rank, the ranks can exchange its memory (`has_device_memory`, the same on all
+// ranks), and nothing forbids it; where a rank sees one and none is taken, a warning names reason and rank.
+// `not_on_a_gpu`: why this run needs the CPU ("an audit does"); empty when it does not. Throws ConfigError for "cuda"
+// where it cannot be, and for precision tf32 on the CPU.
 //
 // For a GPU also settles how LibTorch computes: TF32 products where `runtime.precision` asks for them and nowhere else,
 // and only algorithms that give the same bits every time, so that a record's gradient does not depend on its

@@ -48,11 +48,14 @@ void require_same_parameters(comm::Communicator& comm, const at::Tensor& paramet
                   when, fmt::join(different, ", ")));
 }
 
-void throw_on_all_ranks(comm::Communicator& comm, const std::string& failure) {
-  std::int32_t first = failure.empty() ? comm.size() : comm.rank();
+std::string first_said(comm::Communicator& comm, const std::string& text) {
+  std::int32_t first = text.empty() ? comm.size() : comm.rank();
   comm.all_reduce_min(comm::host_buffer(std::span(&first, 1)));
-  if (first == comm.size()) return;
-  throw IoError(comm::broadcast_text(comm, failure, first));
+  return first == comm.size() ? "" : comm::broadcast_text(comm, text, first);
+}
+
+void throw_on_all_ranks(comm::Communicator& comm, const std::string& failure) {
+  if (const std::string first = first_said(comm, failure); !first.empty()) throw IoError(first);
 }
 
 std::unique_ptr<comm::Communicator> connect_devices(const config::RuntimeConfig& runtime, comm::Communicator& host) {

@@ -28,6 +28,9 @@ void require_same_run_on_all_ranks(comm::Communicator& comm, const RunFacts& fac
 // bits. `when` is for the message: "after step 12".
 void require_same_parameters(comm::Communicator& comm, const at::Tensor& parameters, const std::string& when);
 
+// Collective. The text of the lowest rank whose text is not empty; empty where none is.
+std::string first_said(comm::Communicator& comm, const std::string& text);
+
 // Collective. `failure` is what went wrong on this rank, empty when nothing did. When any rank failed, every rank
 // throws IoError with the message of the lowest such rank, so that none goes on alone.
 void throw_on_all_ranks(comm::Communicator& comm, const std::string& failure);
