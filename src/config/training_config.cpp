@@ -181,7 +181,7 @@ Schema FinetuneConfig::schema() {
   schema.add("privacy.test_seed", test_seed, {0, 9e15},
              "Keys from this seed instead of the operating system: reproducible, and NOT PRIVATE.");
   schema.add("privacy.release_mode", release_mode, {"allreduce", "root"},
-             "Who holds the sum before the noise is added: every rank, or rank 0 alone.");
+             "Who holds the sum before the noise is added: every rank, or rank 0 alone. On GPUs always rank 0 alone.");
   schema.add("engine.rule", engine_rule, {"auto", "kept", "norm-only", "gram"},
              "How per-record gradients of linear layers are formed.");
   schema.add("engine.memory_limit", memory_limit, kNotNegative,
