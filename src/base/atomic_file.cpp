@@ -1,6 +1,7 @@
 #include "base/atomic_file.h"
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 
@@ -12,6 +13,8 @@
 
 namespace dpldm {
 namespace {
+
+constexpr std::string_view kTemporary = ".tmp-";
 
 std::string reason() { return std::strerror(errno); }  // NOLINT(concurrency-mt-unsafe)
 
@@ -59,8 +62,18 @@ void write_new_file(const std::filesystem::path& path, std::string_view content)
 
 std::filesystem::path temporary_name_for(const std::filesystem::path& path) {
   std::filesystem::path name = path;
-  name += ".tmp-" + std::to_string(::getpid());
+  name += std::string(kTemporary) + std::to_string(::getpid());
   return name;
+}
+
+std::optional<pid_t> writer_of(const std::filesystem::path& temporary) {
+  const std::string name = temporary.filename().string();
+  const std::size_t mark = name.rfind(kTemporary);
+  if (mark == std::string::npos) return std::nullopt;
+  const char* end = name.data() + name.size();
+  pid_t pid = 0;
+  const auto [stopped, error] = std::from_chars(name.data() + mark + kTemporary.size(), end, pid);
+  return error == std::errc() && stopped == end && pid > 0 ? std::optional(pid) : std::nullopt;
 }
 
 bool path_exists(const std::filesystem::path& path) {

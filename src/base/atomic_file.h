@@ -5,13 +5,18 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
+
+#include <sys/types.h>
 
 namespace dpldm {
 
 // A name beside `path` that no other process uses; on the same file system, so that rename is atomic.
 std::filesystem::path temporary_name_for(const std::filesystem::path& path);
+// The process that chose this temporary name; none for any other name.
+std::optional<pid_t> writer_of(const std::filesystem::path& temporary);
 
 // Whether there is anything at `path`. Throws IoError where that cannot be told.
 bool path_exists(const std::filesystem::path& path);

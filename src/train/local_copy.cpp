@@ -1,5 +1,9 @@
 #include "train/local_copy.h"
 
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <optional>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -16,6 +20,10 @@ namespace dpldm::train {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Hexadecimal digits of the content's SHA-256, and the extension: the name of a copy.
+constexpr std::size_t kDigits = 32;
+constexpr const char* kExtension = ".h5";
 
 std::uintmax_t bytes_of(const fs::path& file, std::error_code& error) {
   const WatchedFileCall watched("looking at", file);
@@ -41,6 +49,23 @@ bool is_whole_copy(const fs::path& copy, const std::string& content_sha256) {
   }
 }
 
+// A copy that was killed left its temporary file on this node's disk, and nobody else will remove it.
+void remove_dead_copies(const fs::path& directory) {
+  const WatchedFileCall watched("listing", directory);
+  std::error_code error;
+  fs::directory_iterator entries(directory, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename().string();
+    const auto writer = writer_of(name);
+    const bool is_copy = name.find_first_not_of("0123456789abcdef") == kDigits && name.find(kExtension) == kDigits;
+    if (!is_copy || !writer || ::kill(*writer, 0) == 0 || errno != ESRCH) continue;
+    std::error_code failure;
+    fs::remove(entries->path(), failure);
+    if (failure) spdlog::warn("cannot remove {}: {}", entries->path().string(), failure.message());
+  }
+  if (error) spdlog::warn("cannot list {}: {}", directory.string(), error.message());
+}
+
 // Asked before, because a copy that fails does not say for want of what.
 void require_room(const fs::path& file, std::uintmax_t num_bytes, const fs::path& directory) {
   const WatchedFileCall watched("looking at", directory);
@@ -54,6 +79,7 @@ void require_room(const fs::path& file, std::uintmax_t num_bytes, const fs::path
 
 void make_copy(const fs::path& file, const fs::path& copy, const std::string& content_sha256) {
   make_directories(copy.parent_path());
+  remove_dead_copies(copy.parent_path());
   const fs::path temporary = temporary_name_for(copy);
   std::error_code error;
   const auto num_bytes = bytes_of(file, error);
@@ -78,7 +104,7 @@ void make_copy(const fs::path& file, const fs::path& copy, const std::string& co
 
 fs::path readable_copy(const fs::path& file, const std::string& content_sha256, const fs::path& directory,
                        comm::Communicator& comm) {
-  const fs::path copy = directory.empty() ? file : directory / (content_sha256.substr(0, 32) + ".h5");
+  const fs::path copy = directory.empty() ? file : directory / (content_sha256.substr(0, kDigits) + kExtension);
   const bool works = directory.empty() ? comm.is_root() : comm.local_rank() == 0;
   std::error_code unknown;
   const auto num_bytes = bytes_of(file, unknown);

@@ -5,6 +5,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/torch.h"
@@ -111,6 +113,28 @@ TEST_F(LocalCopy, IsMadeOncePerNodeAndUsedAgain) {
   std::size_t count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(root_ / "local")) ++count;
   EXPECT_EQ(count, 1U);
+}
+
+TEST_F(LocalCopy, LeftoversOfProcessesThatAreGone_AreRemoved) {
+  const std::filesystem::path local = root_ / "local";
+  const std::string other = std::string(32, 'a') + ".h5.tmp-";
+  std::string gone;
+  if (world_->is_root()) {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(0);
+    ::waitpid(child, nullptr, 0);
+    gone = other + std::to_string(child);
+    std::filesystem::create_directory(local);
+    for (const std::string& name : {gone, other + std::to_string(::getppid()), "mine.tmp-" + std::to_string(child)}) {
+      std::ofstream(local / name) << "half of a copy";
+    }
+  }
+  gone = comm::broadcast_text(*world_, gone);
+  readable_copy(file(), sha256_, local, *world_);
+  EXPECT_FALSE(std::filesystem::exists(local / gone));
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(local)) ++count;
+  EXPECT_EQ(count, 3U) << "the copy, what is being written, and what is no copy";
 }
 
 TEST_F(LocalCopy, DamagedCopy_IsMadeAgain) {
