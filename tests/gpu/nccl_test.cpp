@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "comm/device_communicator.h"
+#include "support/collective_checks.h"
 #include "support/mpi_test.h"
 
 namespace dpldm::comm {
@@ -78,53 +79,30 @@ class NcclOnADevice : public Nccl {
     cudaGetDeviceCount(&devices);
     if (devices > 1 && devices < host_->size()) GTEST_SKIP() << "fewer GPUs than ranks, and more than one";
     comm_ = make_device_communicator(*host_);
-    n_ = comm_->size();
-    r_ = comm_->rank();
   }
   std::unique_ptr<Communicator> comm_;
-  int n_ = 1;
-  int r_ = 0;
 };
 
-TEST_F(NcclOnADevice, AllReduce_IsTheSumOverRanks) {
-  std::vector<float> values(100'000);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 97) * static_cast<float>(r_ + 1);
-  const OnDevice<float> device(values);
-  comm_->all_reduce_sum(device.buffer());
-  const std::vector<float> sums = device.values();
-  for (std::size_t i = 0; i < sums.size(); ++i) {
-    ASSERT_EQ(sums[i], static_cast<float>(i % 97) * static_cast<float>(n_ * (n_ + 1) / 2)) << i;
-  }
+TEST_F(NcclOnADevice, AllReduceSum_IsTheSumOverRanks) {
+  for (const std::size_t count : {1, 5, 1000, 100'003}) test::check_sum<OnDevice>(*comm_, count);
 }
 
-TEST_F(NcclOnADevice, OtherCollectives_AreTheClosedForms) {
-  const OnDevice<double> largest({1.0 * r_});
-  comm_->all_reduce_max(largest.buffer());
-  EXPECT_EQ(largest.values()[0], n_ - 1);
-  const OnDevice<std::int64_t> smallest({std::int64_t{r_} + 5});
-  comm_->all_reduce_min(smallest.buffer());
-  EXPECT_EQ(smallest.values()[0], 5);
-  const OnDevice<std::int32_t> reduced({r_ + 1});
-  comm_->reduce_sum(reduced.buffer(), n_ - 1);
-  if (r_ == n_ - 1) {
-    EXPECT_EQ(reduced.values()[0], n_ * (n_ + 1) / 2);
-  }
-  const OnDevice<std::uint8_t> sent({static_cast<std::uint8_t>(r_ + 7)});
-  comm_->broadcast(sent.buffer(), n_ - 1);
-  EXPECT_EQ(sent.values()[0], n_ + 6);
-  const OnDevice<std::int32_t> mine({r_, -r_});
-  const OnDevice<std::int32_t> all(std::vector<std::int32_t>(2 * static_cast<std::size_t>(n_)));
-  comm_->all_gather(mine.buffer(), all.buffer());
-  const std::vector<std::int32_t> gathered = all.values();
-  for (int rank = 0; rank < n_; ++rank) EXPECT_EQ(gathered[2 * static_cast<std::size_t>(rank)], rank);
-}
+TEST_F(NcclOnADevice, AllReduce_WorksForEveryType) { test::check_every_type<OnDevice>(*comm_); }
+
+TEST_F(NcclOnADevice, MaxAndMin_AreTheExtremes) { test::check_extremes<OnDevice>(*comm_); }
+
+TEST_F(NcclOnADevice, ReduceAndBroadcast_WorkFromEveryRoot) { test::check_every_root<OnDevice>(*comm_); }
+
+TEST_F(NcclOnADevice, AllGather_IsInRankOrder) { test::check_order_of_ranks<OnDevice>(*comm_); }
+
+TEST_F(NcclOnADevice, EmptyBuffers_AreAllowed) { test::check_empty_buffers<OnDevice>(*comm_); }
 
 TEST_F(NcclOnADevice, MissingRank_EndsTheWaitWithItsName) {
-  if (n_ == 1) GTEST_SKIP() << "one rank waits for nobody";
+  if (comm_->size() == 1) GTEST_SKIP() << "one rank waits for nobody";
   comm_->set_deadline(std::chrono::milliseconds(1000));
   comm_->set_context("step 4");
   std::string message;
-  if (r_ == 0) {
+  if (comm_->is_root()) {
     const OnDevice<float> values({1.0F});
     try {
       comm_->all_reduce_sum(values.buffer());

@@ -1,6 +1,5 @@
 // Collectives against closed forms, at any number of ranks.
 #include <chrono>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "comm/mpi_communicator.h"
+#include "support/collective_checks.h"
 #include "support/faulty_communicator.h"
 #include "support/mpi_test.h"
 
@@ -33,87 +33,22 @@ std::string message_of(Call call) {
 // "One message" and "pieces of 3 elements": the second is how counts above INT_MAX travel.
 class Collectives : public testing::TestWithParam<std::size_t> {
  protected:
-  Collectives() : comm_(MPI_COMM_WORLD, GetParam()) {
-    comm_.set_deadline(std::chrono::seconds(30));
-    n_ = comm_.size();
-    r_ = comm_.rank();
-  }
+  Collectives() : comm_(MPI_COMM_WORLD, GetParam()) { comm_.set_deadline(std::chrono::seconds(30)); }
 
   MpiCommunicator comm_;
-  int n_ = 1;
-  int r_ = 0;
 };
 
-TEST_P(Collectives, AllReduceSum_IsTheSumOverRanks) {
-  std::vector<float> values(1000);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i + 1) * static_cast<float>(r_ + 1);
-  comm_.all_reduce_sum(host_buffer(std::span(values)));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    ASSERT_EQ(values[i], static_cast<float>(i + 1) * static_cast<float>(n_ * (n_ + 1) / 2)) << i;
-  }
-}
+TEST_P(Collectives, AllReduceSum_IsTheSumOverRanks) { test::check_sum<test::OnHost>(comm_, 1000); }
 
-TEST_P(Collectives, AllReduce_WorksForEveryType) {
-  std::vector<double> f64(7, 0.5 * (r_ + 1));
-  std::vector<std::int32_t> i32(7, r_ + 1);
-  std::vector<std::int64_t> i64(7, (std::int64_t{1} << 40) * (r_ + 1));
-  std::vector<std::uint8_t> u8(7, static_cast<std::uint8_t>(r_ + 1));
-  comm_.all_reduce_sum(host_buffer(std::span(f64)));
-  comm_.all_reduce_sum(host_buffer(std::span(i32)));
-  comm_.all_reduce_sum(host_buffer(std::span(i64)));
-  comm_.all_reduce_sum(host_buffer(std::span(u8)));
-  const int sum = n_ * (n_ + 1) / 2;
-  EXPECT_EQ(f64, std::vector<double>(7, 0.5 * sum));
-  EXPECT_EQ(i32, std::vector<std::int32_t>(7, sum));
-  EXPECT_EQ(i64, std::vector<std::int64_t>(7, (std::int64_t{1} << 40) * sum));
-  EXPECT_EQ(u8, std::vector<std::uint8_t>(7, static_cast<std::uint8_t>(sum)));
-}
+TEST_P(Collectives, AllReduce_WorksForEveryType) { test::check_every_type<test::OnHost>(comm_); }
 
-TEST_P(Collectives, MaxAndMin_AreTheExtremes) {
-  std::vector<std::int64_t> high = {r_, -r_, 5, 0, r_};
-  std::vector<std::int64_t> low = high;
-  comm_.all_reduce_max(host_buffer(std::span(high)));
-  comm_.all_reduce_min(host_buffer(std::span(low)));
-  EXPECT_EQ(high, (std::vector<std::int64_t>{n_ - 1, 0, 5, 0, n_ - 1}));
-  EXPECT_EQ(low, (std::vector<std::int64_t>{0, -(n_ - 1), 5, 0, 0}));
-}
+TEST_P(Collectives, MaxAndMin_AreTheExtremes) { test::check_extremes<test::OnHost>(comm_); }
 
-TEST_P(Collectives, ReduceAndBroadcast_WorkFromEveryRoot) {
-  for (int root = 0; root < n_; ++root) {
-    std::vector<float> values(10, static_cast<float>(r_ + 1));
-    comm_.reduce_sum(host_buffer(std::span(values)), root);
-    if (r_ == root) {
-      EXPECT_EQ(values, std::vector<float>(10, static_cast<float>(n_ * (n_ + 1) / 2)));
-    }
-    std::vector<std::int32_t> text(10, r_ == root ? 100 + root : -1);
-    comm_.broadcast(host_buffer(std::span(text)), root);
-    EXPECT_EQ(text, std::vector<std::int32_t>(10, 100 + root));
-  }
-}
+TEST_P(Collectives, ReduceAndBroadcast_WorkFromEveryRoot) { test::check_every_root<test::OnHost>(comm_); }
 
-TEST_P(Collectives, AllGather_IsInRankOrder) {
-  std::vector<std::int64_t> mine(8);
-  std::iota(mine.begin(), mine.end(), 100 * r_);
-  std::vector<std::int64_t> all(mine.size() * static_cast<std::size_t>(n_));
-  comm_.all_gather(host_buffer(std::span(mine)), host_buffer(std::span(all)));
-  for (int rank = 0; rank < n_; ++rank) {
-    for (std::size_t i = 0; i < mine.size(); ++i) {
-      EXPECT_EQ(all[static_cast<std::size_t>(rank) * mine.size() + i], 100 * rank + static_cast<int>(i));
-    }
-  }
-}
+TEST_P(Collectives, AllGather_IsInRankOrder) { test::check_order_of_ranks<test::OnHost>(comm_); }
 
-TEST_P(Collectives, EmptyBuffers_AreAllowed) {
-  const Buffer empty;
-  comm_.all_reduce_sum(empty);
-  comm_.reduce_sum(empty, 0);
-  comm_.broadcast(empty, 0);
-  comm_.all_gather(empty, empty);
-  comm_.barrier();
-  std::int32_t one = 1;
-  comm_.all_reduce_sum(host_buffer(std::span(&one, 1)));
-  EXPECT_EQ(one, n_) << "the communicator works afterwards";
-}
+TEST_P(Collectives, EmptyBuffers_AreAllowed) { test::check_empty_buffers<test::OnHost>(comm_); }
 
 INSTANTIATE_TEST_SUITE_P(, Collectives, testing::Values(MpiCommunicator::kMaxMessageElements, std::size_t{3}),
                          [](const auto& test) { return test.param == 3 ? "PiecesOfThree" : "OneMessage"; });

@@ -10,12 +10,24 @@
 #include "base/error.h"
 #include "comm/device_communicator.h"
 #include "fake_nccl.h"
+#include "support/collective_checks.h"
 #include "support/mpi_test.h"
 
 namespace dpldm::comm {
 namespace {
 
 using testing::HasSubstr;
+
+template <typename T>
+class OnFakeDevice : public test::OnHost<T> {
+ public:
+  using test::OnHost<T>::OnHost;
+  Buffer buffer() {
+    Buffer result = test::OnHost<T>::buffer();
+    result.place = Place::kDevice;
+    return result;
+  }
+};
 
 class Nccl : public testing::Test {
  protected:
@@ -81,29 +93,12 @@ TEST_F(Nccl, DifferentVersions_AreRefusedOnEveryRank) {
 
 TEST_F(Nccl, Collectives_OnDeviceMemoryAreTheClosedForms) {
   const auto comm = make_device_communicator(*host_);
-  const int n = comm->size();
-  const int r = comm->rank();
-  std::vector<float> sum(5, static_cast<float>(r + 1));
-  comm->all_reduce_sum(on_device(sum));
-  EXPECT_EQ(sum, std::vector<float>(5, static_cast<float>(n * (n + 1) / 2)));
-  std::vector<double> largest(2, r);
-  comm->all_reduce_max(on_device(largest));
-  EXPECT_EQ(largest, std::vector<double>(2, n - 1));
-  std::vector<std::int64_t> smallest(2, r);
-  comm->all_reduce_min(on_device(smallest));
-  EXPECT_EQ(smallest, std::vector<std::int64_t>(2, 0));
-  std::vector<std::int32_t> reduced(3, 1);
-  comm->reduce_sum(on_device(reduced), n - 1);
-  if (r == n - 1) {
-    EXPECT_EQ(reduced, std::vector<std::int32_t>(3, n));
-  }
-  std::vector<std::uint8_t> text(3, static_cast<std::uint8_t>(r));
-  comm->broadcast(on_device(text), n - 1);
-  EXPECT_EQ(text, std::vector<std::uint8_t>(3, static_cast<std::uint8_t>(n - 1)));
-  std::vector<std::int32_t> mine(2, r);
-  std::vector<std::int32_t> all(2 * static_cast<std::size_t>(n));
-  comm->all_gather(on_device(mine), on_device(all));
-  for (int rank = 0; rank < n; ++rank) EXPECT_EQ(all[2 * static_cast<std::size_t>(rank)], rank);
+  test::check_sum<OnFakeDevice>(*comm, 1000);
+  test::check_every_type<OnFakeDevice>(*comm);
+  test::check_extremes<OnFakeDevice>(*comm);
+  test::check_every_root<OnFakeDevice>(*comm);
+  test::check_order_of_ranks<OnFakeDevice>(*comm);
+  test::check_empty_buffers<OnFakeDevice>(*comm);
 }
 
 TEST_F(Nccl, HostMemory_GoesThroughTheHost) {
