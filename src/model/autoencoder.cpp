@@ -65,6 +65,10 @@ void CoderConfig::check_common(const ConfigReader& reader) const {
   check_block_types(reader, "down_block_types", down_block_types, num_levels, "DownEncoderBlock2D",
                     "AttnDownEncoderBlock2D");
   check_block_types(reader, "up_block_types", up_block_types, num_levels, "UpDecoderBlock2D", "AttnUpDecoderBlock2D");
+  if (num_blocks() > ConfigReader::kMaxBlocks) {
+    reader.refuse("layers_per_block", fmt::format("makes a network of {} blocks; {} are the most that is supported",
+                                                  num_blocks(), ConfigReader::kMaxBlocks));
+  }
   if (!(scaling_factor > 0)) reader.refuse("scaling_factor", "must be positive");
 }
 

@@ -33,6 +33,10 @@ struct CoderConfig {
 
   // An image's side over its latent's.
   std::int64_t downsampling() const { return std::int64_t{1} << (block_out_channels.size() - 1); }
+  // Resnet blocks of all levels, both ways.
+  std::int64_t num_blocks() const {
+    return static_cast<std::int64_t>(block_out_channels.size()) * (2 * layers_per_block + 1);
+  }
 
  protected:
   void read_common(ConfigReader& reader);

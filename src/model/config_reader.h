@@ -18,6 +18,7 @@ class ConfigReader {
  public:
   static constexpr std::int64_t kMaxWidth = 1 << 20;  // channels, rows of a table
   static constexpr std::int64_t kMaxLayers = 256;     // layers of a level, of an encoder
+  static constexpr std::int64_t kMaxBlocks = 1024;  // of all levels together: more than ten times Stable Diffusion XL's
   static constexpr std::size_t kMaxLevels = 16;
 
   // `json` must outlive the reader. Throws ConfigError when it names another class than `class_name`, and says what it

@@ -43,6 +43,18 @@ std::int64_t UNetConfig::transformer_depth(std::int64_t level) const {
   return at_level(transformer_layers_per_block, level);
 }
 
+std::int64_t UNetConfig::num_blocks() const {
+  const auto in_attention = [&](std::int64_t level) {
+    return family == UNetFamily::kConditional ? transformer_depth(level) : 1;
+  };
+  std::int64_t blocks = mid_block_type.empty() ? 0 : 2 + in_attention(num_levels() - 1);
+  for (std::int64_t level = 0; level < num_levels(); ++level) {
+    blocks += layers_at(level) * (1 + (down_attention_at(level) ? in_attention(level) : 0));
+    blocks += (layers_at(level) + 1) * (1 + (up_attention_at(level) ? in_attention(level) : 0));
+  }
+  return blocks;
+}
+
 bool UNetConfig::only_cross_at(std::int64_t level) const {
   return only_cross_attention.size() == 1 ? only_cross_attention.front()
                                           : only_cross_attention[static_cast<std::size_t>(level)];

@@ -103,6 +103,8 @@ struct UNetConfig {
   std::int64_t heads_at(std::int64_t level) const;
   std::int64_t layers_at(std::int64_t level) const;
   std::int64_t transformer_depth(std::int64_t level) const;
+  // Resnet blocks, attentions and transformer blocks in all.
+  std::int64_t num_blocks() const;
   bool only_cross_at(std::int64_t level) const;
   // Whether the level has attention on the way down, and on the way up.
   bool down_attention_at(std::int64_t level) const;

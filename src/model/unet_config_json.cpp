@@ -185,6 +185,13 @@ void check_lengths(const ConfigReader& reader, const UNetConfig& config) {
   one_or_all("only_cross_attention", config.only_cross_attention.size());
 }
 
+// Each key has its bound; this is the bound of what they make together.
+void check_size(const ConfigReader& reader, const UNetConfig& config) {
+  if (config.num_blocks() <= ConfigReader::kMaxBlocks) return;
+  reader.refuse("layers_per_block", fmt::format("makes a network of {} blocks; {} are the most that is supported",
+                                                config.num_blocks(), ConfigReader::kMaxBlocks));
+}
+
 void check_class_embedding(const ConfigReader& reader, const UNetConfig& config) {
   const std::string& type = config.class_embed_type;
   std::vector<std::string> known{"timestep", "identity"};
@@ -222,6 +229,7 @@ void check_head_width(const ConfigReader& reader, const UNetConfig& config) {
 
 void check(const ConfigReader& reader, const UNetConfig& config) {
   check_lengths(reader, config);
+  check_size(reader, config);
   check_class_embedding(reader, config);
   if (config.family == UNetFamily::kConditional) {
     check_block_types(reader, "down_block_types", config.down_block_types, "DownBlock2D", "CrossAttnDownBlock2D");

@@ -156,6 +156,25 @@ TEST(UNetConfig, NetworksWithoutEndAreRefused) {
   EXPECT_THAT(unet_refusal("in_channels", std::int64_t{1} << 40), HasSubstr("in_channels"));
   EXPECT_THAT(unet_refusal("block_out_channels", json(std::vector<int>(1000, 8))), HasSubstr("block_out_channels"));
   EXPECT_THAT(unet_refusal("transformer_layers_per_block", 1000000), HasSubstr("transformer_layers_per_block"));
+  EXPECT_THAT(refusal<AutoencoderConfig>(AutoencoderConfig().to_json(), "layers_per_block", 100000),
+              HasSubstr("layers_per_block"));
+}
+
+// Two million blocks, of which no key asks for more than it may.
+TEST(UNetConfig, KeysThatTogetherMakeANetworkWithoutEndAreRefused) {
+  json unet = small_unet_config().to_json();
+  unet["block_out_channels"] = std::vector<int>(16, 8);
+  unet["down_block_types"] = std::vector<std::string>(16, "CrossAttnDownBlock2D");
+  unet["up_block_types"] = std::vector<std::string>(16, "CrossAttnUpBlock2D");
+  EXPECT_EQ(UNetConfig::from_json(unet).num_blocks(), 16 * 2 + 16 * 4 + 3);
+  unet["layers_per_block"] = 256;
+  EXPECT_THAT(refusal<UNetConfig>(unet, "transformer_layers_per_block", 256), HasSubstr("a network of 2109714 blocks"));
+  json coder = AutoencoderConfig().to_json();
+  coder["block_out_channels"] = std::vector<int>(16, 32);
+  coder["down_block_types"] = std::vector<std::string>(16, "DownEncoderBlock2D");
+  coder["up_block_types"] = std::vector<std::string>(16, "UpDecoderBlock2D");
+  EXPECT_EQ(refusal<AutoencoderConfig>(coder, "layers_per_block", 31), "accepted");
+  EXPECT_THAT(refusal<AutoencoderConfig>(coder, "layers_per_block", 256), HasSubstr("a network of 8208 blocks"));
 }
 
 TEST(VQConfig, WithoutAScaleItIsOne) {
