@@ -1,6 +1,19 @@
 #include "model/blocks.h"
 
+#include <fmt/format.h>
+
+#include "base/error.h"
+
 namespace dpldm::model {
+namespace {
+
+void require_halvable(const at::Tensor& image) {
+  if (image.size(2) > 1 && image.size(3) > 1) return;
+  throw ConfigError(fmt::format("the network has too many levels for this size: one would have to halve a map of {}x{}",
+                                image.size(2), image.size(3)));
+}
+
+}  // namespace
 
 void zero_parameters(Layer& layer) {
   const torch::NoGradGuard no_grad;
@@ -29,6 +42,7 @@ at::Tensor ResnetBlock::forward(const at::Tensor& x, const at::Tensor& time) {
 }
 
 at::Tensor ResnetBlock::forward_down(const at::Tensor& x, const at::Tensor& time) {
+  require_halvable(x);
   const auto halved = [](const at::Tensor& image) { return at::avg_pool2d(image, {2, 2}, {2, 2}); };
   return finish(halved(at::silu(norm1_->forward(x))), halved(x), time);
 }
@@ -58,6 +72,7 @@ Downsample::Downsample(std::int64_t channels, std::int64_t padding)
     : padding_(padding), conv_(register_module("conv", std::make_shared<Conv2d>(channels, channels, 3, 2, padding))) {}
 
 at::Tensor Downsample::forward(const at::Tensor& x) {
+  if (padding_ == 0) require_halvable(x);
   return conv_->forward(padding_ == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x);
 }
 

@@ -75,6 +75,23 @@ TEST(UNet, WrongConditioningIsRefused) {
   EXPECT_THROW(text_unet.forward(sample, timestep, {torch::randn({1, 3, 11}), {}}), ConfigError);
 }
 
+// A map of one position has no half: averages of 2x2, and convolutions without padding, do not exist there.
+TEST(UNet, LatentWithLessPositionsThanLevelsIsRefused) {
+  UNetConfig config = UNetConfig::unconditional();
+  config.block_out_channels = {8, 8, 8, 8};
+  config.norm_num_groups = 4;
+  const auto forward = [](const UNetConfig& with, std::int64_t size) {
+    UNet(with).forward(torch::randn({1, 3, size, size}), torch::tensor({5}), {});
+  };
+  config.downsampling = config.upsampling = Resampling::kResnet;
+  EXPECT_NO_THROW(forward(config, 8));
+  EXPECT_THROW(forward(config, 4), ConfigError);
+  config.downsampling = config.upsampling = Resampling::kConvolution;
+  EXPECT_NO_THROW(forward(config, 4));
+  config.downsample_padding = 0;
+  EXPECT_THROW(forward(config, 4), ConfigError);
+}
+
 TEST(UNet, HeadsThatDoNotDivideTheWidthAreRefused) {
   UNetConfig config = small_unet_config();
   config.num_heads = {3};
