@@ -9,9 +9,12 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "compvis/compvis_yaml.h"
+#include "model/config_reader.h"
 
 namespace dpldm::compvis {
 namespace {
+
+using model::ConfigReader;
 
 constexpr std::size_t kMaxYamlBytes = 1 << 20;
 
@@ -20,6 +23,26 @@ std::string class_of(const std::string& target) { return target.substr(target.rf
 
 bool contains(const std::vector<std::int64_t>& values, std::int64_t value) {
   return std::find(values.begin(), values.end(), value) != values.end();
+}
+
+// The levels' channels: `width` times each number of the list `key`.
+std::vector<std::int64_t> channels_of(Mapping& params, const std::string& key, std::int64_t width) {
+  std::vector<std::int64_t> channels;
+  for (const std::int64_t factor : params.positives(key)) {
+    if (factor > ConfigReader::kMaxWidth / width) {
+      params.refuse(key, fmt::format("makes a level of more than {} channels", ConfigReader::kMaxWidth));
+    }
+    channels.push_back(width * factor);
+  }
+  if (channels.empty()) params.refuse(key, "is missing");
+  return channels;
+}
+
+// Each key has its bound; this is the bound of what they make together.
+void require_end(const Mapping& params, std::int64_t num_blocks) {
+  if (num_blocks <= ConfigReader::kMaxBlocks) return;
+  params.refuse("num_res_blocks", fmt::format("makes a network of {} blocks; {} are the most that is supported",
+                                              num_blocks, ConfigReader::kMaxBlocks));
 }
 
 // Block types, finest level first on the way down and deepest first on the way up, after `has_attention` of the level.
@@ -70,9 +93,23 @@ void read_resampling(Mapping& params, model::UNetConfig& unet) {
   }
 }
 
+// Labels that are added to the time: numbers of a table's rows, or vectors that pass two layers.
+void read_labels(Mapping& params, model::UNetConfig& unet) {
+  if (params.text("num_classes", "") == "sequential") {
+    if (unet.family != model::UNetFamily::kConditional) {
+      params.refuse("num_classes", "needs use_spatial_transformer");
+    }
+    unet.class_embed_type = "projection";
+    unet.projection_class_embeddings_input_dim = params.positive("adm_in_channels", 0);
+    return;
+  }
+  if (params.has("num_classes")) unet.num_class_embeds = params.positive("num_classes", 0);
+  params.require_off("adm_in_channels");
+}
+
 void refuse_unsupported(Mapping& params) {
   for (const char* key : {"n_embed", "disable_self_attentions", "num_attention_blocks", "disable_middle_self_attn",
-                          "adm_in_channels", "lora_rank", "use_lora", "spatial_transformer_attn_type"}) {
+                          "lora_rank", "use_lora", "spatial_transformer_attn_type"}) {
     params.require_off(key);
   }
   if (params.integer("dims", 2) != 2) params.refuse("dims", "must be 2");
@@ -88,14 +125,9 @@ model::UNetConfig read_unet(Mapping node, bool& new_attention_order) {
   unet.sample_height = unet.sample_width = params.positive("image_size", 32);
   unet.in_channels = params.positive("in_channels", 4);
   unet.out_channels = params.positive("out_channels", 4);
-  unet.layers_per_block = {params.positive("num_res_blocks", 2)};
+  unet.layers_per_block = {params.positive("num_res_blocks", 2, ConfigReader::kMaxLayers)};
   unet.dropout = params.real("dropout", 0);
-  const std::int64_t width = params.positive("model_channels", 192);
-  unet.block_out_channels.clear();
-  for (const std::int64_t factor : params.positives("channel_mult")) {
-    unet.block_out_channels.push_back(width * factor);
-  }
-  if (unet.block_out_channels.empty()) params.refuse("channel_mult", "is missing");
+  unet.block_out_channels = channels_of(params, "channel_mult", params.positive("model_channels", 192));
   // They are factors of down-sampling, not sizes. The middle has attention whatever they are.
   const std::vector<std::int64_t> factors = params.positives("attention_resolutions");
   set_block_types(
@@ -106,13 +138,14 @@ model::UNetConfig read_unet(Mapping node, bool& new_attention_order) {
   read_resampling(params, unet);
   if (transformers) {
     unet.cross_attention_dim = params.positive("context_dim", 0);
-    unet.transformer_layers_per_block = {params.positive("transformer_depth", 1)};
+    unet.transformer_layers_per_block = {params.positive("transformer_depth", 1, ConfigReader::kMaxLayers)};
     unet.use_linear_projection = params.boolean("use_linear_in_transformer", false);
   } else {
     params.require_off("context_dim");
     params.ignore("transformer_depth");
   }
-  if (params.has("num_classes")) unet.num_class_embeds = params.positive("num_classes", 0);
+  require_end(params, unet.num_blocks());
+  read_labels(params, unet);
   new_attention_order = params.boolean("use_new_attention_order", false);
   refuse_unsupported(params);
   params.finish();
@@ -123,12 +156,9 @@ void read_coder(Mapping ddconfig, model::CoderConfig& coder) {
   coder.in_channels = ddconfig.positive("in_channels", 3);
   coder.out_channels = ddconfig.positive("out_ch", 3);
   coder.latent_channels = ddconfig.positive("z_channels", 0);
-  coder.layers_per_block = ddconfig.positive("num_res_blocks", 2);
+  coder.layers_per_block = ddconfig.positive("num_res_blocks", 2, ConfigReader::kMaxLayers);
   coder.sample_size = ddconfig.positive("resolution", 256);
-  const std::int64_t width = ddconfig.positive("ch", 128);
-  coder.block_out_channels.clear();
-  for (const std::int64_t factor : ddconfig.positives("ch_mult")) coder.block_out_channels.push_back(width * factor);
-  if (coder.block_out_channels.empty()) ddconfig.refuse("ch_mult", "is missing");
+  coder.block_out_channels = channels_of(ddconfig, "ch_mult", ddconfig.positive("ch", 128));
   const std::string attention = ddconfig.text("attn_type", "vanilla");
   if (attention != "vanilla" && attention != "vanilla-xformers" && attention != "none") {
     ddconfig.refuse("attn_type", "is not supported; vanilla and none are");
@@ -139,6 +169,7 @@ void read_coder(Mapping ddconfig, model::CoderConfig& coder) {
       coder.block_out_channels.size(),
       [&](std::size_t level) { return attention != "none" && contains(sizes, coder.sample_size >> level); }, "Attn",
       "EncoderBlock2D", coder.down_block_types, coder.up_block_types);
+  require_end(ddconfig, coder.num_blocks());
   if (!ddconfig.boolean("resamp_with_conv", true)) ddconfig.refuse("resamp_with_conv", "must be true");
   for (const char* key : {"use_linear_attn", "tanh_out", "give_pre_end"}) ddconfig.require_off(key);
   for (const char* key : {"double_z", "dropout"}) ddconfig.ignore(key);
@@ -186,14 +217,19 @@ void read_conditioner(Mapping& params, CompVisConfig& config) {
     config.conditioner = Conditioner::kBert;
     config.bert.d_model = settings.positive("n_embed", 0);
     config.bert.encoder_ffn_dim = 4 * config.bert.d_model;
-    config.bert.encoder_layers = settings.positive("n_layer", 0);
+    config.bert.encoder_layers = settings.positive("n_layer", 0, ConfigReader::kMaxLayers);
     config.bert.vocab_size = settings.positive("vocab_size", 30522);
     config.bert.max_position_embeddings = settings.positive("max_seq_len", 77);
   } else if (kind == "FrozenCLIPEmbedder") {
     config.conditioner = Conditioner::kClip;
+    if (settings.text("layer", "last") != "last") settings.refuse("layer", "is not supported; last is");
   } else if (kind == "FrozenOpenCLIPEmbedder") {
     config.conditioner = Conditioner::kOpenClip;
-    config.drop_last_clip_layer = settings.text("layer", "last") == "penultimate";
+    const std::string layer = settings.text("layer", "last");
+    if (layer != "last" && layer != "penultimate") {
+      settings.refuse("layer", "is not supported; last and penultimate are");
+    }
+    config.drop_last_clip_layer = layer == "penultimate";
   } else {
     node.refuse("target",
                 "is not supported; ClassEmbedder, BERTEmbedder, FrozenCLIPEmbedder and FrozenOpenCLIPEmbedder are");
@@ -237,6 +273,10 @@ CompVisConfig config_from(const YAML::Node& root) {
   }
   if (!params.has("unet_config")) params.refuse("unet_config", "is missing, and there is no ddconfig either");
   config.unet = read_unet(params.mapping("unet_config"), config.new_attention_order);
+  // The U-Net's own number has no effect in the original, and in Stable Diffusion's file is another.
+  if (params.has("image_size")) {
+    config.unet->sample_height = config.unet->sample_width = params.positive("image_size", 0);
+  }
   read_schedule(params, config.schedule);
   config.scale_factor = params.real("scale_factor", 1);
   config.scale_by_std = params.boolean("scale_by_std", false);
@@ -247,6 +287,11 @@ CompVisConfig config_from(const YAML::Node& root) {
   if (key == "concat" || key == "hybrid") {
     config.notes.emplace_back("the network takes channels that are concatenated to the latent (conditioning_key " +
                               key + "); `dpldm sample` and `dpldm finetune` have none to give");
+  }
+  if (!config.unet->class_embed_type.empty()) {
+    config.notes.emplace_back(
+        "the network takes vectors beside the time (num_classes: sequential); `dpldm sample` and "
+        "`dpldm finetune` have none to give");
   }
   return config;
 }
@@ -273,7 +318,8 @@ bool same_tensors(const CompVisConfig& a, const CompVisConfig& b) {
   const auto key = [](const model::UNetConfig& u) {
     return std::tie(u.family, u.in_channels, u.out_channels, u.block_out_channels, u.down_block_types,
                     u.layers_per_block, u.downsampling, u.upsampling, u.resnet_time_scale_shift, u.cross_attention_dim,
-                    u.transformer_layers_per_block, u.use_linear_projection, u.num_class_embeds);
+                    u.transformer_layers_per_block, u.use_linear_projection, u.num_class_embeds,
+                    u.projection_class_embeddings_input_dim);
   };
   return key(*a.unet) == key(*b.unet);
 }

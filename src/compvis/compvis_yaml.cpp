@@ -38,9 +38,9 @@ std::int64_t Mapping::integer(const std::string& key, std::int64_t fallback) {
   }
 }
 
-std::int64_t Mapping::positive(const std::string& key, std::int64_t fallback) {
+std::int64_t Mapping::positive(const std::string& key, std::int64_t fallback, std::int64_t limit) {
   const std::int64_t value = integer(key, fallback);
-  if (value < 1 || value > 65536) refuse(key, "must be a whole number from 1 to 65536");
+  if (value < 1 || value > limit) refuse(key, fmt::format("must be a whole number from 1 to {}", limit));
   return value;
 }
 

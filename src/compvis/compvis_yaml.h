@@ -18,8 +18,8 @@ class Mapping {
 
   bool has(const std::string& key) const;
   std::int64_t integer(const std::string& key, std::int64_t fallback);
-  // From 1 to 65536.
-  std::int64_t positive(const std::string& key, std::int64_t fallback);
+  // From 1 to `limit`.
+  std::int64_t positive(const std::string& key, std::int64_t fallback, std::int64_t limit = 65536);
   double real(const std::string& key, double fallback);
   bool boolean(const std::string& key, bool fallback);
   std::string text(const std::string& key, const std::string& fallback);

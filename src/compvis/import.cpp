@@ -182,14 +182,25 @@ class Import {
     result_.networks.autoencoder = network;
   }
 
+  // Whether the checkpoint has a table of this name that is another one, up to rounding.
+  bool has_other(const std::string& name, const at::Tensor& expected, double tolerance) const {
+    if (!archive_.contains(name)) return false;
+    const io::PickledTensor& found = archive_.tensors().at(name);
+    if (found.shape != expected.sizes().vec()) return true;
+    // Copies of checkpoints in 16 bits have these tables in 16 bits too.
+    if (c10::elementSize(found.dtype) < sizeof(float)) tolerance = 0.01;
+    return !at::allclose(archive_.read(name).to(at::kFloat), expected, tolerance, 1e-6);
+  }
+
   // Cheap, and catches a yaml of another model.
   void check_schedule() {
     const diffusion::NoiseSchedule schedule(config().schedule);
-    if (!archive_.contains("alphas_cumprod")) return;
-    const std::vector<std::int64_t> shape{config().schedule.num_train_timesteps};
-    const bool same_length = archive_.tensors().at("alphas_cumprod").shape == shape;
-    if (!same_length ||
-        !at::allclose(archive_.read("alphas_cumprod").to(at::kFloat), schedule.alphas_cumprod(), 1e-4, 1e-6)) {
+    std::vector<double> betas;
+    for (std::int64_t t = 0; t < config().schedule.num_train_timesteps; ++t) {
+      betas.push_back(1 - schedule.alpha_cumprod(t) / (t > 0 ? schedule.alpha_cumprod(t - 1) : 1));
+    }
+    if (has_other("betas", torch::tensor(betas, at::kFloat), 0) ||
+        has_other("alphas_cumprod", schedule.alphas_cumprod(), 1e-4)) {
       throw ConfigError("the yaml's noise schedule is not the checkpoint's: it is another model's yaml");
     }
   }
@@ -315,7 +326,7 @@ class Import {
     };
     while (has_layer(clip.num_hidden_layers)) ++clip.num_hidden_layers;
     if (result_.config.drop_last_clip_layer) --clip.num_hidden_layers;
-    if (clip.hidden_size % kHeadWidth != 0 || clip.num_hidden_layers < 1) {
+    if (clip.hidden_size < kHeadWidth || clip.hidden_size % kHeadWidth != 0 || clip.num_hidden_layers < 1) {
       throw ConfigError("the checkpoint's text encoder has not the form of CLIP's");
     }
     clip.num_attention_heads = clip.hidden_size / kHeadWidth;

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "support/file_bytes.h"
@@ -98,6 +99,66 @@ TEST(CompVisConfig, WhatIsNotSupported_IsRefusedByName) {
       "4\n"
       "        ddconfig: {z_channels: 3, ch: 32, ch_mult: [1, 2]}\n";
   expect_refusal(yaml_with(std::string(kAttention) + "        num_heads: 4\n", first_stage), "embed_dim");
+}
+
+// Stable Diffusion's yaml has 32 there, which nothing reads.
+TEST(CompVisConfig, SizeOfTheLatent_IsTheModelsBeforeTheUNets) {
+  const std::string unet = std::string(kAttention) + "        num_heads: 4\n        image_size: 32\n";
+  EXPECT_EQ(read(yaml_with(unet)).unet->sample_height, 32);
+  const CompVisConfig config = read(yaml_with(unet, "    image_size: 64\n"));
+  EXPECT_EQ(config.unet->sample_height, 64);
+  EXPECT_EQ(config.unet->sample_width, 64);
+}
+
+TEST(CompVisConfig, NetworksWithoutEnd_AreRefused) {
+  const auto unet = [](const std::string& sizes) {
+    return yaml_with("        num_heads: 1\n        attention_resolutions: [1, 2, 4]\n" + sizes +
+                     "        use_spatial_transformer: true\n        context_dim: 8\n");
+  };
+  const std::string three = "        channel_mult: [1, 1, 1]\n        num_res_blocks: ";
+  expect_refusal(unet(three + "65536\n"), "num_res_blocks is 65536; it must be a whole number from 1 to 256");
+  expect_refusal(unet(three + "1\n        transformer_depth: 65536\n"), "transformer_depth is 65536");
+  expect_refusal(unet(three + "200\n        transformer_depth: 200\n"), "num_res_blocks is 200; it makes a network of");
+  expect_refusal(unet("        model_channels: 65536\n        channel_mult: [1, 65536]\n"),
+                 "channel_mult makes a level of more than 1048576 channels");
+  expect_refusal(
+      "model:\n  target: ldm.models.autoencoder.AutoencoderKL\n  params:\n    embed_dim: 3\n"
+      "    ddconfig: {z_channels: 3, ch: 65536, ch_mult: [1, 32]}\n",
+      "ch_mult makes a level of more than");
+  const std::string bert =
+      "    cond_stage_config:\n      target: a.BERTEmbedder\n      params: {n_embed: 8, n_layer: 300}\n";
+  expect_refusal(yaml_with(std::string(kAttention) + "        num_heads: 4\n", bert), "n_layer is 300");
+}
+
+TEST(CompVisConfig, LabelsBesideTheTime_AreATableOrVectors) {
+  const std::string transformers = std::string(kAttention) +
+                                   "        num_heads: 4\n        use_spatial_transformer: true\n"
+                                   "        context_dim: 8\n";
+  EXPECT_EQ(read(yaml_with(transformers + "        num_classes: 7\n")).unet->num_class_embeds, 7);
+  const CompVisConfig vectors =
+      read(yaml_with(transformers + "        num_classes: sequential\n        adm_in_channels: 24\n"));
+  EXPECT_EQ(vectors.unet->class_embed_type, "projection");
+  EXPECT_EQ(vectors.unet->projection_class_embeddings_input_dim, 24);
+  EXPECT_THAT(vectors.notes, ElementsAre(HasSubstr("vectors beside the time")));
+  EXPECT_EQ(model::UNetConfig::from_json(vectors.unet->to_json()).to_json(), vectors.unet->to_json());
+  expect_refusal(yaml_with(transformers + "        num_classes: sequential\n"), "adm_in_channels");
+  expect_refusal(yaml_with(transformers + "        num_classes: continuous\n"), "num_classes is continuous");
+  expect_refusal(yaml_with(transformers + "        adm_in_channels: 24\n"), "adm_in_channels is 24");
+  expect_refusal(yaml_with(std::string(kAttention) +
+                           "        num_heads: 4\n        num_classes: sequential\n        adm_in_channels: 24\n"),
+                 "num_classes is sequential; it needs use_spatial_transformer");
+}
+
+TEST(CompVisConfig, OtherLayersOfATextEncoder_AreRefused) {
+  const auto with = [](const std::string& encoder, const std::string& layer) {
+    return yaml_with(std::string(kAttention) + "        num_heads: 4\n",
+                     "    cond_stage_config:\n      target: ldm.modules.encoders.modules." + encoder +
+                         "\n      params: {layer: " + layer + "}\n");
+  };
+  EXPECT_EQ(read(with("FrozenCLIPEmbedder", "last")).conditioner, Conditioner::kClip);
+  expect_refusal(with("FrozenCLIPEmbedder", "hidden"), "layer is hidden; it is not supported");
+  EXPECT_TRUE(read(with("FrozenOpenCLIPEmbedder", "penultimate")).drop_last_clip_layer);
+  expect_refusal(with("FrozenOpenCLIPEmbedder", "pooled"), "layer is pooled; it is not supported");
 }
 
 TEST(CompVisConfig, PrivateFineTuning_IsSeen) {

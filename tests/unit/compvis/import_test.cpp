@@ -148,6 +148,32 @@ TEST_F(CompVisImport, YamlOfAnotherModel_IsRefused) {
   refused("clip", "context_dim: 64", "context_dim: 32", "the yaml's network needs");
 }
 
+TEST_F(CompVisImport, EitherTableOfTheSchedule_TellsAYamlOfAnotherModel) {
+  ImportRequest request = request_for("class_table");
+  std::string bytes = test::bytes_of(request.checkpoint);
+  const std::string table = "alphas_cumprod";
+  const std::string other = "posterior_mean";
+  for (std::size_t at = bytes.find(table); at != std::string::npos; at = bytes.find(table, at)) {
+    bytes.replace(at, table.size(), other);
+  }
+  test::write_bytes(request.checkpoint, bytes);
+  EXPECT_NO_THROW(import_checkpoint(request));
+  request.config = changed_yaml("class_table", "linear_end: 0.0195", "linear_end: 0.0194");
+  EXPECT_THROW(import_checkpoint(request), ConfigError) << "betas";
+  test::write_bytes(request.checkpoint, bytes.replace(bytes.find("betas"), 5, "_____"));
+  EXPECT_NO_THROW(import_checkpoint(request)) << "there is nothing to compare";
+}
+
+TEST_F(CompVisImport, TextEncoderWithoutWidth_IsRefused) {
+  const ImportRequest request = request_for("clip");
+  std::string bytes = test::bytes_of(request.checkpoint);
+  const std::string size("K\x28K\x40\x86", 5);  // of the token embedding: (40, 64)
+  const std::string without_width("K\x28K\x00\x86", 5);
+  ASSERT_NE(bytes.find(size), std::string::npos);
+  test::write_bytes(request.checkpoint, bytes.replace(bytes.find(size), size.size(), without_width));
+  EXPECT_THROW(import_checkpoint(request), ConfigError);
+}
+
 TEST_F(CompVisImport, DamagedCheckpoint_IsRefusedAtEveryPlace) {
   for (const char* name : {"new_order", "emnist"}) {
     const ImportRequest request = request_for(name);

@@ -26,6 +26,9 @@ TEST(UNetNames, ChildrenAreToldApartByContentAndNumbersBySegment) {
   EXPECT_EQ(unet_name("output_blocks.5.1.proj_in.weight"), "up_blocks.1.attentions.2.proj_in.weight");
   EXPECT_EQ(unet_name("middle_block.2.out_layers.3.bias"), "mid_block.resnets.1.conv2.bias");
   EXPECT_EQ(unet_name("out.2.bias"), "conv_out.bias");
+  EXPECT_EQ(unet_name("label_emb.weight"), "class_embedding.weight");
+  EXPECT_EQ(unet_name("label_emb.0.0.weight"), "class_embedding.linear_1.weight");
+  EXPECT_EQ(unet_name("label_emb.0.2.bias"), "class_embedding.linear_2.bias");
 }
 
 TEST(UNetNames, TensorsOfNoUNet_HaveNoPlace) {
