@@ -10,7 +10,7 @@
 
 namespace dpldm::diffusion {
 
-// latents [B, C, h, w] in the type that the network computes in, timesteps int64 [B], condition -> prediction [B, C, h,
+// latents [B, C, h, w] in the type that the network computes in, timesteps fp32 [B], condition -> prediction [B, C, h,
 // w]. The condition has one row per sample: class labels int64 [B], encoded text [B, L, D], or it is undefined.
 using ConditionalNetwork =
     std::function<at::Tensor(const at::Tensor& latents, const at::Tensor& timesteps, const at::Tensor& condition)>;

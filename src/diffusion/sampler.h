@@ -3,8 +3,7 @@
 // All are the same few multiply-adds. Whatever the network predicts, its answer m and the state x give the clean
 // latent z0 = p x + q m, and the next state is a sum of x, z0, the z0 of the step before and fresh noise, with weights
 // that depend on nothing but the schedule. So a sampler is a table of weights, made once in double, and one loop.
-// Numerics follow the schedulers of Python's diffusers (docs/numerics.md), except that z0 is never clipped: latents are
-// not confined to [-1, 1].
+// Numerics follow the schedulers of Python's diffusers (docs/numerics.md).
 #pragma once
 
 #include <cstdint>
@@ -21,18 +20,19 @@ namespace dpldm::diffusion {
 // One step. z0 = clean_from_state x + clean_from_prediction m; next x = state x + clean z0 + previous_clean z0' + noise
 // n.
 struct SamplerStep {
-  std::int64_t timestep = 0;  // what the network is told
+  double timestep = 0;  // what the network is told; between two whole numbers for Euler with linspace
   double clean_from_state = 0;
   double clean_from_prediction = 0;
   double state = 0;
   double clean = 0;
   double previous_clean = 0;  // 0: the step before is not looked at
   double noise = 0;           // 0: no noise is drawn
+  double clipping = 0;        // of what clipping takes away from z0 or adds to it
 };
 
 // The network as a function of the noisy latents (fp32 [B, C, h, w]) and one timestep for all of them; its prediction
 // in fp32, same shape.
-using Denoiser = std::function<at::Tensor(const at::Tensor& latents_BCHW, std::int64_t timestep)>;
+using Denoiser = std::function<at::Tensor(const at::Tensor& latents_BCHW, double timestep)>;
 // Fills the fp32 tensor with standard normal noise for step `step` (0-based).
 using NoiseSource = std::function<void(at::Tensor& noise_BCHW, std::int64_t step)>;
 // Called after each step with the number of steps done.
@@ -52,6 +52,8 @@ class Sampler {
 
  private:
   std::vector<SamplerStep> steps_;
+  double start_scale_;
+  double clip_range_;
 };
 
 }  // namespace dpldm::diffusion

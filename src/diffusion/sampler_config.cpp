@@ -1,6 +1,7 @@
 #include "diffusion/sampler_config.h"
 
 #include <cmath>
+#include <limits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -41,6 +42,12 @@ TimestepSpacing timestep_spacing_from(const std::string& text) {
 
 namespace {
 
+void require_false(const nlohmann::json& json, const char* key) {
+  if (value_or(json, key, false)) {
+    throw ConfigError(fmt::format("scheduler_config.json: {} is true; it must be false", key));
+  }
+}
+
 void require(const nlohmann::json& json, const char* key, const std::string& only) {
   const auto value = value_or<std::string>(json, key, only);
   if (value != only) throw ConfigError(fmt::format("scheduler_config.json: {} is {}; it must be {}", key, value, only));
@@ -49,21 +56,42 @@ void require(const nlohmann::json& json, const char* key, const std::string& onl
 // Keys that mean something to one sampler alone; the files of others have them too, so they are read for that one.
 void refuse_other_variants(SamplerKind kind, const nlohmann::json& json) {
   if (kind == SamplerKind::kDdpm) require(json, "variance_type", "fixed_small");
+  if (kind == SamplerKind::kEuler) {
+    require(json, "interpolation_type", "linear");
+    require(json, "timestep_type", "discrete");
+    require(json, "final_sigmas_type", "zero");
+  }
   if (kind != SamplerKind::kDpmSolver) return;
   require(json, "algorithm_type", "dpmsolver++");
   require(json, "solver_type", "midpoint");
   require(json, "final_sigmas_type", "zero");
   const auto order = value_or<std::int64_t>(json, "solver_order", 2);
   if (order != 2) throw ConfigError(fmt::format("scheduler_config.json: solver_order is {}; it must be 2", order));
+  require_false(json, "use_lu_lambdas");
+  require_false(json, "use_flow_sigmas");
+  const auto least_lambda = value_or(json, "lambda_min_clipped", -std::numeric_limits<double>::infinity());
+  if (std::isfinite(least_lambda)) {
+    throw ConfigError(
+        fmt::format("scheduler_config.json: lambda_min_clipped is {}; it must be left out", least_lambda));
+  }
+}
+
+// 0 for a scheduler that does not clip.
+double clip_range_of(SamplerKind kind, const nlohmann::json& json) {
+  if (kind != SamplerKind::kDdim && kind != SamplerKind::kDdpm) return 0;  // diffusers' others do not look at the keys
+  if (!value_or(json, "clip_sample", false)) return 0;
+  const auto range = value_or(json, "clip_sample_range", 1.0);
+  if (!(range > 0)) {
+    throw ConfigError(fmt::format("scheduler_config.json: clip_sample_range is {}; it must be positive", range));
+  }
+  return range;
 }
 
 }  // namespace
 
 SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& scheduler_config) {
   for (const char* key : {"thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
-    if (value_or(scheduler_config, key, false)) {
-      throw ConfigError(fmt::format("scheduler_config.json: {} is true; it must be false", key));
-    }
+    require_false(scheduler_config, key);
   }
   refuse_other_variants(kind, scheduler_config);
   SamplerConfig config;
@@ -73,6 +101,7 @@ SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& s
                             kind == SamplerKind::kDpmSolver || kind == SamplerKind::kEuler ? "linspace" : "leading"));
   config.steps_offset = value_or<std::int64_t>(scheduler_config, "steps_offset", 0);
   config.set_alpha_to_one = value_or(scheduler_config, "set_alpha_to_one", true);
+  config.clip_range = clip_range_of(kind, scheduler_config);
   return config;
 }
 
@@ -80,6 +109,10 @@ std::vector<std::int64_t> sampling_timesteps(const SamplerConfig& config, std::i
   if (config.num_steps < 1 || config.num_steps > num_train_timesteps) {
     throw ConfigError(fmt::format("steps is {}; the model has {} timesteps, so it must be between 1 and that",
                                   config.num_steps, num_train_timesteps));
+  }
+  if (config.steps_offset < 0 || config.steps_offset > num_train_timesteps) {
+    throw ConfigError(fmt::format("steps_offset is {}; the model has {} timesteps, so it must be between 0 and that",
+                                  config.steps_offset, num_train_timesteps));
   }
   // DPM-Solver++ spaces one point more and leaves the last out: it ends at noise 0, not at timestep 0.
   const bool one_more = config.kind == SamplerKind::kDpmSolver;

@@ -27,15 +27,17 @@ struct SamplerConfig {
   TimestepSpacing spacing = TimestepSpacing::kLeading;
   std::int64_t steps_offset = 1;  // leading only
   bool set_alpha_to_one = false;  // DDIM only: the last step ends at alpha 1, not at the first training timestep's
+  double clip_range = 0;          // DDIM and DDPM only: clean latents are clipped to this range around 0; 0: not at all
 
-  // The sampler `kind` with what scheduler_config.json says of spacing, offset and the last alpha; an absent key has
-  // the default of diffusers' scheduler of that kind. Throws ConfigError for a value that would change the result and
-  // is not supported (thresholding, Karras sigmas).
+  // The sampler `kind` with what scheduler_config.json says of spacing, offset, the last alpha and clipping; an absent
+  // key has the default of diffusers' scheduler of that kind, but clip_sample is off unless it is there: latents are
+  // not confined to [-1, 1]. Throws ConfigError for a value that would change the result and is not supported
+  // (thresholding, Karras sigmas, ...).
   static SamplerConfig from_json(SamplerKind kind, const nlohmann::json& scheduler_config);
 };
 
-// The timesteps of a sampler, descending; rounding is half to even as in numpy. Throws ConfigError when they do not fit
-// into 0..num_train_timesteps-1.
+// The timesteps of a sampler, descending; rounding is half to even as in numpy (SamplerStep::timestep is not rounded
+// for Euler with linspace). Throws ConfigError when they do not fit into 0..num_train_timesteps-1.
 std::vector<std::int64_t> sampling_timesteps(const SamplerConfig& config, std::int64_t num_train_timesteps);
 
 }  // namespace dpldm::diffusion

@@ -14,7 +14,7 @@ namespace {
 constexpr double kLeastDdpmVariance = 1e-20;
 
 // A step at timestep t with what turns the prediction into the clean latent filled in.
-SamplerStep step_at(std::int64_t timestep, double alpha_cumprod, Prediction prediction) {
+SamplerStep step_at(double timestep, double alpha_cumprod, Prediction prediction) {
   SamplerStep step;
   step.timestep = timestep;
   const double signal = std::sqrt(alpha_cumprod);
@@ -49,9 +49,10 @@ std::vector<SamplerStep> ddim_steps(const NoiseSchedule& schedule, const Sampler
     // Rounding of the timesteps can put the last two on the same alpha; the variance is then zero, never below.
     const double variance = std::max(0.0, (1 - next_alpha) / (1 - alpha) * (1 - alpha / next_alpha));
     const double sigma = config.eta * std::sqrt(variance);
-    SamplerStep step = step_at(t, alpha, schedule.config().prediction);
+    SamplerStep step = step_at(static_cast<double>(t), alpha, schedule.config().prediction);
     step.state = std::sqrt(std::max(0.0, 1 - next_alpha - sigma * sigma)) / std::sqrt(1 - alpha);
     step.clean = std::sqrt(next_alpha) - step.state * std::sqrt(alpha);
+    step.clipping = std::sqrt(next_alpha);  // the noise stays what it was before clipping
     step.noise = sigma;
     steps.push_back(step);
   }
@@ -66,9 +67,10 @@ std::vector<SamplerStep> ddpm_steps(const NoiseSchedule& schedule, const std::ve
     const double next_alpha = i + 1 < timesteps.size() ? schedule.alpha_cumprod(timesteps[i + 1]) : 1.0;
     const double step_alpha = alpha / next_alpha;
     const double step_beta = 1 - step_alpha;
-    SamplerStep step = step_at(timesteps[i], alpha, schedule.config().prediction);
+    SamplerStep step = step_at(static_cast<double>(timesteps[i]), alpha, schedule.config().prediction);
     step.state = std::sqrt(step_alpha) * (1 - next_alpha) / (1 - alpha);
     step.clean = std::sqrt(next_alpha) * step_beta / (1 - alpha);
+    step.clipping = step.clean;
     const double variance = std::max((1 - next_alpha) / (1 - alpha) * step_beta, kLeastDdpmVariance);
     step.noise = timesteps[i] > 0 ? std::sqrt(variance) : 0;
     steps.push_back(step);
@@ -86,7 +88,7 @@ std::vector<SamplerStep> dpm_solver_steps(const NoiseSchedule& schedule, const s
   std::vector<SamplerStep> steps;
   for (std::size_t i = 0; i < timesteps.size(); ++i) {
     const double alpha = schedule.alpha_cumprod(timesteps[i]);
-    SamplerStep step = step_at(timesteps[i], alpha, schedule.config().prediction);
+    SamplerStep step = step_at(static_cast<double>(timesteps[i]), alpha, schedule.config().prediction);
     if (i + 1 == timesteps.size()) {
       step.clean = 1;
     } else {
@@ -106,26 +108,44 @@ std::vector<SamplerStep> dpm_solver_steps(const NoiseSchedule& schedule, const s
   return steps;
 }
 
+// Where Euler asks the network. diffusers does not round its linspace, but to the type float.
+std::vector<double> euler_timesteps(const NoiseSchedule& schedule, const SamplerConfig& config,
+                                    const std::vector<std::int64_t>& rounded) {
+  std::vector<double> timesteps(rounded.begin(), rounded.end());
+  if (config.spacing != TimestepSpacing::kLinspace || timesteps.size() < 2) return timesteps;
+  const auto last = static_cast<double>(timesteps.size() - 1);
+  const double stride = static_cast<double>(schedule.config().num_train_timesteps - 1) / last;
+  for (std::size_t i = 0; i < timesteps.size(); ++i) {
+    timesteps[i] = static_cast<float>((last - static_cast<double>(i)) * stride);
+  }
+  return timesteps;
+}
+
+// Noise over signal at a timestep; between two that were trained on, on the straight line between theirs.
+double sigma_at(const NoiseSchedule& schedule, double timestep) {
+  const auto trained = [&](double t) {
+    const double alpha = schedule.alpha_cumprod(static_cast<std::int64_t>(t));
+    return std::sqrt((1 - alpha) / alpha);
+  };
+  const double below = std::floor(timestep);
+  return std::lerp(trained(below), trained(std::ceil(timestep)), timestep - below);
+}
+
 // Karras et al., "Elucidating the design space of diffusion-based generative models" (2022), algorithm 2 without its
 // second order, in diffusers' reading: the network is asked before the noise is added. There the state is signal +
 // sigma noise; here it is that times 1 / sqrt(1 + sigma^2), which the network was trained on.
 std::vector<SamplerStep> euler_steps(const NoiseSchedule& schedule, double churn,
-                                     const std::vector<std::int64_t>& timesteps) {
+                                     const std::vector<double>& timesteps) {
   const double most = std::sqrt(2.0) - 1;  // beyond it the state would have more noise than signal and noise had
   const double raise = 1 + std::min(churn / static_cast<double>(timesteps.size()), most);
-  const auto sigma_at = [&](std::size_t i) {
-    if (i == timesteps.size()) return 0.0;
-    const double alpha = schedule.alpha_cumprod(timesteps[i]);
-    return std::sqrt((1 - alpha) / alpha);
-  };
   std::vector<SamplerStep> steps;
   for (std::size_t i = 0; i < timesteps.size(); ++i) {
-    const double sigma = sigma_at(i);
-    const double next_sigma = sigma_at(i + 1);
+    const double sigma = sigma_at(schedule, timesteps[i]);
+    const double next_sigma = i + 1 < timesteps.size() ? sigma_at(schedule, timesteps[i + 1]) : 0;
     const double stride = next_sigma - raise * sigma;
     const double scale = 1 / std::sqrt(1 + sigma * sigma);
     const double next_scale = 1 / std::sqrt(1 + next_sigma * next_sigma);
-    SamplerStep step = step_at(timesteps[i], schedule.alpha_cumprod(timesteps[i]), schedule.config().prediction);
+    SamplerStep step = step_at(timesteps[i], scale * scale, schedule.config().prediction);
     step.state = next_scale / scale * (1 + stride / sigma);
     step.clean = -next_scale * stride / sigma;
     step.noise = next_scale * sigma * std::sqrt(raise * raise - 1);
@@ -165,9 +185,16 @@ std::vector<SamplerStep> make_sampler_steps(const NoiseSchedule& schedule, const
     case SamplerKind::kDpmSolver:
       return dpm_solver_steps(schedule, timesteps);
     case SamplerKind::kEuler:
-      return euler_steps(schedule, config.churn, timesteps);
+      return euler_steps(schedule, config.churn, euler_timesteps(schedule, config, timesteps));
   }
   throw InternalError("unknown sampler");
+}
+
+// As diffusers: Euler begins with noise and no signal where it begins at the noisiest timestep.
+double start_scale(const NoiseSchedule& schedule, const SamplerConfig& config) {
+  if (config.kind != SamplerKind::kEuler || config.spacing == TimestepSpacing::kLeading) return 1;
+  const std::int64_t first = sampling_timesteps(config, schedule.config().num_train_timesteps).front();
+  return std::sqrt(1 - schedule.alpha_cumprod(first));
 }
 
 }  // namespace dpldm::diffusion

@@ -170,8 +170,8 @@ TEST_P(SamplingGolden, FiftyStepsOfDdimEndWhereDiffusersEnds) {
   config.num_steps = 50;
   config.eta = noisy ? 1 : 0;
   const diffusion::Sampler sampler(diffusion::NoiseSchedule(schedule), config);
-  const diffusion::Denoiser denoiser = [&](const at::Tensor& latents, std::int64_t timestep) {
-    return unet->forward(latents, at::full({2}, timestep, at::kLong), {golden["context"], {}});
+  const diffusion::Denoiser denoiser = [&](const at::Tensor& latents, double timestep) {
+    return unet->forward(latents, at::full({2}, timestep, at::kFloat), {golden["context"], {}});
   };
   const diffusion::NoiseSource noise = [&](at::Tensor& into, std::int64_t step) {
     into.copy_(golden["step_noise"][step]);

@@ -63,6 +63,22 @@ CASES = {
         25,
         None,
     ),
+    "euler_linspace": (EulerDiscreteScheduler, {"beta_schedule": "scaled_linear", "timestep_spacing": "linspace"}, 30, None),
+    "euler_linspace_v": (
+        EulerDiscreteScheduler,
+        {"beta_schedule": "scaled_linear", "timestep_spacing": "linspace", "prediction_type": "v_prediction"},
+        13,
+        4.0,
+    ),
+    "euler_trailing": (EulerDiscreteScheduler, {"beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}, 20, None),
+    "ddim_clip": (DDIMScheduler, {"beta_schedule": "scaled_linear", "clip_sample": True}, 20, 0.5),
+    "ddim_clip_v": (
+        DDIMScheduler,
+        {"beta_schedule": "scaled_linear", "clip_sample": True, "clip_sample_range": 0.6, "prediction_type": "v_prediction"},
+        20,
+        0.0,
+    ),
+    "ddpm_clip": (DDPMScheduler, {"beta_schedule": "scaled_linear", "clip_sample": True, "clip_sample_range": 0.6}, 20, None),
 }
 
 
@@ -99,7 +115,8 @@ def run(name, scheduler_class, config, num_steps, eta):
         seen = scheduler.scale_model_input(x, t) if euler else x
         x = scheduler.step(denoiser(seen, t), t, x, **arguments).prev_sample
         module.randn_tensor = original
-    result = {"start": start, "result": x, "timesteps": scheduler.timesteps.to(torch.int64),
+    # Euler's timesteps have fractions where it spaces them evenly.
+    result = {"start": start, "result": x, "timesteps": scheduler.timesteps.to(torch.float32 if euler else torch.int64),
               "alphas_cumprod": scheduler.alphas_cumprod.to(torch.float32)}
     if eta or scheduler_class is DDPMScheduler:
         result["noise"] = noises

@@ -1,7 +1,9 @@
 #include "diffusion/sampler.h"
 
 #include <cmath>
+#include <limits>
 #include <map>
+#include <string>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -14,8 +16,8 @@ namespace dpldm::diffusion {
 namespace {
 
 // The same function as in tests/golden/schedulers/make_golden.py.
-at::Tensor golden_denoiser(const at::Tensor& x, std::int64_t t) {
-  return torch::tanh(0.7 * x + 0.3 * std::cos(0.01 * static_cast<double>(t))) - 0.2 * x;
+at::Tensor golden_denoiser(const at::Tensor& x, double t) {
+  return torch::tanh(0.7 * x + 0.3 * std::cos(0.01 * t)) - 0.2 * x;
 }
 
 struct GoldenCase {
@@ -66,6 +68,16 @@ std::vector<GoldenCase> golden_cases() {
        25,
        0,
        {{"beta_schedule", "squaredcos_cap_v2"}, {"prediction_type", "v_prediction"}, {"timestep_spacing", "leading"}}},
+      {"euler_linspace", kEuler, 30, 0, {}},
+      {"euler_linspace_v", kEuler, 13, 4, {{"prediction_type", "v_prediction"}}},
+      {"euler_trailing", kEuler, 20, 0, {{"timestep_spacing", "trailing"}}},
+      {"ddim_clip", kDdim, 20, 0.5, {{"clip_sample", true}}},
+      {"ddim_clip_v",
+       kDdim,
+       20,
+       0,
+       {{"clip_sample", true}, {"clip_sample_range", 0.6}, {"prediction_type", "v_prediction"}}},
+      {"ddpm_clip", kDdpm, 20, 0, {{"clip_sample", true}, {"clip_sample_range", 0.6}}},
   };
   for (GoldenCase& golden : cases) {
     nlohmann::json merged = latent;
@@ -90,9 +102,9 @@ TEST_P(GoldenTrajectory, EqualsDiffusers) {
   (expected.kind == SamplerKind::kEuler ? config.churn : config.eta) = expected.eta;
   const Sampler sampler(schedule, config);
 
-  std::vector<std::int64_t> timesteps;
+  std::vector<double> timesteps;
   for (const SamplerStep& step : sampler.steps()) timesteps.push_back(step.timestep);
-  EXPECT_TRUE(torch::equal(torch::tensor(timesteps, torch::kLong), stored("timesteps")));
+  EXPECT_TRUE(torch::equal(torch::tensor(timesteps, torch::kDouble), stored("timesteps").to(torch::kDouble)));
 
   // diffusers multiplies the alphas up in float32; 1.6e-6 was measured between the two. Its 1 - 0.999 of the capped
   // cosine schedule has 24 bits less three digits.
@@ -145,6 +157,18 @@ TEST(SamplingTimesteps, TimestepBeyondTheSchedule_IsRefused) {
   EXPECT_THROW(sampling_timesteps(config_of(SamplerKind::kDdim, 0, TimestepSpacing::kLeading, 0), 1000), ConfigError);
 }
 
+// Added to a timestep, such a number would be beyond 64 bits.
+TEST(SamplingTimesteps, OffsetBeyondTheSchedule_IsRefusedBeforeItIsAdded) {
+  for (const std::int64_t offset : {std::numeric_limits<std::int64_t>::max(), std::int64_t{1001}, std::int64_t{-1}}) {
+    try {
+      sampling_timesteps(config_of(SamplerKind::kDdim, 50, TimestepSpacing::kLeading, offset), 1000);
+      FAIL() << offset;
+    } catch (const ConfigError& error) {
+      EXPECT_EQ(std::string(error.what()).find("steps_offset is " + std::to_string(offset) + ";"), 0U) << error.what();
+    }
+  }
+}
+
 // With the true noise known the data are one point; every sampler must arrive there, whatever the network predicts.
 TEST(Sampler, PerfectDenoiser_ArrivesAtTheData) {
   const at::Tensor data = torch::randn({2, 3, 4, 5});
@@ -158,7 +182,8 @@ TEST(Sampler, PerfectDenoiser_ArrivesAtTheData) {
       SamplerConfig config = config_of(kind, 20, TimestepSpacing::kLeading, 1);
       config.set_alpha_to_one = true;
       const Sampler sampler(schedule, config);
-      const Denoiser perfect = [&](const at::Tensor& x, std::int64_t t) {
+      const Denoiser perfect = [&](const at::Tensor& x, double timestep) {
+        const auto t = static_cast<std::int64_t>(timestep);
         const double alpha = schedule.alpha_cumprod(t);
         const at::Tensor noise = (x - std::sqrt(alpha) * data) / std::sqrt(1 - alpha);
         return schedule.target(data, noise, torch::full({2}, t, torch::kLong));
@@ -185,6 +210,7 @@ TEST(SamplerConfig, AbsentKeys_HaveTheDefaultsOfThatSampler) {
   EXPECT_EQ(ddim.spacing, TimestepSpacing::kLeading);
   EXPECT_EQ(ddim.steps_offset, 0);
   EXPECT_TRUE(ddim.set_alpha_to_one);
+  EXPECT_EQ(ddim.clip_range, 0);
 }
 
 TEST(SamplerConfig, UnsupportedValues_AreRefused) {
@@ -200,6 +226,17 @@ TEST(SamplerConfig, UnsupportedValues_AreRefused) {
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdpm, {{"variance_type", "fixed_large"}}), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"solver_order", 3}}), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"algorithm_type", "sde-dpmsolver++"}}), ConfigError);
+  for (const char* key : {"use_lu_lambdas", "use_flow_sigmas"}) {
+    EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{key, true}}), ConfigError) << key;
+    EXPECT_NO_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{key, false}})) << key;
+  }
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"lambda_min_clipped", -5.1}}), ConfigError);
+  EXPECT_NO_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"lambda_min_clipped", nullptr}}));
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kEuler, {{"interpolation_type", "log_linear"}}), ConfigError);
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kEuler, {{"timestep_type", "continuous"}}), ConfigError);
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kEuler, {{"final_sigmas_type", "sigma_min"}}), ConfigError);
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdim, {{"clip_sample", true}, {"clip_sample_range", 0}}),
+               ConfigError);
   EXPECT_NO_THROW(
       SamplerConfig::from_json(SamplerKind::kDdim, {{"variance_type", "fixed_large"}, {"solver_order", 3}}));
   EXPECT_THROW(sampler_kind_from("heun"), ConfigError);
