@@ -156,13 +156,15 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
 };
 
 std::uint64_t bytes_of(const SafetensorsEntry& entry) {
-  std::uint64_t bytes = c10::elementSize(entry.dtype);
+  // Strides are products of sizes too, in which a size of 0 counts as 1: they may overflow where there are no elements.
+  auto bytes = static_cast<std::int64_t>(c10::elementSize(entry.dtype));
   for (const std::int64_t size : entry.shape) {
-    if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(size), &bytes)) {
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(size, 1), &bytes)) {
       throw IoError(fmt::format("the shape of tensor '{}' overflows", entry.name));
     }
   }
-  return bytes;
+  const bool empty = std::count(entry.shape.begin(), entry.shape.end(), 0) > 0;
+  return empty ? 0 : static_cast<std::uint64_t>(bytes);
 }
 
 void check_layout(SafetensorsHeader& header, std::uint64_t num_data_bytes) {

@@ -159,6 +159,9 @@ TEST(Safetensors, ShapesThatDoNotFitTheirDataAreRefused) {
               HasSubstr("its shape needs 8"));
   EXPECT_THAT(refusal_of_header(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", 0),
               HasSubstr("overflows"));
+  EXPECT_THAT(refusal_of_header(R"({"a":{"dtype":"F32","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}})", 0),
+              HasSubstr("overflows"));
+  EXPECT_EQ(refusal_of_header(R"({"a":{"dtype":"F32","shape":[0,4294967296],"data_offsets":[0,0]}})", 0), "accepted");
   EXPECT_THAT(refusal_of_header(R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]}})", 4),
               HasSubstr("axis"));
   EXPECT_THAT(refusal_of_header(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4),
