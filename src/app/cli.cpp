@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <optional>
 #include <thread>
@@ -123,6 +124,8 @@ int run_program(const std::string& program, const std::string& about, std::span<
     return invocation.fail(error.code(), error.what());
   } catch (const cxxopts::exceptions::exception& error) {
     return invocation.fail(ExitCode::kConfig, std::string(error.what()) + "; see --help");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return invocation.fail(ExitCode::kIo, error.path1().string() + ": " + error.code().message());
   } catch (const std::bad_alloc&) {
     return invocation.fail(ExitCode::kIo, "out of memory");
   } catch (const std::exception& error) {

@@ -2,9 +2,12 @@
 
 #include <array>
 #include <cstdlib>
+#include <filesystem>
+#include <string>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "support/blocked_stderr.h"
@@ -43,6 +46,20 @@ TEST(Program, CommandsRunWithoutCoreFiles) {
 TEST(Program, WhoseMessageCannotBeWritten_EndsWithItsCodeAllTheSame) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(fail_with_a_blocked_stderr(), testing::ExitedWithCode(74), "");
+}
+
+TEST(Program, FileSystemThatRefuses_IsNoInternalError) {
+  // A link to itself: whether there is something behind it cannot be told.
+  const std::filesystem::path link = std::filesystem::path(testing::TempDir()) / ("loop_" + std::to_string(::getpid()));
+  std::filesystem::create_symlink(link, link);
+  const std::array commands{Command{"look", "", [&](Invocation&) { static_cast<void>(std::filesystem::exists(link)); }}};
+  std::array arguments{std::string("program"), std::string("look")};
+  std::array<char*, 3> argv{arguments[0].data(), arguments[1].data(), nullptr};
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(run_program("program", "", commands, 2, argv.data()), 74);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "program look: " + link.string() + ": Too many levels of symbolic links\n");
+  std::filesystem::remove(link);
 }
 
 }  // namespace
