@@ -13,7 +13,6 @@
 #include "base/error.h"
 #include "base/torch.h"
 #include "data/latent_file.h"
-#include "io/json_file.h"
 #include "model/low_rank.h"
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
@@ -127,8 +126,7 @@ Json description_of(const model::TextEncoder& encoder) {
 // Whether `model` has the component, or is a network's own directory, of a class whose name contains `class_part`.
 bool has_network(const fs::path& model, const std::string& component, const std::string& class_part) {
   if (fs::exists(model / component / "config.json")) return true;
-  return fs::exists(model / "config.json") &&
-         io::read_json_file(model / "config.json").value("_class_name", "").find(class_part) != std::string::npos;
+  return model::network_class(model).find(class_part) != std::string::npos;
 }
 
 Json describe_model(const fs::path& path) {

@@ -16,7 +16,10 @@ constexpr int kMaxDepth = 64;
 }  // namespace
 
 nlohmann::json read_json_file(const std::filesystem::path& path) {
-  const std::string text = read_file(path, kMaxBytes);
+  return parse_json(read_file(path, kMaxBytes), path);
+}
+
+nlohmann::json parse_json(const std::string& text, const std::filesystem::path& path) {
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
     using Event = nlohmann::json::parse_event_t;

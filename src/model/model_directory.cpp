@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -74,7 +75,16 @@ fs::path pipeline_directory(const fs::path& model) {
              : model;
 }
 
-void rename_old_attention(Tensors& tensors) {
+// Of a tensor under two names nobody could say which is meant.
+void take(Tensors& tensors, std::string name, at::Tensor tensor, const fs::path& directory) {
+  const auto [place, is_new] = tensors.emplace(std::move(name), std::move(tensor));
+  if (!is_new) {
+    throw IoError(fmt::format("{}: the tensor '{}' is there twice, under this name and under another",
+                              directory.string(), place->first));
+  }
+}
+
+void rename_old_attention(Tensors& tensors, const fs::path& directory) {
   Tensors renamed;
   for (auto& [name, tensor] : tensors) {
     std::string current = name;
@@ -86,18 +96,18 @@ void rename_old_attention(Tensors& tensors) {
     }
     // Old attention weights were stored as 1x1 convolutions too.
     if (current != name && tensor.dim() > 2) tensor = tensor.flatten(1);
-    renamed.emplace(std::move(current), std::move(tensor));
+    take(renamed, std::move(current), std::move(tensor), directory);
   }
   tensors = std::move(renamed);
 }
 
 // transformers writes the prefix of CLIP's names or leaves it out, by its version, and once wrote positions' numbers.
-void rename_clip(Tensors& tensors) {
+void rename_clip(Tensors& tensors, const fs::path& directory) {
   Tensors renamed;
   for (auto& [name, tensor] : tensors) {
     std::string current = name.starts_with(kTextPrefix) ? name : kTextPrefix + name;
     if (current == "text_model.embeddings.position_ids") continue;
-    renamed.emplace(std::move(current), std::move(tensor));
+    take(renamed, std::move(current), std::move(tensor), directory);
   }
   tensors = std::move(renamed);
 }
@@ -129,7 +139,7 @@ void take_class_embedder(const fs::path& model, UNetConfig& config, Tensors& ten
     throw ConfigError(fmt::format("{} has class embeddings in the U-Net and in class_embedder/", model.string()));
   }
   config.num_classes = table->second.size(0);
-  tensors.emplace(kClassTable, std::move(table->second));
+  take(tensors, kClassTable, std::move(table->second), directory);
 }
 
 nlohmann::json read_if_there(const fs::path& file) {
@@ -142,22 +152,12 @@ void make_directory(const fs::path& directory) {
   if (failure) throw IoError("cannot create " + directory.string() + ": " + failure.message());
 }
 
-// "UNet2DModel" of unet/config.json; empty where there is none.
-std::string class_of(const fs::path& component) {
-  const nlohmann::json config = read_if_there(component / kConfigName);
-  const auto architectures = config.find("architectures");
-  if (config.is_object() && architectures != config.end() && architectures->is_array() && !architectures->empty()) {
-    return architectures->front().is_string() ? architectures->front().get<std::string>() : "";
-  }
-  return config.is_object() ? config.value("_class_name", "") : "";
-}
-
 // The pipeline of diffusers that fits the components of `index`; else ours, whose code goes into the directory.
 void name_pipeline(const fs::path& model, nlohmann::json& index) {
   const nlohmann::json null;
   const auto has = [&](const char* component) { return index.contains(component); };
   const nlohmann::json unet = read_if_there(model / "unet" / kConfigName);
-  const std::string name = class_of(model / "unet");
+  const std::string name = network_class(model / "unet");
   const auto is_set = [&](const char* key) { return unet.contains(key) && !unet[key].is_null(); };
   if (name == "UNet2DConditionModel" && has("vae") && has("text_encoder") && has("tokenizer")) {
     index["_class_name"] = "StableDiffusionPipeline";
@@ -195,6 +195,17 @@ void copy_files(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
+std::string network_class(const fs::path& directory) {
+  const nlohmann::json config = read_if_there(directory / kConfigName);
+  if (!config.is_object()) return "";
+  nlohmann::json name = config.value("_class_name", nlohmann::json());
+  const auto architectures = config.find("architectures");
+  if (architectures != config.end() && architectures->is_array() && !architectures->empty()) {
+    name = architectures->front();
+  }
+  return name.is_string() ? name.get<std::string>() : "";
+}
+
 io::NamedTensors stored_parameters(const torch::nn::Module& network) {
   const auto* unet = dynamic_cast<const UNet*>(&network);
   const bool class_table = unet != nullptr && unet->config().num_classes > 0;
@@ -215,7 +226,7 @@ std::shared_ptr<UNet> load_unet(const fs::path& model) {
   const fs::path directory = network_directory(model, std::array{"unet"});
   UNetConfig config = UNetConfig::from_json(io::read_json_file(directory / kConfigName));
   Tensors tensors = read_weights(directory, kDiffusersStem);
-  rename_old_attention(tensors);
+  rename_old_attention(tensors, directory);
   // Models that others folded carry no mark, but no trained projection has a bias of exactly zero.
   const auto bias = tensors.find(kClassTableBias);
   if (config.encoder_hid_dim > 0 && bias != tensors.end() &&
@@ -253,7 +264,7 @@ std::shared_ptr<Autoencoder> load_autoencoder(const fs::path& model) {
     return std::make_shared<AutoencoderKL>(AutoencoderConfig::from_json(json));
   }();
   Tensors tensors = read_weights(directory, kDiffusersStem);
-  rename_old_attention(tensors);
+  rename_old_attention(tensors, directory);
   adopt(*autoencoder, std::move(tensors), directory.string());
   return autoencoder;
 }
@@ -261,7 +272,7 @@ std::shared_ptr<Autoencoder> load_autoencoder(const fs::path& model) {
 bool has_text_encoder(const fs::path& model) {
   const auto directory = find_network(model, kTextEncoderNames);
   if (!directory) return false;
-  const std::string name = class_of(*directory);
+  const std::string name = network_class(*directory);
   return *directory != model || name == "CLIPTextModel" || name == "CLIPModel" || name == "LDMBertModel";
 }
 
@@ -272,7 +283,7 @@ std::shared_ptr<TextEncoder> load_text_encoder(const fs::path& model) {
     return make_text_encoder(io::read_json_file(directory / kConfigName));
   }();
   Tensors tensors = read_weights(directory, kTransformersStem);
-  if (encoder->component() == "text_encoder") rename_clip(tensors);
+  if (encoder->component() == "text_encoder") rename_clip(tensors, directory);
   adopt(*encoder, std::move(tensors), directory.string());
   return encoder;
 }
@@ -329,10 +340,17 @@ std::string weights_sha256(const torch::nn::Module& network) {
   return digest.finish();
 }
 
+void require_finite(const torch::nn::Module& network, const std::string& where) {
+  for (const auto& parameter : network.named_parameters()) {
+    if (at::isfinite(parameter.value().detach()).all().item<bool>()) continue;
+    throw IoError(fmt::format("{}: the weight '{}' holds infinities or what is not a number", where, parameter.key()));
+  }
+}
+
 void write_model_index(const fs::path& model) {
   nlohmann::json index{{"_diffusers_version", "0.30.0"}};
   for (const char* component : {"unet", "vae", "vqvae"}) {
-    const std::string name = class_of(model / component);
+    const std::string name = network_class(model / component);
     if (!name.empty()) index[component] = {"diffusers", name};
   }
   const bool bert = fs::exists(model / "bert" / kConfigName);
@@ -342,7 +360,7 @@ void write_model_index(const fs::path& model) {
     index["tokenizer"] = {"transformers", bert ? "BertTokenizer" : "CLIPTokenizer"};
   }
   if (fs::is_directory(model / "scheduler")) index["scheduler"] = {"diffusers", "DDIMScheduler"};
-  if (class_of(model / "unet") == "DPLDMUNet2DModel") {
+  if (network_class(model / "unet") == "DPLDMUNet2DModel") {
     index["unet"] = {"dpldm_unet", "DPLDMUNet2DModel"};
     write_file_atomically(model / "unet" / "dpldm_unet.py", kUNetModule);
   }
@@ -351,7 +369,16 @@ void write_model_index(const fs::path& model) {
 }
 
 nlohmann::json read_scheduler_config(const fs::path& model) {
-  return read_if_there(pipeline_directory(model) / "scheduler" / "scheduler_config.json");
+  const fs::path file = pipeline_directory(model) / "scheduler" / "scheduler_config.json";
+  if (!fs::exists(file)) return {};
+  constexpr std::size_t kMaxBytes = 1 << 20;
+  std::string text = read_file(file, kMaxBytes);
+  // What Python writes for the default of DPM-Solver++, and JSON has no word for.
+  constexpr std::string_view kNoBound = R"("lambda_min_clipped": -Infinity)";
+  if (const std::size_t at = text.find(kNoBound); at != std::string::npos) {
+    text.replace(at, kNoBound.size(), R"("lambda_min_clipped": null)");
+  }
+  return io::parse_json(text, file);
 }
 
 void write_scheduler_config(const fs::path& model, const nlohmann::json& config) {

@@ -72,7 +72,7 @@ std::vector<std::string> lines_of(const fs::path& path) {
   return lines;
 }
 
-// merges.txt begins with a comment and may go on with more merges than the vocabulary has room for: CLIP's does.
+// merges.txt begins with a comment.
 void read_merges_file(const fs::path& path, TokenizerDefinition& definition) {
   for (const std::string& line : lines_of(path)) {
     if (line.empty() || line.starts_with("#version")) continue;

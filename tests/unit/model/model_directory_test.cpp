@@ -88,6 +88,65 @@ TEST_F(ModelDirectory, WrongShapeIsNamed) {
   EXPECT_THAT(refusal(), HasSubstr("'conv_out.bias' has the shape 5; the configuration needs 4"));
 }
 
+TEST_F(ModelDirectory, TensorUnderItsOldAndItsNewNameIsRefused) {
+  AutoencoderConfig config;
+  config.block_out_channels = {8};
+  config.norm_num_groups = 4;
+  save_autoencoder(AutoencoderKL(config), root_ / "vae");
+  auto tensors = io::read_safetensors(root_ / "vae" / kWeights);
+  const std::string prefix = "decoder.mid_block.attentions.0.";
+  tensors.emplace_back(prefix + "query.weight", torch::ones({8, 8}));
+  io::write_safetensors(root_ / "vae" / kWeights, tensors);
+  try {
+    load_autoencoder(root_);
+    FAIL();
+  } catch (const IoError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("'" + prefix + "to_q.weight' is there twice"));
+  }
+}
+
+TEST_F(ModelDirectory, TextEncoderWithAndWithoutItsPrefixIsRefused) {
+  ClipTextConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 12;
+  config.intermediate_size = 16;
+  config.num_hidden_layers = 1;
+  config.num_attention_heads = 2;
+  save_text_encoder(ClipTextModel(config), root_ / "text_encoder");
+  auto tensors = io::read_safetensors(root_ / "text_encoder" / "model.safetensors");
+  tensors.emplace_back("final_layer_norm.bias", torch::ones({12}));
+  io::write_safetensors(root_ / "text_encoder" / "model.safetensors", tensors);
+  try {
+    load_text_encoder(root_);
+    FAIL();
+  } catch (const IoError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("'text_model.final_layer_norm.bias' is there twice"));
+  }
+}
+
+TEST_F(ModelDirectory, WeightThatIsNoNumberIsNamed) {
+  EXPECT_NO_THROW(require_finite(*unet_, "m"));
+  {
+    const torch::NoGradGuard no_grad;
+    unet_->named_parameters()["mid_block.resnets.1.conv2.bias"][3] = std::numeric_limits<float>::infinity();
+  }
+  try {
+    require_finite(*unet_, "m");
+    FAIL();
+  } catch (const IoError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("m: the weight 'mid_block.resnets.1.conv2.bias'"));
+  }
+}
+
+TEST_F(ModelDirectory, ClassNameThatIsNoTextIsNoClass) {
+  EXPECT_EQ(network_class(root_ / "unet"), "UNet2DConditionModel");
+  for (const nlohmann::json& name : {nlohmann::json(3), nlohmann::json(), nlohmann::json::array()}) {
+    io::write_json_file(root_ / "unet" / "config.json", {{"_class_name", name}});
+    EXPECT_EQ(network_class(root_ / "unet"), "") << name.dump();
+    EXPECT_FALSE(has_text_encoder(root_ / "unet")) << name.dump();
+  }
+}
+
 TEST_F(ModelDirectory, HalfPrecisionFilesAreLoadedIntoFp32) {
   auto tensors = stored();
   for (auto& [name, tensor] : tensors) tensor = tensor.to(at::kHalf);
@@ -284,6 +343,19 @@ TEST_F(ModelDirectory, IndexNamesTheComponentsThatAreThere) {
   EXPECT_TRUE(index.contains("scheduler"));
   EXPECT_FALSE(index.contains("vae"));
   EXPECT_EQ(index["unet"], (nlohmann::json{"diffusers", "UNet2DConditionModel"}));
+}
+
+// As diffusers writes it, which is no JSON: the bound's default is minus infinity.
+TEST_F(ModelDirectory, SchedulerOfDpmSolverIsRead) {
+  write_scheduler_config(root_, {{"_class_name", "DPMSolverMultistepScheduler"}});
+  const fs::path file = root_ / "scheduler" / "scheduler_config.json";
+  test::write_bytes(file,
+                    "{\n  \"beta_start\": 0.001,\n  \"lambda_min_clipped\": -Infinity,\n  \"solver_order\": 2\n}\n");
+  const nlohmann::json config = read_scheduler_config(root_);
+  EXPECT_EQ(config["beta_start"], 0.001);
+  EXPECT_TRUE(config["lambda_min_clipped"].is_null());
+  test::write_bytes(file, "{\n  \"beta_start\": -Infinity\n}\n");
+  EXPECT_THROW(read_scheduler_config(root_), IoError);
 }
 
 TEST_F(ModelDirectory, SchedulerAndMetadataAreFoundFromTheNetworkToo) {
