@@ -24,6 +24,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+void require_finite(const model::Pipeline& networks, const fs::path& where) {
+  if (networks.unet) model::require_finite(*networks.unet, where.string());
+  if (networks.autoencoder) model::require_finite(*networks.autoencoder, where.string());
+  if (networks.text_encoder) model::require_finite(*networks.text_encoder, where.string());
+}
+
 // Yaml files that lie with the checkpoint, and the one that the user says it was trained with.
 void compare_yamls(const compvis::ImportRequest& request, const std::string& trained_with,
                    const compvis::CompVisConfig& config) {
@@ -100,6 +106,7 @@ void convert(const compvis::ImportRequest& request, const std::string& trained_w
     throw ConfigError(fmt::format("{} is there already; name a new directory", output.string()));
   }
   compvis::ImportResult result = compvis::import_checkpoint(request);
+  require_finite(result.networks, request.checkpoint);
   const bool is_private = saw_private_records(trained_on, result.config);
   for (const std::string& fact : result.facts) fmt::print("{}\n", fact);
   for (const std::string& warning : result.warnings) spdlog::warn("{}", warning);
@@ -159,6 +166,7 @@ void check(const fs::path& path) {
     networks.text_encoder = model::load_text_encoder(path);
     found.emplace_back("text encoder");
   }
+  require_finite(networks, path);
   networks.tokenizer = model::tokenizer_directory(path);
   if (!networks.tokenizer.empty()) {
     const std::int64_t length = networks.text_encoder ? networks.text_encoder->max_tokens() : 77;

@@ -26,6 +26,7 @@ namespace dpldm::app {
 namespace {
 
 constexpr std::int64_t kDefaultBatch = 250;
+constexpr std::int64_t kMostImages = 100'000'000;  // what each is of is kept in memory
 
 struct SampleOptions {
   std::filesystem::path model;
@@ -105,8 +106,8 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
   sample.seed = parsed["seed"].as<std::uint64_t>();
   sample.batch = parsed["batch"].as<std::int64_t>();
   sample.runtime.precision = parsed["precision"].as<std::string>();
-  if (sample.num < 1 && parsed.count("num") > 0) {
-    throw ConfigError(fmt::format("--num is {}; it must be at least 1", sample.num));
+  if ((sample.num < 1 || sample.num > kMostImages) && parsed.count("num") > 0) {
+    throw ConfigError(fmt::format("--num is {}; it must be between 1 and {}", sample.num, kMostImages));
   }
   if (sample.batch < 1) throw ConfigError(fmt::format("--batch is {}; it must be at least 1", sample.batch));
   if (!std::isfinite(sample.guidance)) throw ConfigError("--guidance must be a finite number");
@@ -142,6 +143,10 @@ std::vector<std::int64_t> labels_of(const SampleOptions& options, std::int64_t n
     }
   }
   const std::int64_t num = options.per_class ? options.num * static_cast<std::int64_t>(classes.size()) : options.num;
+  if (num > kMostImages) {
+    throw ConfigError(fmt::format("--num is {} for each of {} classes; {} images are the most at once", options.num,
+                                  classes.size(), kMostImages));
+  }
   return diffusion::assign_classes(num, classes, options.class_distribution);
 }
 
@@ -196,12 +201,19 @@ diffusion::SamplerConfig sampler_of(const SampleOptions& options, const nlohmann
   return sampler;
 }
 
-void announce(const SampleOptions& options, const SampledModel& model, std::int64_t num, const std::string& privacy,
-              data::Visibility visibility, const comm::Communicator& comm, int threads) {
+void announce(const SampleOptions& options, const SampledModel& model, const diffusion::SamplerConfig& sampler,
+              std::int64_t num, const std::string& privacy, data::Visibility visibility, const comm::Communicator& comm,
+              int threads) {
   if (!comm.is_root()) return;
   spdlog::info("sample: {} images of {}, {} with {} steps, guidance {}, {}, {} rank(s) x {} thread(s)", num,
                options.model.string(), to_text(options.sampler), options.steps, options.guidance,
                options.runtime.precision, comm.size(), threads);
+  if (sampler.clip_range > 0) {
+    spdlog::warn(
+        "clean latents are clipped to {} around 0, as the model's scheduler says (clip_sample); that is meant "
+        "for pixels",
+        sampler.clip_range);
+  }
   spdlog::info("privacy of the model: {}", privacy);
   if (visibility == data::Visibility::kPrivate) {
     spdlog::warn("these samples protect nobody; they are marked private, and no public stage takes them");
@@ -240,7 +252,8 @@ void run_sample(Invocation& invocation) {
   const at::ScalarType compute_type = train::compute_type(options.runtime);
   const diffusion::GenerativeModel functions = model.functions(subjects.prompts, compute_type);
   const diffusion::NoiseSchedule schedule(diffusion::ScheduleConfig::from_json(model.scheduler()));
-  const diffusion::ImageGenerator generator(functions, schedule, sampler_of(options, model.scheduler()),
+  const diffusion::SamplerConfig sampler = sampler_of(options, model.scheduler());
+  const diffusion::ImageGenerator generator(functions, schedule, sampler,
                                             model.guidance(options.guidance, compute_type), options.seed);
   const diffusion::GenerationPlan plan{
       .num_samples = subjects.num,
@@ -252,7 +265,7 @@ void run_sample(Invocation& invocation) {
   const std::string privacy = difference.empty() ? privacy_line(model.metadata()) : "NO CLAIM: " + difference;
   const data::Visibility visibility =
       difference.empty() ? visibility_of_samples(model.metadata()) : data::Visibility::kPrivate;
-  announce(options, model, subjects.num, privacy, visibility, comm, threads);
+  announce(options, model, sampler, subjects.num, privacy, visibility, comm, threads);
 
   const c10::InferenceMode inference;
   std::optional<SampleOutput> output;

@@ -15,14 +15,23 @@ SampledModel::SampledModel(const std::filesystem::path& path)
       autoencoder_(model::load_autoencoder(path)),
       metadata_(model::read_dp_metadata(path)),
       scheduler_(model::read_scheduler_config(path)) {
+  model::require_finite(*unet_, path.string());
+  model::require_finite(*autoencoder_, path.string());
   unet_->eval();
   autoencoder_->eval();
-  if (unet_->config().sample_height < 1) {
+  const model::UNetConfig& config = unet_->config();
+  const std::int64_t latent_channels = autoencoder_->num_latent_channels();
+  if (config.in_channels != latent_channels || config.out_channels != latent_channels) {
+    throw ConfigError(fmt::format("{}: the U-Net takes {} channels and answers {}; the autoencoder's latents have {}",
+                                  path.string(), config.in_channels, config.out_channels, latent_channels));
+  }
+  if (config.sample_height < 1) {
     throw ConfigError(
         fmt::format("{}: unet/config.json has no sample_size, so the latent's size is not known", path.string()));
   }
   if (!model::has_text_encoder(path) || !unet_->takes_context()) return;
   text_encoder_ = model::load_text_encoder(path);
+  model::require_finite(*text_encoder_, path.string());
   text_encoder_->eval();
   const std::filesystem::path tokenizer = model::tokenizer_directory(path);
   if (tokenizer.empty()) {

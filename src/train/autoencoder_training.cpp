@@ -140,6 +140,11 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
   const int threads = set_threads(config.runtime, comm);
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
   model::AutoencoderKL network(model::AutoencoderConfig::from_json(config.network));
+  if (network.config().in_channels != info.channels || network.config().out_channels != info.channels) {
+    throw ConfigError(fmt::format("network.in_channels is {} and out_channels {}; {} has {} channels",
+                                  network.config().in_channels, network.config().out_channels, config.images,
+                                  info.channels));
+  }
   std::int64_t parameters = 0;
   for (const auto& p : network.parameters()) parameters += p.numel();
   const std::string effective = config.schema().dump();

@@ -77,7 +77,9 @@ std::shared_ptr<model::TextEncoder> text_encoder_of(const config::PretrainConfig
       if (path_exists(own / component)) own /= component;
     }
     accounting::require_unstamped(own, "pre-training takes a public text encoder only");
-    return model::load_text_encoder(own);
+    auto encoder = model::load_text_encoder(own);
+    model::require_finite(*encoder, own.string());
+    return encoder;
   }
   if (config.text_network.empty()) {
     if (config.train_text_encoder) throw ConfigError("pretrain.training.train_text_encoder needs a text encoder");
@@ -181,6 +183,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
     throw ConfigError(config.latents + " was encoded by another autoencoder than " + config.autoencoder +
                       "; encode the images again");
   }
+  model::require_finite(*autoencoder, config.autoencoder);
   if (!config.network.contains("in_channels")) config.network["in_channels"] = info.channels;
   if (!config.network.contains("out_channels")) config.network["out_channels"] = info.channels;
   if (!config.network.contains("sample_size")) {
@@ -193,6 +196,11 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
     config.network["cross_attention_dim"] = encoder->width();
   }
   model::UNetConfig network_config = model::UNetConfig::from_json(config.network);
+  if (network_config.in_channels != info.channels || network_config.out_channels != info.channels) {
+    throw ConfigError(fmt::format("network.in_channels is {} and out_channels {}; {} has {} latent channels",
+                                  network_config.in_channels, network_config.out_channels, config.latents,
+                                  info.channels));
+  }
   // One row more for the null class, which guidance needs.
   if (takes_labels(config, network_config, info)) {
     network_config.num_classes = static_cast<std::int64_t>(info.class_names.size()) + 1;

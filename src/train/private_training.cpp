@@ -92,10 +92,14 @@ Setup make_setup(const config::FinetuneConfig& config) {
                       "; encode the images again");
   }
   auto network = model::load_conditioned_unet(config.model);
-  if (network->config().in_channels != info.channels) {
-    throw ConfigError(fmt::format("the network takes {} latent channels; {} has {}", network->config().in_channels,
-                                  config.latents, info.channels));
+  if (const model::UNetConfig& shape = network->config();
+      shape.in_channels != info.channels || shape.out_channels != info.channels) {
+    throw ConfigError(fmt::format("the network takes {} latent channels and answers {}; {} has {}", shape.in_channels,
+                                  shape.out_channels, config.latents, info.channels));
   }
+  model::require_finite(*autoencoder, config.model);
+  model::require_finite(*network, config.model);
+  if (network->text_encoder()) model::require_finite(*network->text_encoder(), config.model);
   std::string base_sha256 = model::weights_sha256(*network);
   if (network->takes_context()) {
     require_captions_fit(info, config.latents, *network, model::tokenizer_directory(config.model));

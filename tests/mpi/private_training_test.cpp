@@ -993,6 +993,32 @@ TEST_F(PrivateTrainingOnRanks, DamagedLatentsAreFoundBeforeTheFirstStep) {
   EXPECT_FALSE(std::filesystem::exists(root_ / "damaged"));
 }
 
+TEST_F(PrivateTrainingOnRanks, NetworkThatAnswersWithOtherChannelsIsRefused) {
+  if (world_->is_root()) {
+    model::UNetConfig shape = model::load_unet(root_ / "tiny")->config();
+    shape.out_channels = 8;
+    model::save_unet(model::UNet(shape), root_ / "tiny/unet");
+  }
+  world_->barrier();
+  const Failure failure = failure_of([&] { run(config(), "refused", *world_); });
+  EXPECT_EQ(failure.code, ExitCode::kConfig);
+  EXPECT_NE(failure.message.find("takes 4 latent channels and answers 8"), std::string::npos) << failure.message;
+}
+
+TEST_F(PrivateTrainingOnRanks, WeightsThatAreNoNumbersAreFoundBeforeTheFirstStep) {
+  if (world_->is_root()) {
+    auto unet = model::load_unet(root_ / "tiny");
+    const torch::NoGradGuard no_grad;
+    unet->named_parameters()["conv_in.bias"][0] = std::numeric_limits<float>::quiet_NaN();
+    model::save_unet(*unet, root_ / "tiny/unet");
+  }
+  world_->barrier();
+  const Failure failure = failure_of([&] { run(config(), "refused", *world_); });
+  EXPECT_EQ(failure.code, ExitCode::kIo);
+  EXPECT_NE(failure.message.find("'conv_in.bias'"), std::string::npos) << failure.message;
+  EXPECT_FALSE(std::filesystem::exists(root_ / "refused"));
+}
+
 TEST_F(PrivateTrainingOnRanks, LatentsOfAnotherAutoencoderAreRefused) {
   if (world_->is_root()) {
     torch::manual_seed(99);

@@ -160,6 +160,21 @@ TEST(PretrainingOnRanks, PrivateLatentsAreRefused) {
   world->barrier();
 }
 
+TEST(PretrainingOnRanks, NetworkWithOtherChannelsThanTheLatentsIsRefused) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
+  world->barrier();
+  for (const char* key : {"in_channels", "out_channels"}) {
+    config::PretrainConfig config = tiny_config(root);
+    config.network[key] = 3;
+    EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError) << key;
+  }
+  EXPECT_FALSE(std::filesystem::exists(root / "run"));
+  world->barrier();
+}
+
 TEST(PretrainingOnRanks, AutoencoderThatSawPrivateRecordsIsRefused) {
   const auto world = test::make_world_communicator();
   const test::TemporaryDirectory own;
@@ -180,6 +195,17 @@ TEST(AutoencoderTraining, PrivateImagesAreRefused) {
   const test::TemporaryDirectory own;
   const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
   config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPrivate, *world);
+  EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), ConfigError);
+  EXPECT_FALSE(std::filesystem::exists(root / "run"));
+  world->barrier();
+}
+
+TEST(AutoencoderTraining, NetworkWithOtherChannelsThanTheImagesIsRefused) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPublic, *world);
+  config.network["out_channels"] = 3;
   EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), ConfigError);
   EXPECT_FALSE(std::filesystem::exists(root / "run"));
   world->barrier();

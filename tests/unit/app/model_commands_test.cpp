@@ -1,6 +1,7 @@
 // Models from a checkpoint to pictures by the commands that a user types: convert, inspect, sample.
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -216,6 +217,63 @@ TEST_F(ModelCommands, Samples_AreFunctionsOfTheSeedOnAnyNumberOfRanks) {
   expect_refusal(sample("tiny", "x.h5", {"--num", "1", "--prompts", path("one.h5")}),
                  "--prompts needs a model with a text");
   expect_refusal(sample("tiny", "x.h5", {}), "--num is missing");
+}
+
+TEST_F(ModelCommands, ModelThatDoesNotFitOrIsDamaged_IsRefusedWithASentence) {
+  test::make_tiny_model(path(""), 1, data::Visibility::kPublic);
+  nlohmann::json config = nlohmann::json::parse(test::bytes_of(path("tiny/unet/config.json")));
+  config["sample_size"] = 4;
+  test::write_bytes(path("tiny/unet/config.json"), config.dump());
+  const std::string most = std::to_string(std::numeric_limits<std::int64_t>::max());
+  expect_refusal(sample("tiny", "x.h5", {"--num", most}), "--num is " + most + "; it must be between 1 and 100000000");
+  expect_refusal(sample("tiny", "x.h5", {"--num", "100000000", "--per-class"}),
+                 "--num is 100000000 for each of 3 classes; 100000000 images are the most");
+
+  const auto saved = [&](const std::string& name, std::int64_t in, std::int64_t out) {
+    fs::copy(path("tiny"), path(name), fs::copy_options::recursive);
+    model::UNetConfig shape = model::load_unet(path("tiny"))->config();
+    shape.in_channels = in;
+    shape.out_channels = out;
+    model::save_unet(model::UNet(shape), path(name + "/unet"));
+  };
+  saved("answers_more", 4, 8);
+  expect_refusal(sample("answers_more", "x.h5", {"--num", "1"}), "takes 4 channels and answers 8; the autoencoder's");
+  saved("other_latents", 3, 3);
+  expect_refusal(sample("other_latents", "x.h5", {"--num", "1"}), "the autoencoder's latents have 4");
+
+  fs::copy(path("tiny"), path("poisoned"), fs::copy_options::recursive);
+  const auto unet = model::load_unet(path("tiny"));
+  {
+    const torch::NoGradGuard no_grad;
+    unet->named_parameters()["conv_in.bias"][0] = std::numeric_limits<float>::quiet_NaN();
+  }
+  model::save_unet(*unet, path("poisoned/unet"));
+  expect_refusal(sample("poisoned", "x.h5", {"--num", "1"}), "the weight 'conv_in.bias'", 74);
+  expect_refusal({"convert", "--check", path("poisoned")}, "the weight 'conv_in.bias'", 74);
+
+  fs::create_directories(path("nameless"));
+  test::write_bytes(path("nameless/config.json"), R"({"_class_name": 3})");
+  expect_refusal({"inspect", path("nameless")}, "is neither a model, nor a checkpoint");
+  fs::create_symlink(path("loop"), path("loop"));
+  expect_refusal({"inspect", path("loop")}, "Too many levels of symbolic links", 74);
+}
+
+TEST_F(ModelCommands, SchedulerThatClips_IsFollowedAndWarnedOf) {
+  test::make_tiny_model(path(""), 1, data::Visibility::kPublic);
+  nlohmann::json config = nlohmann::json::parse(test::bytes_of(path("tiny/unet/config.json")));
+  config["sample_size"] = 4;
+  test::write_bytes(path("tiny/unet/config.json"), config.dump());
+  const test::ProcessResult plain = run(sample("tiny", "plain.h5", {"--num", "2"}));
+  ASSERT_EQ(plain.exit_code, 0) << plain.err;
+  EXPECT_THAT(plain.err, Not(HasSubstr("clip_sample")));
+  nlohmann::json scheduler = nlohmann::json::parse(test::bytes_of(path("tiny/scheduler/scheduler_config.json")));
+  scheduler["clip_sample"] = true;
+  scheduler["clip_sample_range"] = 0.25;
+  test::write_bytes(path("tiny/scheduler/scheduler_config.json"), scheduler.dump());
+  const test::ProcessResult clipped = run(sample("tiny", "clipped.h5", {"--num", "2"}));
+  ASSERT_EQ(clipped.exit_code, 0) << clipped.err;
+  EXPECT_THAT(clipped.err, HasSubstr("clean latents are clipped to 0.25 around 0"));
+  EXPECT_FALSE(at::equal(images_in("plain.h5"), images_in("clipped.h5")));
 }
 
 // They may have been trained further on private records, in Python for instance, which drops the stamp.
