@@ -31,6 +31,8 @@ at::Tensor causal_mask(std::int64_t queries, std::int64_t keys, const at::Tensor
 // Whether the kernel that never stores the scores is the faster one. It is exact too (1e-6 in fp32). Forward and
 // backward on a CPU with AVX-512, against three products: 1.1 to 2 times as fast in fp32 (49 to 1024 tokens, heads of
 // 16 to 40), 0.9 times with heads of 384; in bf16 1.2 to 2.2 times from 256 tokens on, and several times slower below.
+// Not on a GPU: backward passes of its kernels add in an order that changes from run to run, and what a record
+// contributes must not change by a bit. Shapes without values are counted as on a CPU.
 bool fused_pays(const at::Tensor& query, std::int64_t num_keys, std::int64_t head_width) {
   constexpr std::int64_t kWidestHead = 128;
   constexpr std::int64_t kFewestScores = 256 * 256;
