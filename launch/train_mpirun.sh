@@ -91,15 +91,17 @@ dpldm_print_provenance "$root" "$program"
 # where the terminal's Ctrl-C and SIGHUP do not reach it, and the first request is translated.
 launcher=""
 asked=no
+told=no # to end, by SIGTERM or Ctrl-C: a warning by SIGUSR1 may have come before
 # shellcheck disable=SC2317 # the traps call it
 ask_to_stop() {
   if [ "$asked" = no ]; then
     asked=yes
     pass_on USR1
     echo "train_mpirun.sh: asking for a checkpoint and a stop" >&2 || true # the terminal may be gone
-  elif [ "$1" = TERM ]; then
+  elif [ "$1" = TERM ] && [ "$told" = yes ]; then
     pass_on TERM
   fi
+  if [ "$1" = TERM ]; then told=yes; fi
 }
 # shellcheck disable=SC2317
 pass_on() { [ -z "$launcher" ] || kill "-$1" "$launcher" 2>/dev/null || true; }

@@ -15,7 +15,7 @@
 //                                         syncs-hang (of any file) or mpi-hang (the call that starts an all_reduce)
 //   --kill-at-setup-sync N                SIGKILL at the N-th sync (from 1) of anything
 //   --kill-at-sync N                      SIGKILL at the N-th sync (from 1) of a file of the second checkpoint
-//   --kill-at-commit N                    SIGKILL when the N-th checkpoint has its name, and those not kept are still there
+//   --kill-at-commit N                    SIGKILL when the N-th checkpoint has its name, before older ones are removed
 //   --fail-at-sync N                      that sync fails with EIO instead
 //   --hang-at-sync N                      that sync never returns
 //   --hang-at-rename NAME                 to rename what has that name never returns

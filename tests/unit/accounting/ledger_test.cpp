@@ -531,7 +531,7 @@ TEST_F(Ledger, EpsilonAfter_CountsReleasesOutsideThePlan) {
   EXPECT_EQ(ledger.epsilon_after(step_of(2).event), epsilon_of(more, 1e-5, AccountantKind::kRdp));
 }
 
-TEST(Ledger, FileSystemThatHangsWhenItIsOpened_EndsTheProcess) {
+TEST(LedgerFile, WhoseOpeningHangs_EndsTheProcess) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const test::HangingFolder folder("hanging_ledger");
   EXPECT_EXIT(test::hang_in([&] { PrivacyLedger::read(folder.file("ledger.jsonl")); }), testing::ExitedWithCode(71),

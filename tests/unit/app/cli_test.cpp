@@ -52,7 +52,8 @@ TEST(Program, FileSystemThatRefuses_IsNoInternalError) {
   // A link to itself: whether there is something behind it cannot be told.
   const std::filesystem::path link = std::filesystem::path(testing::TempDir()) / ("loop_" + std::to_string(::getpid()));
   std::filesystem::create_symlink(link, link);
-  const std::array commands{Command{"look", "", [&](Invocation&) { static_cast<void>(std::filesystem::exists(link)); }}};
+  const std::array commands{
+      Command{"look", "", [&](Invocation&) { static_cast<void>(std::filesystem::exists(link)); }}};
   std::array arguments{std::string("program"), std::string("look")};
   std::array<char*, 3> argv{arguments[0].data(), arguments[1].data(), nullptr};
   testing::internal::CaptureStderr();
