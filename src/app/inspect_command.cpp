@@ -11,6 +11,7 @@
 #include "app/arguments.h"
 #include "app/commands.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/torch.h"
 #include "data/latent_file.h"
 #include "model/low_rank.h"
