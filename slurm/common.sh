@@ -45,7 +45,8 @@ slurm_leave() { mkdir -p "$(dirname "$1")" && : >"$1"; }
 
 # slurm_requeue_after CODE RUN_DIR STEPS: decides by the exit code whether to run again (docs/failures.md): 75 and 138 (SIGUSR1 came before
 # the program could listen, so nothing was begun) unless two starts in a row ended without a step, 71 (a rank, a link, a file system or a
-# collective failed) once for each job, anything else never. STEPS is what slurm_steps said before the start.
+# collective failed) and 205 (mpirun lost a node, or its daemon there) once for each job, anything else never. STEPS is what slurm_steps said
+# before the start.
 slurm_requeue_after() {
   local code=$1 run_dir=$2 steps=$3 mark
   case "$code" in
@@ -55,14 +56,14 @@ slurm_requeue_after() {
       if [ "$(slurm_steps "$run_dir")" -gt "$steps" ]; then
         rm -f "$mark" || true
       elif [ -e "$mark" ]; then
-        echo "not requeued: two starts in a row ended without a step; --time must leave more than the notice of --signal and the run's start take" >&2
+        echo "not requeued: two starts in a row ended without a step; unless both were pre-empted, --time is too short for the run's start and the notice of --signal" >&2
         return
       else
         slurm_leave "$mark" || true # without a mark, DPLDM_MAX_RESTARTS ends it
       fi
       slurm_requeue "it stopped to go on later"
       ;;
-    71)
+    71 | 205)
       mark=$run_dir/.requeued-after-71-job-$SLURM_JOB_ID
       if [ -e "$mark" ]; then
         echo "not requeued: communication failed a second time" >&2

@@ -221,11 +221,16 @@ case_preemptible_requeues_no_more_than_the_cap() {
 case_preemptible_requeues_once_after_a_communication_failure() {
   in_job
   fake_programs
-  STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
-  recorded "scontrol requeue 17"
-  : >"$STAND_IN_RECORD"
-  STAND_IN_EXIT=71 code_is 71 batch finetune_preemptible.sbatch
-  not_recorded "scontrol"
+  local code
+  for code in 71 205; do
+    : >"$STAND_IN_RECORD"
+    STAND_IN_EXIT=$code code_is "$code" batch finetune_preemptible.sbatch
+    recorded "scontrol requeue $SLURM_JOB_ID"
+    : >"$STAND_IN_RECORD"
+    STAND_IN_EXIT=$code code_is "$code" batch finetune_preemptible.sbatch
+    not_recorded "scontrol"
+    export SLURM_JOB_ID=18
+  done
 }
 case_preemptible_requeues_once_where_no_mark_can_be_left() {
   in_job
