@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The three batch scripts on a real Slurm cluster of two nodes (slurm_cluster.sh): encoding, fine-tuning, pre-emption and requeue, a node that
-# is killed, a link that is cut. One argument: the build directory. Ends with 77 and a reason where such a cluster cannot be set up.
+# The three batch scripts on a real Slurm cluster of two nodes (slurm_cluster.sh): encoding, fine-tuning, pre-emption and requeue, by srun and
+# by mpirun, a rank that is stopped, a node that is killed, a link that is cut. One argument: the build directory. Ends with 77 and a reason
+# where such a cluster cannot be set up.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=$(cd "${1:?the build directory}" && pwd)
@@ -22,6 +23,7 @@ finish() {
 trap finish EXIT
 
 export OMP_NUM_THREADS=1 OMPI_MCA_btl_vader_single_copy_mechanism=none DPLDM_REQUEUE_WAIT=60
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 log=$cluster/job.log
 steps=30
 fail() {
@@ -83,6 +85,10 @@ steps_done() { wc -l 2>/dev/null <"$DPLDM_RUN_DIR/metrics.jsonl" || echo 0; }
 }
 epsilon() { "$build/bin/dpldm" privacy ledger "$DPLDM_RUN_DIR" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["epsilon"])'; }
 not_less() { python3 -c 'import sys; sys.exit(float(sys.argv[2]) < float(sys.argv[1]))' "$1" "$2" || fail "epsilon fell from $1 to $2"; }
+requeued_by_the_script() {
+  grep -q "requeueing job $job: $1 " "$log" || fail "$2: the script did not requeue the job"
+  if grep -q "requeue job JobId=$job due to failure of node" "$cluster/ctl.log"; then fail "$2: Slurm came before the script"; fi
+}
 new_run() { export DPLDM_RUN_DIR=$cluster/$1; }
 
 encode_runs() {
@@ -144,10 +150,53 @@ preempted_job_comes_back() {
   local before
   before=$(epsilon)
   say "finetune_preemptible.sbatch, pre-empted: requeued after" "$((SECONDS - begin)) s"
+  requeued_by_the_script "it stopped to go on later" preemption
   grep -q "a checkpoint is in" "$log" || fail "preemption: there was no checkpoint"
   ends_with 0 180 "preempted job"
   not_less "$before" "$(epsilon)"
   [ "$(steps_done)" -eq "$steps" ] || fail "preemption: $(steps_done) steps, though nothing was lost"
+  say "... went on without repeating a step" "done"
+}
+
+# rank_pids N: the processes of the run on a node.
+rank_pids() {
+  local pid
+  for pid in $(ip netns pids "$prefix-n$1"); do
+    if [ "$(readlink "/proc/$pid/exe")" = "$build/bin/dpldm" ]; then echo "$pid"; fi
+  done
+}
+
+rank_that_is_stopped() {
+  new_run stopped
+  submit finetune_preemptible.sbatch
+  wait_until 90 has_steps 12 || fail "rank stopped: no steps"
+  local begin=$SECONDS before
+  # shellcheck disable=SC2046 # one process or more
+  kill -STOP $(rank_pids 2)
+  wait_until 60 names_the_missing || fail "rank stopped: no rank noticed"
+  wait_until 120 has_restarted || fail "rank stopped: the job was not requeued"
+  before=$(epsilon)
+  requeued_by_the_script "communication failed" "rank stopped"
+  say "a rank is stopped: code 71, requeued by the script after" "$((SECONDS - begin)) s (deadline 5 s)"
+  ends_with 0 240 "after a rank was stopped"
+  not_less "$before" "$(epsilon)"
+  say "... went on" "done"
+}
+
+mpirun_is_warned() {
+  new_run warned_mpirun
+  DPLDM_LAUNCHER=mpirun submit finetune_preemptible.sbatch
+  wait_until 90 has_steps 6 || fail "mpirun: no steps"
+  local begin=$SECONDS before
+  scancel --batch --signal=USR1 "$job"
+  wait_until 90 has_restarted || fail "mpirun: the job was not requeued"
+  before=$(epsilon)
+  requeued_by_the_script "it stopped to go on later" mpirun
+  grep -q "a checkpoint is in" "$log" || fail "mpirun: there was no checkpoint"
+  say "by mpirun, SIGUSR1: requeued after" "$((SECONDS - begin)) s"
+  ends_with 0 180 "mpirun"
+  not_less "$before" "$(epsilon)"
+  [ "$(steps_done)" -eq "$steps" ] || fail "mpirun: $(steps_done) steps, though nothing was lost"
   say "... went on without repeating a step" "done"
 }
 
@@ -159,10 +208,10 @@ node_that_is_killed() {
   node_kill 2
   wait_until 120 has_left || fail "node killed: the job still runs"
   before=$(epsilon)
-  say "a node is killed: the job has left the node after" "$((SECONDS - begin)) s"
+  requeued_by_the_script "communication failed" "node killed"
+  say "a node is killed: code 71, requeued by the script after" "$((SECONDS - begin)) s"
   node_up 2
   wait_until 60 nodes_usable || fail "node killed: it did not come back"
-  if ! state_is "PENDING CONFIGURING RUNNING COMPLETING"; then submit finetune_preemptible.sbatch; fi
   ends_with 0 240 "after the node came back"
   not_less "$before" "$(epsilon)"
   say "... went on when the node was back" "done"
@@ -178,10 +227,10 @@ link_that_is_cut() {
   say "a link is cut: a rank names the missing one after" "$((SECONDS - begin)) s (deadline 5 s)"
   wait_until 120 has_left || fail "link cut: the job still runs"
   before=$(epsilon)
-  say "... the job has ended or is requeued after" "$((SECONDS - begin)) s"
+  requeued_by_the_script "communication failed" "link cut"
+  say "... code 71, requeued by the script after" "$((SECONDS - begin)) s"
   link_mend 2
   wait_until 90 nodes_usable || fail "link cut: the node did not come back"
-  if ! state_is "PENDING CONFIGURING RUNNING COMPLETING REQUEUED"; then submit finetune_preemptible.sbatch; fi
   ends_with 0 240 "after the link was mended"
   not_less "$before" "$(epsilon)"
   say "... went on when the link was back" "done"
@@ -198,6 +247,8 @@ else
   warning_signal_stops
   clock_stops
   preempted_job_comes_back
+  mpirun_is_warned
+  rank_that_is_stopped
   node_that_is_killed
   link_that_is_cut
 fi
