@@ -43,8 +43,8 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 
 // A run that has one parameter. One at a time: it listens for signals.
-struct Run {
-  Run(const fs::path& run_dir, const config::RuntimeConfig& runtime, comm::Communicator& comm,
+struct OneRun {
+  OneRun(const fs::path& run_dir, const config::RuntimeConfig& runtime, comm::Communicator& comm,
       std::int64_t num_elements = 3)
       : parameters(std::vector<std::pair<std::string, at::Tensor>>{{"weight", torch::zeros({num_elements})}}),
         optimizer(config::OptimizerConfig{}, 10, parameters),
@@ -82,7 +82,7 @@ class RunStateOnRanks : public testing::Test {
   void save_three() {
     if (world_->is_root()) fs::create_directories(seen_by_root());
     {
-      Run run(seen_by_root(), {}, *world_);
+      OneRun run(seen_by_root(), {}, *world_);
       for (const std::int64_t step : {1, 2, 3}) {
         run.become(static_cast<float>(step));
         run.state.save(step, run.parameters, run.optimizer);
@@ -109,7 +109,7 @@ TEST_F(RunStateOnRanks, SlowDisk_IsWaitedForBeyondTheDeadline) {
   constexpr std::int64_t kElements = std::int64_t{4} << 20;  // 64 MiB with the moments: 3.3 s at 20 MB/s
   if (world_->is_root()) fs::create_directories(seen_by_root());
   world_->barrier();
-  Run run(seen_by_root(), {.deadline_seconds = 2}, *world_, kElements);
+  OneRun run(seen_by_root(), {.deadline_seconds = 2}, *world_, kElements);
   the_delay = milliseconds(300);
   for (const std::int64_t step : {1, 2, 3}) {
     run.become(static_cast<float>(step));
@@ -122,7 +122,7 @@ TEST_F(RunStateOnRanks, SlowDisk_IsWaitedForBeyondTheDeadline) {
 TEST_F(RunStateOnRanks, RankZeroChoosesTheCheckpointForAll) {
   save_three();
   damage(seen_by_root(), "step-00000003");
-  Run run(seen_here(), {}, *world_);
+  OneRun run(seen_here(), {}, *world_);
   EXPECT_EQ(run.state.restore(run.parameters, run.optimizer), 2);
   EXPECT_TRUE(torch::equal(run.parameters.values(), torch::full({3}, 2.0)));
 }
@@ -130,7 +130,7 @@ TEST_F(RunStateOnRanks, RankZeroChoosesTheCheckpointForAll) {
 TEST_F(RunStateOnRanks, CheckpointThatOneRankCannotRead_IsReadByNone) {
   save_three();
   damage(seen_by_others(), "step-00000003");
-  Run run(seen_here(), {}, *world_);
+  OneRun run(seen_here(), {}, *world_);
   std::string message;
   try {
     run.state.restore(run.parameters, run.optimizer);
@@ -144,7 +144,7 @@ TEST_F(RunStateOnRanks, WithoutACheckpointAtRankZero_AllStartAtStepZero) {
   save_three();
   if (world_->is_root()) fs::remove_all(seen_by_root() / "checkpoints");
   world_->barrier();
-  Run run(seen_here(), {}, *world_);
+  OneRun run(seen_here(), {}, *world_);
   EXPECT_EQ(run.state.restore(run.parameters, run.optimizer), 0);
 }
 
