@@ -68,7 +68,7 @@ CASES = {
         EulerDiscreteScheduler,
         {"beta_schedule": "scaled_linear", "timestep_spacing": "linspace", "prediction_type": "v_prediction"},
         13,
-        4.0,
+        None,
     ),
     "euler_trailing": (EulerDiscreteScheduler, {"beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}, 20, None),
     "ddim_clip": (DDIMScheduler, {"beta_schedule": "scaled_linear", "clip_sample": True}, 20, 0.5),
