@@ -39,9 +39,9 @@ dpldm_program() {
   if [ ! -x "$1/build/bin/$2" ] && [ -x "$installed" ]; then echo "$installed"; else echo "$1/build/bin/$2"; fi
 }
 
-# dpldm_wait PID: waits for a background command and returns its exit code; traps run meanwhile, within a moment. For when the command is gone,
-# signals are ignored from then on. Not by `wait` alone: a trap that interrupts it makes it return 128 plus the signal, and where the command
-# ends in that moment, bash has lost the code for good.
+# dpldm_wait PID: waits for a background command and returns its exit code. Traps run meanwhile, within a moment; once the command is gone,
+# the signals are ignored. Not by `wait` alone: a trap that interrupts it makes it return 128 plus the signal, and where the command ends in
+# that moment, bash has lost the code for good.
 dpldm_wait() {
   # A Ctrl-C ends the sleep too.
   while kill -0 "$1" 2>/dev/null; do sleep 0.2 || true; done
