@@ -370,7 +370,9 @@ std::vector<fs::path> yamls_near(const fs::path& checkpoint) {
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(place, ignored)) {
       const std::string extension = entry.path().extension().string();
-      if (entry.is_regular_file() && (extension == ".yaml" || extension == ".yml")) found.push_back(entry.path());
+      if (entry.is_regular_file(ignored) && (extension == ".yaml" || extension == ".yml")) {
+        found.push_back(entry.path());
+      }
     }
   }
   std::sort(found.begin(), found.end());

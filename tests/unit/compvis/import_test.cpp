@@ -174,6 +174,15 @@ TEST_F(CompVisImport, TextEncoderWithoutWidth_IsRefused) {
   EXPECT_THROW(import_checkpoint(request), ConfigError);
 }
 
+// Whatever else lies there, and cannot be looked at.
+TEST_F(CompVisImport, YamlsBesideACheckpoint_AreFoundAmongBrokenLinks) {
+  const std::filesystem::path folder = folder_.path() / "run";
+  std::filesystem::create_directories(folder);
+  test::write_bytes(folder / "model.yaml", "model:");
+  std::filesystem::create_symlink(folder / "loop.yaml", folder / "loop.yaml");
+  EXPECT_THAT(yamls_near(folder / "model.ckpt"), testing::ElementsAre(folder / "model.yaml"));
+}
+
 TEST_F(CompVisImport, DamagedCheckpoint_IsRefusedAtEveryPlace) {
   for (const char* name : {"new_order", "emnist"}) {
     const ImportRequest request = request_for(name);
