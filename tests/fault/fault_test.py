@@ -52,6 +52,9 @@ class Ended:
         self.since_fault = since_fault  # seconds from the fault, or None where there was none
         self.whole = whole
 
+    def seconds(self):
+        return f"{self.since_fault:.1f}" if self.since_fault is not None else f"{self.whole:.1f} (whole run)"
+
 
 class Case:
     def __init__(self, build, ranks, folder):
@@ -807,7 +810,7 @@ def print_table(build):
                 times.append(f"skipped: {reason}")
                 continue
             ended = case.first
-            times.append(f"{ended.since_fault:.1f}" if ended.since_fault is not None else f"{ended.whole:.1f} (whole run)")
+            times.append(ended.seconds())
             if str(ended.code) not in codes:
                 codes.append(str(ended.code))
         print(f"| {function.__doc__} | {' or '.join(codes)} | {' | '.join(times)} | {left} |", flush=True)
@@ -832,7 +835,7 @@ def main():
         print(f"FAILED: {failure}", file=sys.stderr)
         return 1
     ended = case.first
-    print(f"ended with {ended.code}, {ended.since_fault if ended.since_fault is not None else ended.whole:.2f} s; {left}")
+    print(f"ended with {ended.code} after {ended.seconds()} s; {left}")
     return 0
 
 
