@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
-#include <set>
 
 #include <cxxopts.hpp>
 #include <fmt/format.h>
@@ -56,7 +55,7 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
       ("model", "model directory (diffusers layout)", cxxopts::value<std::string>(), "DIR")
       ("num", "how many images; with --prompts, one for each unless given", cxxopts::value<std::int64_t>(), "N")
       ("per-class", "--num counts the images of each class")
-      ("classes", "sample these classes only, by number", cxxopts::value<std::vector<std::int64_t>>(), "0,3,...")
+      ("classes", "sample these classes only, by number and in turn", cxxopts::value<std::vector<std::int64_t>>(), "0,3,...")
       ("class-distribution", "weight of each sampled class; without it all are equal",
        cxxopts::value<std::vector<Number>>(), "W,W,...")
       ("prompts", "text prompts, one per line, for a model with a text encoder; they are used in turn", cxxopts::value<std::string>(), "FILE")
@@ -133,13 +132,9 @@ std::vector<std::int64_t> labels_of(const SampleOptions& options, std::int64_t n
     classes.resize(static_cast<std::size_t>(num_classes));
     std::iota(classes.begin(), classes.end(), std::int64_t{0});
   }
-  std::set<std::int64_t> seen;
   for (const std::int64_t c : classes) {
     if (c < 0 || c >= num_classes) {
       throw ConfigError(fmt::format("--classes has {}; the model's classes are 0 to {}", c, num_classes - 1));
-    }
-    if (!seen.insert(c).second) {
-      throw ConfigError(fmt::format("--classes has {} twice; --class-distribution gives classes unequal shares", c));
     }
   }
   const std::int64_t num = options.per_class ? options.num * static_cast<std::int64_t>(classes.size()) : options.num;
