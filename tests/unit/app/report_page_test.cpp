@@ -88,7 +88,8 @@ TEST_F(ReportPage, BrokenLedger_IsNoStatement) {
 TEST_F(ReportPage, LedgerThatLacksWhatTheStatementSaw_IsNoStatement) {
   add_ledger(true);
   add_json("model/dp_metadata.json", {{"private", true}, {"ledger_head", std::string(64, 'e')}});
-  EXPECT_THROW(report_page(run_), IoError);
+  EXPECT_THAT([&] { report_page(run_); },
+              testing::ThrowsMessage<IoError>(HasSubstr("lacks a line that the statement in model/ had seen")));
 }
 
 TEST_F(ReportPage, PublicRun_SaysSoAndShowsItsLoss) {
