@@ -45,7 +45,7 @@ using std::chrono::milliseconds;
 // A run that has one parameter. One at a time: it listens for signals.
 struct OneRun {
   OneRun(const fs::path& run_dir, const config::RuntimeConfig& runtime, comm::Communicator& comm,
-      std::int64_t num_elements = 3)
+         std::int64_t num_elements = 3)
       : parameters(std::vector<std::pair<std::string, at::Tensor>>{{"weight", torch::zeros({num_elements})}}),
         optimizer(config::OptimizerConfig{}, 10, parameters),
         state(run_dir, config::CheckpointConfig{.every_steps = 1, .keep_last = 3}, runtime, {.config_hash = "hash"},
