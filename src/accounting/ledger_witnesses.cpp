@@ -1,6 +1,9 @@
 #include "accounting/ledger_witnesses.h"
 
+#include <charconv>
+#include <cstdint>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -65,6 +68,14 @@ Json whole_manifest(const fs::path& path) {
   return Json::object();
 }
 
+// N of "step-N" and of what follows it; 0 for any other name.
+std::int64_t step_in_name(const std::string& name) {
+  constexpr std::string_view kPrefix = "step-";
+  std::int64_t step = 0;
+  if (name.starts_with(kPrefix)) std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), step);
+  return step;
+}
+
 void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
   const fs::path checkpoints = run_dir / "checkpoints";
   const WatchedFileCall watched("reading", checkpoints);
@@ -80,6 +91,21 @@ void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_d
   }
 }
 
+// The name says how many steps were charged, also where nothing in it can be read, or it was never finished.
+void compare_with_names_of_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
+  const fs::path checkpoints = run_dir / "checkpoints";
+  const WatchedFileCall watched("listing", checkpoints);
+  if (!fs::is_directory(checkpoints)) return;
+  for (const auto& entry : fs::directory_iterator(checkpoints)) {
+    const std::string name = entry.path().filename().string();
+    if (step_in_name(name) > ledger.num_steps()) {
+      throw IoError(
+          fmt::format("the ledger has {} steps, but there is a checkpoint {}: its end was cut off or replaced",
+                      ledger.num_steps(), name));
+    }
+  }
+}
+
 }  // namespace
 
 std::string manifest_digest(Json manifest) {
@@ -90,6 +116,7 @@ std::string manifest_digest(Json manifest) {
 void require_nothing_lost(const PrivacyLedger& ledger, const fs::path& run_dir) {
   compare_with_checkpoints(ledger, run_dir);
   compare_with_statement(ledger, run_dir);
+  compare_with_names_of_checkpoints(ledger, run_dir);
 }
 
 }  // namespace dpldm::accounting

@@ -94,6 +94,15 @@ void require_true_claim(const fs::path& statement) {
   }
 }
 
+// Of a model that was trained elsewhere on private records, nobody knows which part saw them. The statement of a
+// fine-tuning names what was trained, and the rest stays as public as it was.
+bool covers_every_part(const fs::path& statement) {
+  const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
+  if (!content.is_object()) throw ConfigError(statement.string() + " is not a JSON object");
+  const auto records = content.find("training_records");
+  return records != content.end() && *records == "private" && !content.contains("trained_parameters");
+}
+
 std::vector<fs::path> weights_in(const fs::path& model) {
   std::vector<fs::path> files;
   for (const fs::path& place : places(model)) {
@@ -143,6 +152,10 @@ std::vector<PrivacyStamp> read_privacy_stamps(const fs::path& model) {
 
 void require_unstamped(const fs::path& model, const std::string& purpose) {
   const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
+  const std::optional<fs::path> statement = find_statement(model);
+  if (statement && covers_every_part(*statement)) {
+    throw ConfigError(fmt::format("{} says that the model saw private records; {}", statement->string(), purpose));
+  }
   if (stamps.empty()) return;
   throw ConfigError(fmt::format("{} holds weights that were trained on private records ({}); {}",
                                 stamps.front().file.string(), stamps.front().privacy, purpose));
@@ -168,9 +181,11 @@ void require_own_statement(const fs::path& model) {
   require_true_claim(*statement);
 }
 
-std::string weights_beside_the_statement(const fs::path& model) {
-  const fs::path statement = model / kStatementFile;
-  if (!path_exists(statement)) return "";
+std::string weights_beside_the_statement(const fs::path& named) {
+  const std::optional<fs::path> found = find_statement(named);
+  if (!found) return "";
+  const fs::path& statement = *found;
+  const fs::path model = statement.parent_path();
   const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
   if (!content.is_object() || !content.contains(kWeights)) return "";
   std::map<std::string, std::string> digests;

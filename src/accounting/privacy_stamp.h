@@ -36,7 +36,8 @@ std::map<std::string, std::string> stamp_for_checkpoint();
 // IoError for a file that is not safetensors.
 std::vector<PrivacyStamp> read_privacy_stamps(const std::filesystem::path& model);
 
-// Throws ConfigError, with `purpose` ("finetune starts from a public model only"), when weights in `model` are stamped.
+// Throws ConfigError, with `purpose` ("finetune starts from a public model only"), when weights in `model` are stamped,
+// or when a statement in it or beside it says that the model saw private records and not which part of it did.
 void require_unstamped(const std::filesystem::path& model, const std::string& purpose);
 
 // Throws ConfigError when weights in `model` are stamped, and the dp_metadata.json beside them is missing or is not the
@@ -44,9 +45,9 @@ void require_unstamped(const std::filesystem::path& model, const std::string& pu
 // or not weights are stamped. Weights without stamp and statement pass.
 void require_own_statement(const std::filesystem::path& model);
 
-// What keeps the weights in `model`, a pipeline's directory, from being those that the dp_metadata.json in it was
-// written for, by the digests in it: a sentence, or empty. A statement without digests is not compared. Reads all files
-// of weights; throws IoError when that fails, ConfigError for digests that are none.
-std::string weights_beside_the_statement(const std::filesystem::path& model);
+// What keeps the weights of `named`, a pipeline's directory or a network's in it, from being those that the pipeline's
+// dp_metadata.json was written for, by the digests in it: a sentence, or empty. A statement without digests is not
+// compared. Reads all files of weights; throws IoError when that fails, ConfigError for digests that are none.
+std::string weights_beside_the_statement(const std::filesystem::path& named);
 
 }  // namespace dpldm::accounting

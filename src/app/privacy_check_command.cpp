@@ -119,8 +119,8 @@ void run_privacy_verify(int argc, char** argv) {
   const cxxopts::ParseResult& given = *arguments;
   const std::filesystem::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
+  const bool is_model = std::filesystem::is_directory(path);
   const auto [claim, epsilon] = reporting_failure(json, [&] {
-    const bool is_model = std::filesystem::is_directory(path);
     if (is_model) {
       accounting::require_own_statement(path);
       const std::string difference = accounting::weights_beside_the_statement(path);
@@ -142,7 +142,8 @@ void run_privacy_verify(int argc, char** argv) {
                       {"neighbouring", to_text(claim.neighbouring)}};
     fmt::print("{}\n", answer.dump());
   } else if (epsilon) {
-    fmt::print("verified: epsilon {} at delta {} ({}, {})\n", accounting::up_to_decimals(*epsilon, 6),
+    fmt::print("verified{}: epsilon {} at delta {} ({}, {})\n",
+               is_model ? "" : " (the numbers; no weights were compared)", accounting::up_to_decimals(*epsilon, 6),
                accounting::up_to_digits(claim.delta, 3), to_text(claim.neighbouring), to_text(claim.accountant));
   } else {
     fmt::print("NOT PRIVATE: the model claims nothing, consistently\n");

@@ -88,9 +88,9 @@ void print_table(const std::vector<Line>& lines, std::int64_t num_records) {
              "noise/best", "records");
   for (const Line& line : lines) {
     for (const Choice& c : line.choices) {
-      fmt::print("{:>14} {:>9} {:>9.4g} {:>10.4g} {:>10.4f} {:>12.3f} {:>14.4g}\n", c.expected_batch, c.steps,
-                 c.cost / static_cast<double>(num_records), c.sampling_rate, c.noise_multiplier, c.relative_noise,
-                 c.cost);
+      fmt::print("{:>14} {:>9} {:>9.4g} {:>10.4g} {:>10} {:>12.3f} {:>14.4g}\n", c.expected_batch, c.steps,
+                 c.cost / static_cast<double>(num_records), c.sampling_rate,
+                 accounting::up_to_decimals(c.noise_multiplier, 4), c.relative_noise, c.cost);
     }
   }
   fmt::print(

@@ -13,6 +13,7 @@
 #include "accounting/bound_text.h"
 #include "accounting/ledger.h"
 #include "accounting/ledger_witnesses.h"
+#include "accounting/privacy_stamp.h"
 #include "app/html.h"
 #include "base/atomic_file.h"
 #include "base/build_facts.h"
@@ -224,6 +225,8 @@ std::string report_page(const fs::path& run_dir) {
     if (fs::exists(run_dir / "ledger.jsonl")) {
       ledger = PrivacyLedger::read(run_dir / "ledger.jsonl");
       accounting::require_nothing_lost(*ledger, run_dir);
+      const std::string difference = accounting::weights_beside_the_statement(run_dir / "model");
+      if (!difference.empty()) throw IoError(difference + ": what was spent is not about them");
     }
     const std::optional<json> metadata = json_if_there(run_dir / "model" / "dp_metadata.json");
     body +=

@@ -76,7 +76,8 @@ std::string trace_of_a_ledger(const std::filesystem::path& run_dir) {
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     const bool tells = name == "checkpoints" || name == "model" || name == "metrics.jsonl" ||
-                       name == "privacy_statement.md" || name.starts_with("events.out.tfevents.");
+                       name == "privacy_statement.md" || name == "report.html" ||
+                       name.starts_with("events.out.tfevents.");
     if (tells) trace = name;
   }
   if (error) throw IoError(fmt::format("cannot list {}: {}", run_dir.string(), error.message()));

@@ -225,6 +225,15 @@ TEST_F(PrivacyCommand, Ledger_ShorterThanWhatACheckpointSaw_Fails) {
   EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
 }
 
+// What is in it cannot be read, or was never finished; its name says enough.
+TEST_F(PrivacyCommand, Ledger_WithFewerStepsThanACheckpointsName_Fails) {
+  write_ledger(header(), 1000);
+  std::filesystem::create_directories(folder_ / "checkpoints/step-00001000");
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  std::filesystem::create_directories(folder_ / "checkpoints/step-00001001.tmp");
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
 // What it says is not what the run wrote: a bit that flipped must not look like a line that was cut off.
 TEST_F(PrivacyCommand, Ledger_BesideADamagedManifest_IsStillWhole) {
   const std::string head = write_ledger(header(), 1000);

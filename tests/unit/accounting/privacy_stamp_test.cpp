@@ -84,6 +84,16 @@ TEST_F(Stamp, StatementWhoseNumbersMakeAnotherEpsilon_IsRefusedWithoutAStampToo)
   EXPECT_THROW(require_own_statement(model_), ConfigError);
 }
 
+// diffusers' save_pretrained drops the stamp and leaves the statement.
+TEST_F(Stamp, PartsOfAModelThatSawPrivateRecordsElsewhere_AreNotPublicWithoutAStampEither) {
+  write_statement(R"({"private": false, "epsilon": null, "training_records": "private", "not_private_because": "x"})");
+  for (const auto& named : {model_, model_ / "vae"}) EXPECT_THROW(require_unstamped(named, ""), ConfigError) << named;
+  // A fine-tuning says what it trained; its autoencoder is as public as before.
+  write_statement(R"({"private": false, "epsilon": null, "training_records": "private", "not_private_because": "x",
+                      "trained_parameters": ["conv_in.weight"]})");
+  EXPECT_NO_THROW(require_unstamped(model_ / "vae", ""));
+}
+
 TEST_F(Stamp, CheckpointsWeights_AreNotPublic) {
   write_weights("unet", stamp_for_checkpoint());
   EXPECT_THROW(require_unstamped(model_, ""), ConfigError);
@@ -120,6 +130,7 @@ TEST_F(Stamp, WeightsOtherThanThoseOfTheStatement_AreFound) {
   EXPECT_EQ(weights_beside_the_statement(model_), "") << "the header may say what it likes";
   write_weights("unet", {{"format", "pt"}}, "abce");
   EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("does not hold the weights"));
+  EXPECT_THAT(weights_beside_the_statement(model_ / "unet"), HasSubstr("does not hold the weights"));
   write_weights("unet", {{"format", "pt"}}, "abcd");
   statement({{unet, sha256_of("abcd")}});
   EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("is not among the weights"));

@@ -92,6 +92,13 @@ TEST_F(ReportPage, LedgerThatLacksWhatTheStatementSaw_IsNoStatement) {
               testing::ThrowsMessage<IoError>(HasSubstr("lacks a line that the statement in model/ had seen")));
 }
 
+TEST_F(ReportPage, ModelWithOtherWeightsThanItsStatementNames_IsNotReported) {
+  add_ledger(true);
+  add_json("model/dp_metadata.json", {{"private", true}, {"weights_sha256", {{"unet/x.safetensors", "00"}}}});
+  EXPECT_THAT([&] { report_page(run_); },
+              testing::ThrowsMessage<IoError>(HasSubstr("what was spent is not about them")));
+}
+
 TEST_F(ReportPage, PublicRun_SaysSoAndShowsItsLoss) {
   std::ofstream(run_ / "metrics.jsonl") << R"({"step":1,"loss":0.5})"
                                         << "\n"
