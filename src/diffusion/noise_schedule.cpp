@@ -1,6 +1,7 @@
 #include "diffusion/noise_schedule.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -70,6 +71,33 @@ void check(const ScheduleConfig& config) {
   }
 }
 
+// Diffusers' schedulers of other processes (flow matching, EDM, VE, discrete) share no schedule with these, and a
+// network that was trained for one of them predicts something else. A file without a class is an old one.
+void refuse_other_processes(const nlohmann::json& json) {
+  constexpr std::array kSameProcess{"DDPMScheduler",
+                                    "DDIMScheduler",
+                                    "DDPMParallelScheduler",
+                                    "DDIMParallelScheduler",
+                                    "DDIMInverseScheduler",
+                                    "PNDMScheduler",
+                                    "DPMSolverMultistepScheduler",
+                                    "DPMSolverSinglestepScheduler",
+                                    "DPMSolverSDEScheduler",
+                                    "UniPCMultistepScheduler",
+                                    "DEISMultistepScheduler",
+                                    "LCMScheduler",
+                                    "TCDScheduler",
+                                    "EulerDiscreteScheduler",
+                                    "EulerAncestralDiscreteScheduler",
+                                    "HeunDiscreteScheduler",
+                                    "LMSDiscreteScheduler",
+                                    "KDPM2DiscreteScheduler",
+                                    "KDPM2AncestralDiscreteScheduler"};
+  const auto name = value_or<std::string>(json, "_class_name", "");
+  if (name.empty() || std::find(kSameProcess.begin(), kSameProcess.end(), name) != kSameProcess.end()) return;
+  throw ConfigError(fmt::format("scheduler_config.json is of {}, whose noise is not that of DDPM and its kin", name));
+}
+
 // table[t] as [B, 1, 1, ...], to multiply something with as many axes as `like`.
 at::Tensor at_timesteps(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) {
   std::vector<std::int64_t> shape(static_cast<std::size_t>(like.dim()), 1);
@@ -100,6 +128,7 @@ Prediction prediction_from(const std::string& text) {
 
 ScheduleConfig ScheduleConfig::from_json(const nlohmann::json& json) {
   if (!json.is_object()) throw ConfigError("scheduler_config.json must hold one JSON object");
+  refuse_other_processes(json);
   refuse_unsupported(json);
   ScheduleConfig config;
   config.num_train_timesteps = value_or<std::int64_t>(json, "num_train_timesteps", 1000);

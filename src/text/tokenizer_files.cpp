@@ -259,9 +259,15 @@ std::int64_t text_length(const fs::path& directory, std::int64_t positions) {
   const Json config = json_if_there(directory / kConfigName);
   const auto length = config.find(kLength);
   // transformers writes 1e30 for "no limit".
-  if (length == config.end() || !length->is_number()) return positions;
-  const auto number = length->get<double>();
-  return number >= 2 && number < static_cast<double>(positions) ? static_cast<std::int64_t>(number) : positions;
+  if (length == config.end() || length->is_null()) return positions;
+  const double number = length->is_number() ? length->get<double>() : 0;
+  if (!(number >= 2)) {
+    throw ConfigError(
+        fmt::format("{} of {} is {}; it must be a number of tokens, of which the first and the last say "
+                    "where a text begins and ends",
+                    kLength, (directory / kConfigName).string(), length->dump()));
+  }
+  return number < static_cast<double>(positions) ? static_cast<std::int64_t>(number) : positions;
 }
 
 void set_text_length(const fs::path& directory, std::int64_t num_tokens, std::int64_t positions) {

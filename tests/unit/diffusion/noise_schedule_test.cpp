@@ -69,6 +69,9 @@ TEST(ScheduleConfig, WrittenFile_ReadsBackTheSame) {
 }
 
 TEST(ScheduleConfig, AbsentKeys_HaveTheDefaultsOfDiffusers) {
+  for (const char* other : {"FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "ScoreSdeVeScheduler"}) {
+    EXPECT_THROW(ScheduleConfig::from_json({{"_class_name", other}}), ConfigError) << other;
+  }
   const ScheduleConfig config = ScheduleConfig::from_json({{"_class_name", "DDPMScheduler"}});
   EXPECT_EQ(config.beta_schedule, "linear");
   EXPECT_EQ(config.beta_start, 1e-4);
