@@ -49,7 +49,7 @@ std::string write_new_opening(const std::filesystem::path& path) {
   std::array<std::uint8_t, kOpeningBytes> bytes{};
   if (sodium_init() < 0) throw InternalError("libsodium could not be initialised");
   randombytes_buf(bytes.data(), bytes.size());
-  const std::string opening = hexadecimal(bytes);
+  std::string opening = hexadecimal(bytes);
   const mode_t mask = ::umask(S_IRWXG | S_IRWXO);  // for its owner alone, from the first moment
   try {
     write_file_atomically(path, opening);
