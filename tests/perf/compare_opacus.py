@@ -48,7 +48,7 @@ DEAD = ("attn2.to_q", "attn2.to_k", ".norm2")  # without effect under a context 
 
 
 def load_network(folder, dtype):
-    network = UNet2DConditionModel.from_pretrained(folder / "unet")
+    network = UNet2DConditionModel.from_pretrained(folder / "unet").train()  # Opacus looks at training passes alone
     # torch's fused attention has a slow backward pass in bf16 on the CPU; this is product, softmax, product.
     network.set_attn_processor(AttnProcessor())
     for key, parameter in network.named_parameters():
