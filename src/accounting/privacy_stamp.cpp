@@ -81,10 +81,15 @@ std::optional<fs::path> find_statement(const fs::path& model) {
   return std::nullopt;
 }
 
+json read_statement(const fs::path& statement) {
+  json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
+  if (!content.is_object()) throw ConfigError(statement.string() + " is not a JSON object");
+  return content;
+}
+
 // A claim of privacy must follow from its own numbers. What claims nothing is not looked at.
 void require_true_claim(const fs::path& statement) {
-  const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
-  if (!content.is_object()) throw ConfigError(statement.string() + " is not a JSON object");
+  const json content = read_statement(statement);
   const auto is_private = content.find("private");
   if (is_private == content.end() || *is_private != true) return;
   try {
@@ -97,8 +102,7 @@ void require_true_claim(const fs::path& statement) {
 // Of a model that was trained elsewhere on private records, nobody knows which part saw them. The statement of a
 // fine-tuning names what was trained, and the rest stays as public as it was.
 bool covers_every_part(const fs::path& statement) {
-  const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
-  if (!content.is_object()) throw ConfigError(statement.string() + " is not a JSON object");
+  const json content = read_statement(statement);
   const auto records = content.find("training_records");
   return records != content.end() && *records == "private" && !content.contains("trained_parameters");
 }
