@@ -95,11 +95,13 @@ double noise_within(Budget& budget, GaussianEvent event, AccountantKind kind, do
                                     kMostNoise, event.count, event.sampling_rate, budget.epsilon()));
     }
   }
-  double beyond = within * shrink;
+  // In growing strides: where delta allows almost any noise, the answer is far below.
+  double beyond = std::max(kLeastNoise, within * shrink);
   while (excess(beyond) <= 0) {
     within = beyond;
-    beyond *= shrink;
-    if (beyond < kLeastNoise) return within;
+    if (within <= kLeastNoise) return within;
+    shrink *= shrink;
+    beyond = std::max(kLeastNoise, within * shrink);
   }
   return nearest_within(excess, within, beyond, kRelativeTolerance * std::min(1.0, 1 / within));
 }

@@ -86,4 +86,9 @@ bool without_noise(std::span<const GaussianEvent> simplified_events) {
                      [](const GaussianEvent& event) { return event.noise_multiplier < 1e-150; });
 }
 
+bool with_too_little_noise(std::span<const GaussianEvent> simplified_events) {
+  return std::any_of(simplified_events.begin(), simplified_events.end(),
+                     [](const GaussianEvent& event) { return event.noise_multiplier < kLeastNoiseOnGrid; });
+}
+
 }  // namespace dpldm::accounting

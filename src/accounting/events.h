@@ -12,6 +12,9 @@ namespace dpldm::accounting {
 // That all events together may have: counts stay exact in double precision, and their sums in 64 bits.
 inline constexpr std::int64_t kMostSteps = 1'000'000'000'000;
 
+// With less noise the losses of one step, up to 1 / (2 sigma^2) and more, are no longer told apart on a grid.
+inline constexpr double kLeastNoiseOnGrid = 1e-4;
+
 // Throws ConfigError unless every event is within its domain (accountant.h), and all together have kMostSteps at most.
 void check_events(std::span<const GaussianEvent> events);
 
@@ -29,5 +32,9 @@ std::vector<GaussianEvent> simplified(std::span<const GaussianEvent> events);
 
 // True when some event of `simplified` releases without noise: no finite epsilon.
 bool without_noise(std::span<const GaussianEvent> simplified_events);
+
+// True when some event of `simplified` has less noise than kLeastNoiseOnGrid: an accountant that works on a grid of
+// losses answers infinity, which is an upper bound.
+bool with_too_little_noise(std::span<const GaussianEvent> simplified_events);
 
 }  // namespace dpldm::accounting

@@ -300,6 +300,7 @@ double pld_epsilon(std::span<const GaussianEvent> events, double delta, Neighbou
   if (simple.empty()) return 0;
   if (without_noise(simple)) return kInfinity;
   if (const double mu = single_gaussian_mean(simple, neighbouring); mu > 0) return gaussian_epsilon(mu, delta);
+  if (with_too_little_noise(simple)) return kInfinity;
   double epsilon = 0;
   for (Direction direction : directions_of(neighbouring)) {
     epsilon = std::max(epsilon, directed_epsilon(simple, direction, delta));
@@ -313,6 +314,7 @@ double pld_delta(std::span<const GaussianEvent> events, double epsilon, Neighbou
   if (simple.empty()) return 0;
   if (without_noise(simple)) return 1;
   if (const double mu = single_gaussian_mean(simple, neighbouring); mu > 0) return gaussian_delta(mu, epsilon);
+  if (with_too_little_noise(simple)) return 1;
   double delta = 0;
   for (Direction direction : directions_of(neighbouring)) {
     const double scale = chernoff_delta(simple, direction, epsilon);

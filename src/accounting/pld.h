@@ -18,8 +18,9 @@
 
 namespace dpldm::accounting {
 
-// The smallest epsilon >= 0 that is proven at `delta`; infinity without noise. Exact up to rounding for events without
-// amplification. Throws ConfigError for values outside their domain; delta must be at least 1e-12.
+// The smallest epsilon >= 0 that is proven at `delta`; infinity without noise, and for subsampled steps with a noise
+// multiplier below 1e-4. Exact up to rounding for events without amplification. Throws ConfigError for values outside
+// their domain; delta must be at least 1e-12.
 double pld_epsilon(std::span<const GaussianEvent> events, double delta,
                    Neighbouring neighbouring = Neighbouring::kAddRemove);
 

@@ -1,3 +1,4 @@
+#include <chrono>
 #include <cmath>
 
 #include <gmock/gmock.h>
@@ -89,6 +90,19 @@ TEST(Calibration, LooseAndTightTargets_AreAnsweredOrRefused) {
   }
   EXPECT_THROW(calibrate_noise_multiplier(2, 10, 1, 1e-5, AccountantKind::kPld), ConfigError);
   EXPECT_THROW(calibrate_noise_multiplier(1, 1'000'000'000'000, 1e-9, 1e-12, AccountantKind::kRdp), ConfigError);
+}
+
+// Where delta allows almost any noise, the answer is a hundred times below the first guess.
+TEST(Calibration, LargeDeltas_AreAnsweredInSeconds) {
+  for (const double delta : {0.1, 0.5, 0.9, 0.99}) {
+    const auto began = std::chrono::steady_clock::now();
+    const double sigma = calibrate_noise_multiplier(0.0017, 10, 10, delta, AccountantKind::kPld);
+    const GaussianEvent event{0.0017, sigma, 10, Sampler::kPoisson};
+    EXPECT_LE(epsilon_of({&event, 1}, delta, AccountantKind::kPld), 10);
+    EXPECT_GE(sigma, 1e-3);
+    EXPECT_LT(sigma, 1.2e-3);
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(15)) << delta;
+  }
 }
 
 TEST(DefaultDelta, IsBelowOneOverTheRecords) {

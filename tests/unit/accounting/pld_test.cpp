@@ -214,6 +214,19 @@ TEST(Pld, Edges_AreAnswered) {
   EXPECT_LT(epsilon_at(0.01, 1, 1, 0.999), 1e-6);
 }
 
+TEST(Pld, LessNoiseThanTheGridTellsApart_HasNoFiniteEpsilon) {
+  for (const Neighbouring relation : {Neighbouring::kAddRemove, Neighbouring::kReplaceOne}) {
+    for (const double sigma : {9e-5, 1e-6, 1e-9, 1e-30}) {
+      const GaussianEvent event{.1, sigma, 100, Sampler::kPoisson};
+      EXPECT_TRUE(std::isinf(pld_epsilon({&event, 1}, 1e-5, relation))) << sigma;
+      EXPECT_EQ(pld_delta({&event, 1}, 1, relation), 1) << sigma;
+    }
+  }
+  // Many steps without amplification amount to as little noise, and are answered exactly.
+  const GaussianEvent many{1, 1, 1'000'000'000'000, Sampler::kPoisson};
+  EXPECT_TRUE(std::isfinite(pld_epsilon({&many, 1}, 1e-5)));
+}
+
 TEST(Pld, MoreNoiseThanAnyRunHas_IsAnsweredAtOnce) {
   for (const double sigma : {1e9, 1e20, 1e300}) {
     const std::vector<GaussianEvent> events{{0.01, sigma, 10, Sampler::kPoisson}};
