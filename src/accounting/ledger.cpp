@@ -144,12 +144,13 @@ class PrivacyLedger::Appender {
   }
 
  private:
-  // Where locks are not had, another writer shows by what it wrote.
+  // Where locks are not had, another writer shows by what it wrote, or by the files that it put in the place of these.
   void require_alone() const {
     const WatchedFileCall watched("looking at", path_);
     std::error_code error;
     const auto found = std::filesystem::file_size(path_, error);
-    if (error || found != num_bytes_) {
+    const bool are_ours = log_->is_at_its_path() && names_open_file(head_path(path_), descriptor_);
+    if (error || found != num_bytes_ || !are_ours) {
       throw IoError(path_.string() + " was changed by another process while this run was using it");
     }
   }

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -156,6 +157,14 @@ std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) 
   stream.read(content.data(), static_cast<std::streamsize>(size));
   if (!stream) throw IoError("cannot read " + path.string() + ": it ended early or could not be opened");
   return content;
+}
+
+bool names_open_file(const std::filesystem::path& path, int descriptor) {
+  const WatchedFileCall watched("looking at", path);
+  struct stat named {};
+  struct stat open {};
+  return ::stat(path.c_str(), &named) == 0 && ::fstat(descriptor, &open) == 0 && named.st_dev == open.st_dev &&
+         named.st_ino == open.st_ino;
 }
 
 DurableLog::DurableLog(const std::filesystem::path& path) : path_(path) {

@@ -44,6 +44,9 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 // The whole file, at most `max_bytes` of it: a larger one is refused before memory is taken. Throws IoError.
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes);
 
+// Whether `path` still names the open file `descriptor`: false after it was removed, or another one put in its place.
+bool names_open_file(const std::filesystem::path& path, int descriptor);
+
 // An append-only file. Each append is on the disk when the call returns.
 class DurableLog {
  public:
@@ -55,6 +58,9 @@ class DurableLog {
 
   // Writes `line` and a newline, then syncs. Throws IoError; then nothing may be assumed about the line.
   void append(std::string_view line);
+
+  // False when lines would go to a file that nobody can find any more.
+  bool is_at_its_path() const { return names_open_file(path_, descriptor_); }
 
  private:
   std::filesystem::path path_;

@@ -136,6 +136,21 @@ TEST_F(Ledger, LineOfAnotherWriter_EndsTheChargingBeforeTheNextRelease) {
   EXPECT_THROW(ledger.charge(step_of(2)), IoError);
 }
 
+// Two starts at once, where nothing is locked: each takes the other's for one that was never made, and removes it.
+TEST_F(Ledger, FileThatAnotherTookThePlaceOf_EndsTheChargingBeforeTheNextRelease) {
+  const std::string head = path_.string() + ".head";
+  for (const std::string& replaced : {path_.string(), head}) {
+    PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+    ledger.charge(step_of(0));
+    std::filesystem::copy_file(replaced, folder_ / "another");
+    std::filesystem::rename(folder_ / "another", replaced);
+    EXPECT_THROW(ledger.charge(step_of(1)), IoError) << replaced;
+    EXPECT_THROW(ledger.charge(step_of(2)), IoError) << replaced;
+    std::filesystem::remove(path_);
+    std::filesystem::remove(head);
+  }
+}
+
 TEST_F(Ledger, EveryCharge_IsOnTheDiskBeforeItReturns) {
   PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
   for (int step = 0; step < 3; ++step) {
