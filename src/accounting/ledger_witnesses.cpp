@@ -1,7 +1,9 @@
 #include "accounting/ledger_witnesses.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -76,6 +78,12 @@ std::int64_t step_in_name(const std::string& name) {
   return step;
 }
 
+// A checkpoint gets its manifest last, and its own name, which has nothing behind the number, after that.
+bool is_finished(const fs::path& checkpoint) {
+  const std::string name = checkpoint.filename().string();
+  return step_in_name(name) > 0 && name.find_last_not_of("0123456789") == name.find('-');
+}
+
 void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
   const fs::path checkpoints = run_dir / "checkpoints";
   const WatchedFileCall watched("reading", checkpoints);
@@ -83,7 +91,13 @@ void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_d
   for (const auto& entry : fs::directory_iterator(checkpoints)) {
     const fs::path path = entry.path() / "manifest.json";
     std::error_code unknown;
-    if (!fs::exists(path, unknown) && !unknown) continue;
+    if (!fs::exists(path, unknown) && !unknown) {
+      if (is_finished(entry.path())) {
+        spdlog::warn("the checkpoint {} has no manifest.json, so what it had seen of the ledger cannot be compared",
+                     entry.path().string());
+      }
+      continue;
+    }
     const Json manifest = whole_manifest(path);
     for (const Json& place : {manifest, manifest.value("extra", Json::object())}) {
       if (place.is_object()) require_line(ledger, place, "checkpoint " + entry.path().filename().string());
@@ -106,6 +120,28 @@ void compare_with_names_of_checkpoints(const PrivacyLedger& ledger, const fs::pa
   }
 }
 
+// metrics.jsonl gets a step's line when the step has been charged, released and taken, so the ledger has at least as
+// many steps as any of its lines says. The last ones are enough, of which a crash may have cut one short.
+void compare_with_metrics(const PrivacyLedger& ledger, const fs::path& run_dir) {
+  constexpr std::streamoff kTailBytes = 1 << 16;
+  const fs::path path = run_dir / "metrics.jsonl";
+  if (!path_exists(path)) return;
+  const WatchedFileCall watched("reading", path);
+  std::ifstream stream(path, std::ios::binary);
+  stream.seekg(0, std::ios::end);
+  stream.seekg(std::max<std::streamoff>(0, static_cast<std::streamoff>(stream.tellg()) - kTailBytes));
+  if (!stream) throw IoError("cannot read " + path.string());
+  for (std::string line; std::getline(stream, line);) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) continue;
+    if (const auto step = json["step"].get<std::int64_t>(); step > ledger.num_steps()) {
+      throw IoError(
+          fmt::format("the ledger has {} steps, but metrics.jsonl knows of step {}: its end was cut off or replaced",
+                      ledger.num_steps(), step));
+    }
+  }
+}
+
 }  // namespace
 
 std::string manifest_digest(Json manifest) {
@@ -117,6 +153,7 @@ void require_nothing_lost(const PrivacyLedger& ledger, const fs::path& run_dir) 
   compare_with_checkpoints(ledger, run_dir);
   compare_with_statement(ledger, run_dir);
   compare_with_names_of_checkpoints(ledger, run_dir);
+  compare_with_metrics(ledger, run_dir);
 }
 
 }  // namespace dpldm::accounting

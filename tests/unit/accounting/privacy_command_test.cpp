@@ -155,6 +155,12 @@ TEST_F(PrivacyCommand, Epsilon_WithoutNoise_SaysNotPrivate) {
   EXPECT_TRUE(json(words)["epsilon"].is_null());
 }
 
+TEST_F(PrivacyCommand, Epsilon_OfNextToNoNoise_SaysNotPrivate) {
+  EXPECT_THAT(
+      answer({"epsilon", "--sampling-rate", "0.1", "--noise-multiplier", "1e-9", "--steps", "100", "--delta", "1e-5"}),
+      testing::HasSubstr("NOT PRIVATE: no finite epsilon"));
+}
+
 TEST_F(PrivacyCommand, Calibrate_SolvesForWhatIsMissing) {
   const Json sigma =
       json({"calibrate", "--sampling-rate", "0.04", "--steps", "2250", "--epsilon", "8", "--delta", "1e-5"});
@@ -232,6 +238,29 @@ TEST_F(PrivacyCommand, Ledger_WithFewerStepsThanACheckpointsName_Fails) {
   EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
   std::filesystem::create_directories(folder_ / "checkpoints/step-00001001.tmp");
   EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
+TEST_F(PrivacyCommand, Ledger_WithFewerStepsThanTheMetricsSay_Fails) {
+  write_ledger(header(), 1000);
+  std::ofstream metrics(folder_ / "metrics.jsonl", std::ios::app);
+  for (int step = 1; step <= 1000; ++step) {
+    metrics << Json{{"step", step}, {"learning_rate", 1e-3}, {"epsilon", 1.0}} << "\n";
+  }
+  metrics << "not JSON\n[1]\n{\"step\": \"many\"}\n{\"step\": 70" << std::flush;  // the last line was cut short
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  metrics << "\n" << Json{{"step", 1001}} << "\n" << std::flush;
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+}
+
+TEST_F(PrivacyCommand, Ledger_BesideAFinishedCheckpointWithoutItsManifest_WarnsByName) {
+  write_ledger(header(), 1000);
+  std::filesystem::create_directories(folder_ / "checkpoints/step-00000007");
+  std::filesystem::create_directories(folder_ / "checkpoints/step-00000008.tmp");  // never finished
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, testing::HasSubstr("step-00000007 has no manifest.json"));
+  EXPECT_THAT(said, testing::Not(testing::HasSubstr("step-00000008")));
 }
 
 // What it says is not what the run wrote: a bit that flipped must not look like a line that was cut off.
