@@ -101,7 +101,14 @@ install_packages
 install_libtorch
 if [ "$build" != no ]; then
   directory=$(build_dir)
-  [ -e "$directory/build.ninja" ] || cmake --preset "$preset" >&2
+  # What an earlier configure remembered counts for CMake, not the environment: another LibTorch is stated.
+  configure=()
+  if [ -n "${DPLDM_LIBTORCH:-}" ]; then
+    wanted=$(cd "$DPLDM_LIBTORCH" && pwd)
+    in_use=$(sed -n 's/^DPLDM_LIBTORCH:[A-Z]*=//p' "$directory/CMakeCache.txt" 2>/dev/null || true)
+    [ "$wanted" = "$in_use" ] || configure=("-DDPLDM_LIBTORCH=$wanted")
+  fi
+  if [ ! -e "$directory/build.ninja" ] || [ ${#configure[@]} -gt 0 ]; then cmake --preset "$preset" "${configure[@]}" >&2; fi
   say "building preset $preset in $directory/"
   targets=(all)
   [ "$build" = programs ] && targets=(dpldm dpldm-data)

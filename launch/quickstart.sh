@@ -23,6 +23,11 @@ case "${1:-}" in
   *) echo "quickstart.sh: unknown argument '$1'; see --help" >&2; exit 64 ;;
 esac
 
+ranks=${DPLDM_RANKS:-2}
+case "$ranks" in
+  *[!0-9]* | 0* | ????*) echo "quickstart.sh: DPLDM_RANKS is '$ranks'; it must be a whole number from 1 to 999" >&2; exit 64 ;;
+esac
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 started=$SECONDS
@@ -37,7 +42,6 @@ if [ "$fresh" = yes ] && [ -e "$run" ]; then
   rm -rf "$run"
 fi
 mkdir -p "$data" "$run/log"
-ranks=${DPLDM_RANKS:-2}
 fashion=/usr/share/datasets/fashion-mnist
 classes='T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot'
 
@@ -127,7 +131,7 @@ print(f"""
 Done in {seconds // 60} min {seconds % 60} s.
 
   accuracy on real images   {100 * score['accuracy']['mean']:.1f} % (+- {100 * score['accuracy']['sd']:.1f} over {len(score['accuracy']['seeds'])} classifiers trained on 10,000 synthetic images alone)
-  the floor                 {100 * floor['accuracy']['mean']:.1f} % (the public model as it is)
+  the floor                 {100 * floor['accuracy']['mean']:.1f} % (the public model as it is: {len(floor['accuracy']['seeds'])} classifiers trained on 2,000 of its images alone)
   privacy                   epsilon {claim['epsilon']:.3f}, delta {claim['delta']:g}, {claim['neighbouring']}, one record
 
   pictures   {run}/finetune/samples/grid.png

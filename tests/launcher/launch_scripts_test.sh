@@ -132,6 +132,34 @@ case_wrong_arguments_are_refused() {
   DPLDM_SITE=$work/missing code_is 64 launch/train_mpirun.sh --program "$work/program" finetune
   not_recorded "=="
 }
+case_quickstart_refuses_a_number_of_ranks_that_is_none_before_it_builds() {
+  mkdir -p "$work/tree"
+  cp -r launch "$work/tree"
+  printf '#!/bin/sh\necho "== building" >>%q\nexit 1\n' "$STAND_IN_RECORD" >"$work/tree/launch/bootstrap.sh"
+  for ranks in abc 0 -1 2x 1.5 ' ' 99999999999; do
+    DPLDM_RANKS=$ranks code_is 64 "$work/tree/launch/quickstart.sh"
+    grep -qF "DPLDM_RANKS is '$ranks'" "$work/err" || fail "'$ranks' is not named"
+  done
+  not_recorded "=="
+  DPLDM_RANKS=3 code_is 1 "$work/tree/launch/quickstart.sh"
+  recorded "== building"
+}
+# The cache of an earlier configure would win over the environment.
+case_bootstrap_configures_again_for_another_libtorch() {
+  mkdir -p "$work/tree/build" "$work/first/lib" "$work/second/lib"
+  cp -r launch "$work/tree"
+  touch "$work/first/lib/libtorch_cpu.so" "$work/second/lib/libtorch_cpu.so" "$work/tree/build/build.ninja"
+  echo "DPLDM_LIBTORCH:PATH=$work/first" >"$work/tree/build/CMakeCache.txt"
+  # shellcheck disable=SC2016
+  printf '#!/bin/sh\nprintf "%%s\\n" "$@" >>"$STAND_IN_RECORD"\n' >"$work/cmake"
+  printf '#!/bin/sh\necho install ok installed\n' >"$work/dpkg-query"
+  chmod +x "$work/cmake" "$work/dpkg-query"
+  DPLDM_LIBTORCH=$work/first code_is 0 "$work/tree/launch/bootstrap.sh"
+  not_recorded "--preset"
+  DPLDM_LIBTORCH=$work/second code_is 0 "$work/tree/launch/bootstrap.sh"
+  recorded "--preset"
+  recorded "-DDPLDM_LIBTORCH=$work/second"
+}
 case_help_and_dry_run_start_nothing() {
   for script in launch/train_mpirun.sh launch/train_srun.sh; do
     code_is 0 "$script" --help
