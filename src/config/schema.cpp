@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -11,6 +12,7 @@
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "base/words.h"
 
 namespace dpldm::config {
@@ -20,6 +22,7 @@ using nlohmann::json;
 
 constexpr std::size_t kMaxFileBytes = std::size_t{1} << 20;
 constexpr int kMaxDepth = 16;  // a deeper file is not a configuration
+constexpr std::size_t kMaxValues = 100'000;
 
 template <typename T>
 bool parses_as(const std::string& text, T& value) {
@@ -45,35 +48,60 @@ json scalar_to_json(const YAML::Node& node) {
   return text;
 }
 
-json to_json(const YAML::Node& node, int depth = 0) {
-  if (depth > kMaxDepth) throw ConfigError(fmt::format("the configuration is nested deeper than {} levels", kMaxDepth));
-  switch (node.Type()) {
-    case YAML::NodeType::Undefined:
-    case YAML::NodeType::Null:
-      return nullptr;
-    case YAML::NodeType::Scalar:
-      return scalar_to_json(node);
-    case YAML::NodeType::Sequence: {
-      json list = json::array();
-      for (const YAML::Node& item : node) list.push_back(to_json(item, depth + 1));
-      return list;
-    }
-    case YAML::NodeType::Map: {
-      json map = json::object();
-      for (const auto& entry : node) {
-        const auto key = entry.first.as<std::string>();
-        if (map.contains(key)) throw ConfigError("the key '" + key + "' is stated twice");
-        map[key] = to_json(entry.second, depth + 1);
-      }
-      return map;
-    }
-  }
-  throw InternalError("a YAML node of no type");
+std::string key_of(const YAML::Node& key) {
+  if (!key.IsScalar()) throw ConfigError("a key is a list, a map or empty; it must be text");
+  return key.Scalar();
 }
 
-json parse_yaml(const std::string& text, const std::string& where) {
+// A tree of values. Aliases are written out, so that what they make together is counted, whatever the file's size.
+class TreeReader {
+ public:
+  json read(const YAML::Node& node, int depth = 0) {
+    if (depth > kMaxDepth) {
+      throw ConfigError(fmt::format("the configuration is nested deeper than {} levels", kMaxDepth));
+    }
+    if (++num_values_ > kMaxValues) {
+      throw ConfigError(fmt::format("the configuration has more than {} values", kMaxValues));
+    }
+    switch (node.Type()) {
+      case YAML::NodeType::Undefined:
+      case YAML::NodeType::Null:
+        return nullptr;
+      case YAML::NodeType::Scalar:
+        return scalar_to_json(node);
+      case YAML::NodeType::Sequence: {
+        json list = json::array();
+        for (const YAML::Node& item : node) list.push_back(read(item, depth + 1));
+        return list;
+      }
+      case YAML::NodeType::Map: {
+        json map = json::object();
+        for (const auto& entry : node) {
+          const std::string key = key_of(entry.first);
+          if (map.contains(key)) throw ConfigError("the key '" + key + "' is stated twice");
+          map[key] = read(entry.second, depth + 1);
+        }
+        return map;
+      }
+    }
+    throw InternalError("a YAML node of no type");
+  }
+
+ private:
+  std::size_t num_values_ = 0;
+};
+
+json to_json(const YAML::Node& node) { return TreeReader().read(node); }
+
+YAML::Node parse_yaml(const std::string& text, const std::string& where) {
+  if (!is_utf8(text)) throw ConfigError(where + " holds bytes that are not UTF-8");
   try {
-    return to_json(YAML::Load(text));
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) {
+      throw ConfigError(
+          fmt::format("{} holds {} YAML documents, parted by '---'; only one is allowed", where, documents.size()));
+    }
+    return documents.empty() ? YAML::Node() : documents.front();
   } catch (const YAML::Exception& error) {
     throw ConfigError(where + ": " + error.what());
   }
@@ -82,7 +110,8 @@ json parse_yaml(const std::string& text, const std::string& where) {
 std::string range_text(Range range) {
   if (range.low == 0 && range.high >= kNoBound) return range.open_low ? "positive" : "zero or more";
   if (range.high >= kNoBound) return fmt::format("{}{}", range.open_low ? "above " : "at least ", range.low);
-  return fmt::format("{}{} to {}", range.open_low ? "above " : "", range.low, range.high);
+  if (range.open_low) return fmt::format("above {}, at most {}", range.low, range.high);
+  return fmt::format("{} to {}", range.low, range.high);
 }
 
 void check_range(const std::string& key, double value, Range range) {
@@ -134,10 +163,10 @@ std::vector<std::string> split(const std::string& key) {
 }  // namespace
 
 void Schema::add_field(const std::string& key, const std::string& type, const std::string& help,
-                       std::function<void(const json&)> read, std::function<json()> write) {
+                       std::function<void(const json&)> read, std::function<json()> write, bool is_text) {
   if (find(key) != nullptr) throw InternalError("the key " + key + " is added twice");
   const std::string default_text = write().dump();
-  fields_.push_back({key, type, help, default_text, std::move(read), std::move(write)});
+  fields_.push_back({key, type, help, default_text, std::move(read), std::move(write), is_text});
 }
 
 void Schema::add(const std::string& key, bool& value, const std::string& help) {
@@ -177,13 +206,10 @@ void Schema::add(const std::string& key, std::string& value, const std::string& 
   add_field(
       key, "text", help,
       [this, key, &value](const json& read) {
-        // 2024 or true where a name is wanted is a name.
-        if (read.is_structured() || read.is_null()) {
-          throw ConfigError(fmt::format("{}.{} is {}; it must be text", name_, key, read.dump()));
-        }
-        value = read.is_string() ? read.get<std::string>() : read.dump();
+        if (!read.is_string()) throw ConfigError(fmt::format("{}.{} is {}; it must be text", name_, key, read.dump()));
+        value = read.get<std::string>();
       },
-      [&value] { return json(value); });
+      [&value] { return json(value); }, /*is_text=*/true);
 }
 
 void Schema::add(const std::string& key, std::string& value, std::vector<std::string> allowed,
@@ -198,7 +224,7 @@ void Schema::add(const std::string& key, std::string& value, std::vector<std::st
         }
         value = word;
       },
-      [&value] { return json(value); });
+      [&value] { return json(value); }, /*is_text=*/true);
 }
 
 void Schema::add(const std::string& key, std::optional<double>& value, Range range, const std::string& help) {
@@ -251,16 +277,25 @@ void Schema::refuse_unknown(const std::string& key) const {
                                 near.empty() ? "" : " (did you mean " + near + "?)"));
 }
 
-void Schema::apply(const std::string& prefix, const json& tree) {
-  for (const auto& [name, value] : tree.items()) {
+bool Schema::is_prefix(const std::string& key) const {
+  return std::any_of(fields_.begin(), fields_.end(), [&](const Field& f) { return f.key.starts_with(key + "."); });
+}
+
+void Schema::apply(const std::string& prefix, const YAML::Node& tree, std::set<std::string>& stated) {
+  for (const auto& entry : tree) {
+    const std::string name = key_of(entry.first);
     const std::string key = prefix.empty() ? name : prefix + "." + name;
+    if (!stated.insert(key).second) throw ConfigError("the key '" + key + "' is stated twice");
+    const YAML::Node& value = entry.second;
     if (const Field* field = find(key)) {
-      field->read(value);
-    } else if (value.is_object() && std::any_of(fields_.begin(), fields_.end(),
-                                                [&](const Field& f) { return f.key.starts_with(key + "."); })) {
-      apply(key, value);
-    } else {
+      // 2024, 1e3 or true where a name is wanted is a name, as it was written.
+      field->read(field->is_text && value.IsScalar() ? json(value.Scalar()) : to_json(value));
+    } else if (!is_prefix(key)) {
       refuse_unknown(key);
+    } else if (!value.IsMap()) {
+      throw ConfigError(fmt::format("{}.{} is a map of keys; it cannot be {}", name_, key, to_json(value).dump()));
+    } else {
+      apply(key, value, stated);
     }
   }
 }
@@ -272,10 +307,11 @@ void Schema::load_file(const std::filesystem::path& path) {
   } catch (const IoError& error) {
     throw ConfigError(std::string("the configuration cannot be used: ") + error.what());
   }
-  const json tree = parse_yaml(text, path.string());
-  if (tree.is_null()) return;
-  if (!tree.is_object()) throw ConfigError(path.string() + " is not a map of keys");
-  apply("", tree);
+  const YAML::Node tree = parse_yaml(text, path.string());
+  if (tree.IsNull()) return;
+  if (!tree.IsMap()) throw ConfigError(path.string() + " is not a map of keys");
+  std::set<std::string> stated;
+  apply("", tree, stated);
 }
 
 void Schema::set(const std::string& assignment) {
@@ -283,12 +319,14 @@ void Schema::set(const std::string& assignment) {
   if (equals == std::string::npos || equals == 0) {
     throw ConfigError("--set " + assignment + " is not of the form key=value");
   }
+  if (!is_utf8(assignment)) throw ConfigError("a --set holds bytes that are not UTF-8");
   const std::string key = assignment.substr(0, equals);
-  const json value = parse_yaml(assignment.substr(equals + 1), "--set " + key);
-  if (const Field* field = find(key)) {
-    field->read(value);
-    return;
-  }
+  const std::string text = assignment.substr(equals + 1);
+  const Field* field = find(key);
+  if (field != nullptr && field->is_text) return field->read(text);
+  const json value = to_json(parse_yaml(text, "--set " + key));
+  if (field != nullptr) return field->read(value);
+  if (is_prefix(key)) throw ConfigError(fmt::format("{}.{} is a map of keys; set one of them", name_, key));
   // A key inside a tree: network.layers_per_block.
   const std::size_t dot = key.rfind('.');
   const Field* tree = dot == std::string::npos ? nullptr : find(key.substr(0, dot));

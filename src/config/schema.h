@@ -10,10 +10,15 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
+
+namespace YAML {
+class Node;
+}
 
 namespace dpldm::config {
 
@@ -48,9 +53,9 @@ class Schema {
   // A whole sub-tree that its owner checks (a network's config in diffusers' keys).
   void add_tree(const std::string& key, nlohmann::json& value, const std::string& help);
 
-  // All throw ConfigError. A file may have at most 1 MiB.
+  // All throw ConfigError. A file holds one YAML document in UTF-8 of at most 1 MiB, which states each key once.
   void load_file(const std::filesystem::path& path);
-  // "privacy.epsilon=3". The value is read as YAML.
+  // "privacy.epsilon=3". The value is read as YAML; that of a text is taken as it stands.
   void set(const std::string& assignment);
 
   // The effective values as YAML, in the order of the list; loading it gives the same configuration.
@@ -68,10 +73,13 @@ class Schema {
     std::string default_text;
     std::function<void(const nlohmann::json&)> read;  // throws ConfigError
     std::function<nlohmann::json()> write;
+    bool is_text;  // takes what is written, whatever it looks like
   };
   void add_field(const std::string& key, const std::string& type, const std::string& help,
-                 std::function<void(const nlohmann::json&)> read, std::function<nlohmann::json()> write);
-  void apply(const std::string& prefix, const nlohmann::json& tree);
+                 std::function<void(const nlohmann::json&)> read, std::function<nlohmann::json()> write,
+                 bool is_text = false);
+  void apply(const std::string& prefix, const YAML::Node& tree, std::set<std::string>& stated);
+  bool is_prefix(const std::string& key) const;
   const Field* find(const std::string& key) const;
   [[noreturn]] void refuse_unknown(const std::string& key) const;
 

@@ -1,11 +1,20 @@
 #include "config/training_config.h"
 
+#include <fmt/format.h>
+
+#include "base/error.h"
+
 namespace dpldm::config {
 namespace {
 
+// Beyond these a setting is a slip of the keyboard, and would end in weights that are no numbers.
+constexpr Range kSeconds{0, 1e9, true};
+constexpr Range kLossWeight{0, 1e6};
+constexpr Range kBeta{0, 0.999, true};
+
 constexpr const char* kLocalCopyMeaning =
-    "Directory on each node's own disk: the file is copied there, once per node, and read from there. Empty reads it "
-    "where it is.";
+    "Directory on each node's own disk: the file is copied there, once per node, and read from there. It, or the one "
+    "that it is in, must exist. Empty reads the file where it is.";
 
 // `least_micro_batch` is 0 where that means: as memory allows.
 // `precisions`: those of the command.
@@ -22,9 +31,9 @@ void add_runtime(Schema& schema, RuntimeConfig& runtime, double least_micro_batc
       "Records that pass through the network at once on one rank. Costs memory; does not change the result.";
   if (least_micro_batch == 0) micro_batch += " 0 takes as many as engine.memory_limit allows, up to 128.";
   schema.add("runtime.micro_batch_size", runtime.micro_batch_size, {least_micro_batch, 1e9}, micro_batch);
-  schema.add("runtime.start_deadline_seconds", runtime.start_deadline_seconds, kPositive,
+  schema.add("runtime.start_deadline_seconds", runtime.start_deadline_seconds, kSeconds,
              "How long a rank waits for the others, or for one use of a file, at start, in seconds.");
-  schema.add("runtime.deadline_seconds", runtime.deadline_seconds, kPositive,
+  schema.add("runtime.deadline_seconds", runtime.deadline_seconds, kSeconds,
              "How long a rank waits for the others in any later collective, or for one use of a file, in seconds; then "
              "the job ends with code 71.");
   schema.add("runtime.check_every_steps", runtime.check_every_steps, {0, 1e9},
@@ -40,27 +49,40 @@ void add_checkpoint(Schema& schema, CheckpointConfig& checkpoint) {
   schema.add("checkpoint.keep_last", checkpoint.keep_last, {1, 1e6}, "How many of the newest checkpoints are kept.");
   schema.add("checkpoint.keep_every", checkpoint.keep_every, {0, 1e9},
              "Checkpoints at multiples of this many steps are kept for good; 0 keeps none.");
-  schema.add("checkpoint.max_minutes", checkpoint.max_minutes, kNotNegative,
+  schema.add("checkpoint.max_minutes", checkpoint.max_minutes, {0, 1e7},
              "Write a checkpoint and stop with code 75 after this many minutes; 0 sets no limit.");
   schema.add("checkpoint.max_steps", checkpoint.max_steps, {0, 1e9},
              "Write a checkpoint and stop with code 75 after this many steps of one start; 0 sets no limit.");
 }
 
 void add_optimizer(Schema& schema, OptimizerConfig& optimizer) {
-  schema.add("optimizer.learning_rate", optimizer.learning_rate, kPositive, "Peak learning rate of AdamW.");
-  schema.add("optimizer.weight_decay", optimizer.weight_decay, kNotNegative, "Decoupled weight decay of AdamW.");
+  schema.add("optimizer.learning_rate", optimizer.learning_rate, {0, 10, true}, "Peak learning rate of AdamW.");
+  schema.add("optimizer.weight_decay", optimizer.weight_decay, {0, 100}, "Decoupled weight decay of AdamW.");
   schema.add("optimizer.beta1", optimizer.beta1, {0, 0.999999}, "Decay of AdamW's first moment.");
   schema.add("optimizer.beta2", optimizer.beta2, {0, 0.9999999}, "Decay of AdamW's second moment.");
-  schema.add("optimizer.eps", optimizer.eps, kPositive, "Added to the root of AdamW's second moment.");
+  schema.add("optimizer.eps", optimizer.eps, {1e-30, 1}, "Added to the root of AdamW's second moment.");
   schema.add("optimizer.schedule", optimizer.schedule, {"constant", "cosine", "linear"},
              "What the learning rate does after the warm-up: stay, or fall to zero along a half cosine or a line.");
   schema.add("optimizer.warmup_steps", optimizer.warmup_steps, {0, 1e9},
-             "Steps over which the learning rate rises from zero.");
+             "Steps over which the learning rate rises from zero: fewer than there are.");
   schema.add("optimizer.ema_decay", optimizer.ema_decay, {0, 0.9999999},
              "Decay of the running average of the weights that the final model holds; 0 keeps the last weights.");
 }
 
 }  // namespace
+
+void require_warmup_within(const OptimizerConfig& optimizer, std::int64_t steps) {
+  if (optimizer.warmup_steps < steps) return;
+  throw ConfigError(
+      fmt::format("optimizer.warmup_steps is {} and training.steps is {}; the warm-up must end before the run does",
+                  optimizer.warmup_steps, steps));
+}
+
+std::string learning_rate_text(const OptimizerConfig& optimizer) {
+  const std::string warmup =
+      optimizer.warmup_steps > 0 ? fmt::format(", after a warm-up of {} steps", optimizer.warmup_steps) : "";
+  return fmt::format("{} ({}{})", optimizer.learning_rate, optimizer.schedule, warmup);
+}
 
 Schema AutoencoderTrainingConfig::schema() {
   Schema schema("autoencoder");
@@ -71,11 +93,11 @@ Schema AutoencoderTrainingConfig::schema() {
   schema.add("training.batch_size", batch_size, {1, 1e9}, "Images in a step, over all ranks.");
   schema.add("training.seed", seed, {0, 9e15},
              "Of the initial weights, the order of the images and the posterior's draws. Public.");
-  schema.add("loss.l1_weight", l1_weight, kNotNegative, "Weight of the mean absolute error.");
-  schema.add("loss.l2_weight", l2_weight, kNotNegative, "Weight of the mean squared error.");
-  schema.add("loss.kl_weight", kl_weight, kNotNegative,
+  schema.add("loss.l1_weight", l1_weight, kLossWeight, "Weight of the mean absolute error.");
+  schema.add("loss.l2_weight", l2_weight, kLossWeight, "Weight of the mean squared error.");
+  schema.add("loss.kl_weight", kl_weight, kLossWeight,
              "Weight of the posterior's KL divergence from a unit Gaussian, per latent element.");
-  schema.add("loss.edge_weight", edge_weight, kNotNegative,
+  schema.add("loss.edge_weight", edge_weight, kLossWeight,
              "Weight of the mean absolute error of neighbouring pixels' differences.");
   add_optimizer(schema, optimizer);
   add_runtime(schema, runtime);
@@ -104,8 +126,8 @@ Schema PretrainConfig::schema() {
              "Number of diffusion timesteps.");
   schema.add("schedule.beta_schedule", schedule.beta_schedule, {"linear", "scaled_linear", "squaredcos_cap_v2"},
              "How beta grows, in diffusers' words.");
-  schema.add("schedule.beta_start", schedule.beta_start, kPositive, "First beta; not used by squaredcos_cap_v2.");
-  schema.add("schedule.beta_end", schedule.beta_end, kPositive, "Last beta; not used by squaredcos_cap_v2.");
+  schema.add("schedule.beta_start", schedule.beta_start, kBeta, "First beta; not used by squaredcos_cap_v2.");
+  schema.add("schedule.beta_end", schedule.beta_end, kBeta, "Last beta; not used by squaredcos_cap_v2.");
   schema.add("schedule.prediction_type", schedule.prediction_type, {"epsilon", "v_prediction", "sample"},
              "What the network predicts.");
   schema.add("training.steps", steps, {1, 1e9}, "Optimiser steps.");
@@ -151,10 +173,10 @@ Schema FinetuneConfig::schema() {
              "Leave out the cross-attention queries and keys, which have no effect under a one-token context.");
   schema.add("trained.class_embeddings", class_embeddings, {"keep", "fresh"},
              "Start from the model's class embeddings, or from fresh ones with the mean and spread of the model's.");
-  schema.add("trained.class_embedding_scale", class_embedding_scale, kPositive,
+  schema.add("trained.class_embedding_scale", class_embedding_scale, {0, 1000, true},
              "Spread of fresh embeddings, in units of the model's.");
   schema.add("lora.rank", lora_rank, {1, 65536}, "Of each low-rank pair. All of lora.* counts with trained.set: lora.");
-  schema.add("lora.alpha", lora_alpha, kPositive,
+  schema.add("lora.alpha", lora_alpha, {0, 1e6, true},
              "A pair's product is scaled by alpha / rank; null takes the rank, which is a scale of 1.");
   schema.add("lora.layers", lora_layers,
              "The set (in the words of trained.set) whose Linear layers and 1x1 convolutions get a pair.");
@@ -162,7 +184,8 @@ Schema FinetuneConfig::schema() {
              "A factor that keeps its random start while the other is trained from zero. With A frozen, noise in one "
              "factor is not multiplied by noise in the other.");
   schema.add("privacy.epsilon", epsilon, kPositive, "Target; the run can never exceed it.");
-  schema.add("privacy.delta", delta, {0, 1, true}, "Null means min(1e-5, 1/(N ln N)).");
+  schema.add("privacy.delta", delta, {0, kMostDelta, true},
+             "Null means min(1e-5, 1/(N ln N)), which is below the 1/N that a delta should not exceed.");
   schema.add("privacy.clip_norm", clip_norm, {1e-9, 1e9},
              "C: bound of one record's gradient, L2 over all trained parameters, of the mean squared error.");
   schema.add(
@@ -184,7 +207,7 @@ Schema FinetuneConfig::schema() {
              "Who holds the sum before the noise is added: every rank, or rank 0 alone. On GPUs always rank 0 alone.");
   schema.add("engine.rule", engine_rule, {"auto", "kept", "norm-only", "gram"},
              "How per-record gradients of linear layers are formed.");
-  schema.add("engine.memory_limit", memory_limit, kNotNegative,
+  schema.add("engine.memory_limit", memory_limit, {0, 1e6},
              "GiB that a rank may use, for runtime.micro_batch_size: 0. With 0 it is three quarters of a GPU's "
              "memory, or of the node's shared among its ranks.");
   add_optimizer(schema, optimizer);

@@ -11,6 +11,9 @@
 
 namespace dpldm::config {
 
+// The largest privacy.delta: with one in ten to be laid bare nothing is private.
+constexpr double kMostDelta = 0.1;
+
 // How the work is carried out. None of this changes the result beyond rounding.
 struct RuntimeConfig {
   std::string backend = "auto";
@@ -42,6 +45,11 @@ struct OptimizerConfig {
   std::int64_t warmup_steps = 0;
   double ema_decay = 0.999;
 };
+
+// Throws ConfigError unless the warm-up ends before the run of `steps` steps does: its learning rate was never reached.
+void require_warmup_within(const OptimizerConfig& optimizer, std::int64_t steps);
+// For a start-up table.
+std::string learning_rate_text(const OptimizerConfig& optimizer);
 
 struct AutoencoderTrainingConfig {
   std::string images;

@@ -1,8 +1,10 @@
 #include "config/schema.h"
 
+#include <chrono>
 #include <cmath>
 #include <fstream>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -96,6 +98,77 @@ TEST(Schema, RefusesWithTheKeyTheValueAndWhatIsAllowed) {
   EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("{[[[[\n")); }), HasSubstr("config_schema_test.yaml"));
 }
 
+TEST(Schema, TextIsTakenAsItIsWritten) {
+  Values values;
+  Schema schema = values.schema();
+  for (const char* text : {"/a/b #1.h5", "007", "1e3", "true", "null", "", "[a, b]", "'quoted'", "a: b", " x "}) {
+    schema.set(std::string("path=") + text);
+    EXPECT_EQ(values.path, text);
+  }
+  for (const char* text : {"007", "1e3", "0x10", "true", "1_000", "-0"}) {
+    schema.load_file(write_file(std::string("path: ") + text + "\n"));
+    EXPECT_EQ(values.path, text);
+  }
+  schema.load_file(write_file("path: \"\"\n"));
+  EXPECT_EQ(values.path, "");
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("path: null\n")); }), HasSubstr("must be text"));
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("path: [a]\n")); }), HasSubstr("must be text"));
+}
+
+TEST(Schema, KeyStatedTwiceInAnyFormIsRefused) {
+  Values values;
+  Schema schema = values.schema();
+  for (const char* text : {"group: {count: 5}\ngroup.count: 6\n", "group.count: 6\ngroup: {count: 5}\n",
+                           "group: {count: 5}\ngroup: {rate: 1}\n", "tree: {a: 1, a: 2}\n"}) {
+    EXPECT_THAT(refusal_of([&] { schema.load_file(write_file(text)); }), HasSubstr("stated twice")) << text;
+  }
+}
+
+TEST(Schema, FileOfSeveralDocumentsIsRefused) {
+  Values values;
+  Schema schema = values.schema();
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("flag: true\n---\nword: two\n")); }),
+              HasSubstr("2 YAML documents"));
+  schema.load_file(write_file("---\nflag: true\n"));
+  EXPECT_TRUE(values.flag);
+}
+
+TEST(Schema, MapOfKeysAndKeysThatAreNoTextAreToldInWords) {
+  Values values;
+  Schema schema = values.schema();
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("group: 5\n")); }),
+              HasSubstr("test.group is a map of keys; it cannot be 5"));
+  EXPECT_THAT(refusal_of([&] { schema.set("group=5"); }), HasSubstr("test.group is a map of keys"));
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("? [a, b]\n: 1\n")); }), HasSubstr("it must be text"));
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("tree:\n  ? {a: b}\n  : 1\n")); }),
+              HasSubstr("it must be text"));
+}
+
+// Twelve levels of ten aliases each: a few hundred bytes that would be 10^12 values.
+TEST(Schema, AliasesThatMultiplyAreRefusedAtOnce) {
+  std::string text = "tree:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
+  for (int i = 1; i < 12; ++i) {
+    text +=
+        fmt::format("  a{0}: &a{0} [*a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}]\n", i, i - 1);
+  }
+  Values values;
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_THAT(refusal_of([&] { values.schema().load_file(write_file(text)); }), HasSubstr("more than 100000 values"));
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
+}
+
+TEST(Schema, BytesThatAreNotUtf8AreRefused) {
+  Values values;
+  Schema schema = values.schema();
+  EXPECT_THAT(refusal_of([&] { schema.set("path=\xff\xfe.h5"); }), HasSubstr("not UTF-8"));
+  EXPECT_THAT(refusal_of([&] { schema.set("\xff=1"); }), HasSubstr("not UTF-8"));
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("path: \xff\xfe.h5\n")); }), HasSubstr("not UTF-8"));
+  schema.set("path=\xC3\xA9.h5");
+  Values again;
+  again.schema().load_file(write_file(schema.dump()));
+  EXPECT_EQ(again.path, "\xC3\xA9.h5");
+}
+
 TEST(Schema, DumpReadsBackToTheSameConfiguration) {
   Values values;
   Schema schema = values.schema();
@@ -107,6 +180,30 @@ TEST(Schema, DumpReadsBackToTheSameConfiguration) {
   EXPECT_EQ(other.dump(), schema.dump());
   EXPECT_EQ(other.hash(), schema.hash());
   EXPECT_NE(other.hash(), Values().schema().hash());
+}
+
+// Each of these ends in weights that are no numbers, or in none that were trained.
+TEST(TrainingConfig, SettingsThatOnlyASlipMakesAreRefused) {
+  FinetuneConfig finetune;
+  Schema schema = finetune.schema();
+  for (const char* slip : {"optimizer.learning_rate=1e30", "optimizer.learning_rate=11", "optimizer.weight_decay=1e6",
+                           "optimizer.eps=1e-300", "optimizer.eps=10", "trained.class_embedding_scale=1e30",
+                           "lora.alpha=1e30", "privacy.delta=0.2", "runtime.deadline_seconds=1e300"}) {
+    EXPECT_THAT(refusal_of([&] { schema.set(slip); }), HasSubstr("it must be")) << slip;
+  }
+  PretrainConfig pretrain;
+  Schema public_schema = pretrain.schema();
+  EXPECT_THAT(refusal_of([&] { public_schema.set("schedule.beta_end=2"); }), HasSubstr("above 0, at most 0.999"));
+}
+
+TEST(TrainingConfig, WarmUpThatOutlastsTheRunIsRefused) {
+  OptimizerConfig optimizer;
+  EXPECT_NO_THROW(require_warmup_within(optimizer, 1));
+  optimizer.warmup_steps = 10;
+  EXPECT_NO_THROW(require_warmup_within(optimizer, 11));
+  EXPECT_THAT(refusal_of([&] { require_warmup_within(optimizer, 10); }),
+              HasSubstr("optimizer.warmup_steps is 10 and training.steps is 10"));
+  EXPECT_THAT(learning_rate_text(optimizer), HasSubstr("warm-up of 10 steps"));
 }
 
 TEST(TrainingConfig, EveryKeyIsInTheDocumentation) {
