@@ -3,6 +3,7 @@
 #include <charconv>
 #include <functional>
 #include <map>
+#include <optional>
 #include <regex>
 #include <set>
 
@@ -89,15 +90,33 @@ Predicate selector_of(const TrainableOptions& options) {
   return found->second;
 }
 
-// Finds nothing when `pattern` is empty.
-Predicate matching(const std::string& pattern) {
-  if (pattern.empty()) return [](const std::string&) { return false; };
-  try {
-    return [expression = std::regex(pattern)](const std::string& name) { return std::regex_search(name, expression); };
-  } catch (const std::regex_error& error) {
-    throw ConfigError(fmt::format("'{}' is not a regular expression: {}", pattern, error.what()));
+// What a regular expression finds; nothing when it is empty. Remembers whether it found anything.
+class Expression {
+ public:
+  explicit Expression(const std::string& pattern) : pattern_(pattern) {
+    try {
+      if (!pattern.empty()) expression_.emplace(pattern);
+    } catch (const std::regex_error& error) {
+      throw ConfigError(fmt::format("'{}' is not a regular expression: {}", pattern, error.what()));
+    }
   }
-}
+
+  bool finds(const std::string& name) {
+    const bool found = expression_ && std::regex_search(name, *expression_);
+    has_found_ = has_found_ || found;
+    return found;
+  }
+  void require_found(const std::string& option) const {
+    if (expression_ && !has_found_) {
+      throw ConfigError(fmt::format("{} '{}' finds no parameter of this network", option, pattern_));
+    }
+  }
+
+ private:
+  std::string pattern_;
+  std::optional<std::regex> expression_;
+  bool has_found_ = false;
+};
 
 using Owners = std::map<std::string, Layer*>;
 
@@ -157,8 +176,8 @@ const std::vector<std::string>& named_selectors() {
 
 TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : network_(network) {
   const Predicate selected = selector_of(options);
-  const Predicate included = matching(options.include);
-  const Predicate excluded = matching(options.exclude);
+  Expression included(options.include);
+  Expression excluded(options.exclude);
   const bool one_token = network.class_embedder() != nullptr;
   require_no_batch_norm(network);
   if (network.text_encoder()) require_no_batch_norm(*network.text_encoder());
@@ -170,7 +189,9 @@ TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : net
     const bool by_selector = selected(name);  // asked for every name, since it may count
     bool train = is_conditioner(network, name) ? options.conditioner : by_selector;
     if (one_token && options.freeze_dead_cross_attention && is_dead_under_one_token(name)) train = false;
-    if ((!train && !included(name)) || excluded(name)) continue;
+    const bool by_name = included.finds(name);  // both asked for every name, to know what they find
+    const bool not_by_name = excluded.finds(name);
+    if ((!train && !by_name) || not_by_name) continue;
     const auto owner = owners.find(name);
     if (owner == owners.end())
       throw ConfigError("parameter '" + name + "' cannot be trained with per-record gradients");
@@ -183,6 +204,8 @@ TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : net
     parameters_.push_back({name, owner->second, is_weight, tensor, num_elements_});
     num_elements_ += tensor.numel();
   }
+  included.require_found("trained.include");
+  excluded.require_found("trained.exclude");
   if (parameters_.empty()) {
     throw ConfigError(fmt::format("the trainable set '{}' is empty in this network", options.select));
   }

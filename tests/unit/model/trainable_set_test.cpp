@@ -123,6 +123,27 @@ TEST(TrainableSet, ExpressionsAddAndTakeAway) {
   EXPECT_EQ(names_of(unet, options), std::vector<std::string>{"conv_out.weight"});
 }
 
+TEST(TrainableSet, ExpressionThatFindsNothing_IsRefusedByName) {
+  UNet unet(small_unet_config());
+  const auto refusal = [&](const TrainableOptions& options) -> std::string {
+    try {
+      TrainableSet(unet, options);
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "not refused";
+  };
+  TrainableOptions options = selecting("attention");
+  options.include = "down_blocks\\.9\\.";
+  EXPECT_THAT(refusal(options), HasSubstr("trained.include 'down_blocks\\.9\\.' finds no parameter"));
+  options.include = "\\.attentions\\.";  // all trained already, and it finds them
+  EXPECT_EQ(refusal(options), "not refused");
+  options.exclude = "biases$";
+  EXPECT_THAT(refusal(options), HasSubstr("trained.exclude 'biases$' finds no parameter"));
+  options.exclude = "^conv_out\\.bias$";  // not trained anyway, but there
+  EXPECT_EQ(refusal(options), "not refused");
+}
+
 TEST(TrainableSet, WhatCannotBeTrainedIsRefused) {
   UNet unet(small_unet_config());
   EXPECT_THROW(TrainableSet(unet, selecting("attentions")), ConfigError);
