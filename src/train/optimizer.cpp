@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 
 namespace dpldm::train {
@@ -55,6 +57,13 @@ void Optimizer::step(const at::Tensor& gradient, std::int64_t step) {
   adam_->step();
   flat_.mutable_grad().reset();
   parameters_.changed();
+  // Of the weights, which follow from what was released: looking at them tells nothing more. NaN goes through both
+  // ends.
+  const auto [least, greatest] = flat_.detach().aminmax();
+  if (!at::isfinite(least).item<bool>() || !at::isfinite(greatest).item<bool>()) {
+    throw ConfigError(fmt::format(
+        "the weights are not finite after step {}; a smaller optimizer.learning_rate usually helps", step + 1));
+  }
   if (average_.defined()) {
     // The average forgets the start quickly: after n steps at most (1 + n) / (10 + n) of the past is kept.
     const double n = static_cast<double>(step + 1);

@@ -22,7 +22,8 @@ class Optimizer {
   // `parameters` must outlive this object.
   Optimizer(const config::OptimizerConfig& config, std::int64_t total_steps, FlatParameters& parameters);
 
-  // One step with `gradient` fp32 [D]: AdamW, then the average.
+  // One step with `gradient` fp32 [D]: AdamW, then the average. Throws ConfigError when a weight is then not finite, so
+  // that it gets into no checkpoint and no model.
   void step(const at::Tensor& gradient, std::int64_t step);
 
   // The weights that the final model should hold: the running average, or the last ones where ema_decay is 0. fp32 [D].

@@ -1,7 +1,10 @@
 #include "train/optimizer.h"
 
+#include <cmath>
+
 #include <gtest/gtest.h>
 
+#include "base/error.h"
 #include "model/layers.h"
 
 namespace dpldm::train {
@@ -53,6 +56,19 @@ TEST(Optimizer, GoesOnFromItsStateBitForBit) {
   for (int i = 3; i < 6; ++i) second.step(gradients[static_cast<std::size_t>(i)], i);
   EXPECT_TRUE(a.values().equal(b.values()));
   EXPECT_TRUE(whole.averaged().equal(second.averaged()));
+}
+
+TEST(Optimizer, WeightsThatAreNoNumbers_EndTheRun) {
+  for (const double bad : {std::nan(""), static_cast<double>(INFINITY)}) {
+    config::OptimizerConfig config;
+    model::Linear layer(5, 3);
+    FlatParameters parameters(named(layer));
+    Optimizer optimizer(config, 6, parameters);
+    const at::Tensor gradient = torch::ones({parameters.size()});
+    optimizer.step(gradient, 0);
+    gradient[7] = bad;
+    EXPECT_THROW(optimizer.step(gradient, 1), ConfigError);
+  }
 }
 
 TEST(Optimizer, AverageForgetsTheStartQuickly) {
