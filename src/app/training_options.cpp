@@ -7,6 +7,7 @@
 
 #include "app/arguments.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "train/stop_request.h"
 
 namespace dpldm::app {
@@ -93,6 +94,8 @@ std::optional<train::RunOptions> read_training_options(Invocation& invocation, c
   } else if (!run.dry_run) {
     throw ConfigError("--run-dir is missing; it names the directory that the run writes to");
   }
+  // It goes into JSON, the statement and the report.
+  if (!is_utf8(run.run_dir.string())) throw ConfigError("--run-dir holds bytes that are not UTF-8");
   train::listen_for_stop_signals();
   return run;
 }

@@ -123,10 +123,12 @@ void standardise_latents(model::AutoencoderKL& network, const data::ImageFile& i
 
 void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const RunOptions& options,
                               comm::Communicator& host) {
+  config::require_warmup_within(config.optimizer, config.steps);
   StopRequest stop(StopRequest::minutes(config.checkpoint.max_minutes));
   use_start_deadline(host, config.runtime);
   const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
   comm::Communicator& comm = devices ? *devices : host;
+  if (!options.dry_run) require_usable_run_dir(options.run_dir, options.resume, comm);
   if (config.images.empty()) throw ConfigError("autoencoder.data.images is not set; name a file of public images");
   const data::ImageFile images(config.images);
   const data::ImageFileInfo& info = images.info();
@@ -151,9 +153,10 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
   require_same_run_on_all_ranks(comm, {.config = effective, .data_sha256 = info.content_sha256});
   if (comm.is_root()) {
     spdlog::info(
-        "autoencoder: {} parameters, {} public images of {}x{}x{}, {} steps of {}, {} rank(s) x {} thread(s), {}",
+        "autoencoder: {} parameters, {} public images of {}x{}x{}, {} steps of {}, {} rank(s) x {} thread(s), {}, "
+        "learning rate {}",
         parameters, info.num_records, info.channels, info.height, info.width, config.steps, config.batch_size,
-        comm.size(), threads, config.runtime.precision);
+        comm.size(), threads, config.runtime.precision, config::learning_rate_text(config.optimizer));
   }
   stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) return;

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "base/error.h"
 #include "base/torch.h"
 #include "dp/record_products.h"
 #include "dp/record_separation.h"
@@ -37,6 +38,18 @@ MadeUpRows rows_beside(const config::FinetuneConfig& config, const data::LatentF
   take_others(rows.conditioning.class_labels, others.conditioning.class_labels);
   take_others(rows.conditioning.token_ids, others.conditioning.token_ids);
   return rows;
+}
+
+// What overflows has no gradient, and would look like records that are mixed.
+void require_finite_answer(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                           model::UNet& network) {
+  const at::NoGradGuard no_grad;
+  const MadeUpRows rows = rows_beside(config, latents, network, 0);
+  const at::Tensor answer = network.forward(rows.sample, rows.timestep, rows.conditioning).to(torch::kFloat);
+  if (at::isfinite(answer.pow(2).sum()).item<bool>()) return;
+  throw ConfigError(
+      "the network's answer to made-up latents overflows before anything is trained; look at the base model, "
+      "trained.class_embedding_scale and runtime.precision");
 }
 
 void require_separate_records(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
@@ -131,7 +144,10 @@ dp::RulePlan choose_rules(const config::FinetuneConfig& config, const data::Late
 EngineSetup set_up_engine(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
                           model::UNet& network, model::TrainableSet& trained, std::int64_t lasting,
                           comm::Communicator& comm) {
-  comm::run_on_root(comm, [&] { require_separate_records(config, latents, network, trained); });
+  comm::run_on_root(comm, [&] {
+    require_finite_answer(config, latents, network);
+    require_separate_records(config, latents, network, trained);
+  });
   EngineSetup setup;
   const auto fitting = [&] {
     // On a grid each record is rounded by itself, and its gradient must not depend on its neighbours in a product.

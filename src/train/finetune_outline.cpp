@@ -56,6 +56,7 @@ void add_low_rank_pairs(const config::FinetuneConfig& config, model::UNet& netwo
 }  // namespace
 
 void outline_private_training(const config::FinetuneConfig& config, const OutlineOptions& options) {
+  config::require_warmup_within(config.optimizer, config.steps);
   config::PretrainConfig public_stage;
   config::Schema schema = public_stage.schema();
   schema.load_file(options.network.string());
@@ -81,7 +82,7 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
           "{} of {} ({:.1f} %), set '{}'", trained.num_elements(), trained.num_network_elements(),
           100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(trained.num_network_elements()),
           config.trained_set));
-  row("learning rate", fmt::format("{} ({})", config.optimizer.learning_rate, config.optimizer.schedule));
+  row("learning rate", config::learning_rate_text(config.optimizer));
   row("privacy", plan.is_private ? fmt::format("epsilon {} of at most {}, delta {}, {}, {}",
                                                accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon,
                                                accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),

@@ -102,6 +102,18 @@ void make_copy(const fs::path& file, const fs::path& copy, const std::string& co
 
 }  // namespace
 
+void require_place_for_copy(const fs::path& directory) {
+  if (directory.empty()) return;
+  const fs::path whole = fs::absolute(directory).lexically_normal();
+  const fs::path place = whole.has_filename() ? whole : whole.parent_path();
+  const WatchedFileCall watched("looking at", place);
+  std::error_code unknown;
+  if (fs::is_directory(place, unknown)) return;
+  if (!fs::exists(place, unknown) && fs::is_directory(place.parent_path(), unknown)) return;
+  throw ConfigError(fmt::format("data.local_copy is {}; neither it nor the directory that it would be made in is there",
+                                directory.string()));
+}
+
 fs::path readable_copy(const fs::path& file, const std::string& content_sha256, const fs::path& directory,
                        comm::Communicator& comm) {
   const fs::path copy = directory.empty() ? file : directory / (content_sha256.substr(0, kDigits) + kExtension);

@@ -163,10 +163,13 @@ class PretrainTask : public PublicTask {
 }  // namespace
 
 void run_pretraining(config::PretrainConfig& config, const RunOptions& options, comm::Communicator& host) {
+  config::require_warmup_within(config.optimizer, config.steps);
   StopRequest stop(StopRequest::minutes(config.checkpoint.max_minutes));
   use_start_deadline(host, config.runtime);
   const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
   comm::Communicator& comm = devices ? *devices : host;
+  if (!options.dry_run) require_usable_run_dir(options.run_dir, options.resume, comm);
+  require_place_for_copy(config.local_copy);
   if (config.latents.empty()) throw ConfigError("pretrain.data.latents is not set; name a file of public latents");
   if (config.autoencoder.empty())
     throw ConfigError("pretrain.model.autoencoder is not set; name the autoencoder that made the latents");
@@ -226,9 +229,10 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   if (comm.is_root()) {
     spdlog::info(
         "pretrain: {} parameters, {} public latents of {}x{}x{}, {} classes, {} steps of {}, {} rank(s) x {} "
-        "thread(s), {}",
+        "thread(s), {}, learning rate {}",
         parameters, info.num_records, info.channels, info.height, info.width, info.class_names.size(), config.steps,
-        config.batch_size, comm.size(), threads, config.runtime.precision);
+        config.batch_size, comm.size(), threads, config.runtime.precision,
+        config::learning_rate_text(config.optimizer));
   }
   stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) return;

@@ -18,7 +18,10 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
   plan.accountant = accounting::accountant_from(config.accountant);
   plan.neighbouring = accounting::neighbouring_from(config.neighbouring);
   plan.delta = config.delta.value_or(accounting::default_delta(num_records));
-  if (plan.delta >= 1) throw ConfigError(fmt::format("finetune.privacy.delta is {}; it must be below 1", plan.delta));
+  if (plan.delta > config::kMostDelta) {
+    throw ConfigError(
+        fmt::format("finetune.privacy.delta is {}; it can be at most {}", plan.delta, config::kMostDelta));
+  }
   if (config.expected_batch_size > num_records) {
     throw ConfigError(
         fmt::format("finetune.training.expected_batch_size is {}; it can be at most the number of records, {}",

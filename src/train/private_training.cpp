@@ -158,7 +158,7 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
       fmt::format("{} of {} ({:.1f} %), set '{}'", trained.num_elements(), total,
                   100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(total),
                   trained_set_text(config)));
-  row("learning rate", fmt::format("{} ({})", config.optimizer.learning_rate, config.optimizer.schedule));
+  row("learning rate", config::learning_rate_text(config.optimizer));
   if (plan.is_private) {
     row("privacy",
         fmt::format("epsilon {} of at most {}, delta {}, {}, {}", accounting::up_to_decimals(plan.planned_epsilon, 4),
@@ -491,11 +491,14 @@ std::string why_on_the_cpu(const config::FinetuneConfig& config, const StepCompa
 void run_private_training(config::FinetuneConfig& config, const RunOptions& options, comm::Communicator& host,
                           StepCompanion* companion) {
   require_full_precision_products();
+  config::require_warmup_within(config.optimizer, config.steps);
   if (config.mechanism == "lattice" && config.runtime.threads == 0) config.runtime.threads = 1;
   StopRequest stop(StopRequest::minutes(config.checkpoint.max_minutes));
   use_start_deadline(host, config.runtime);
   const std::unique_ptr<comm::Communicator> devices = connect_devices(config.runtime, host);
   comm::Communicator& comm = devices ? *devices : host;
+  if (!options.dry_run) require_usable_run_dir(options.run_dir, options.resume, comm);
+  require_place_for_copy(config.local_copy);
   Setup setup = make_setup(config);
   const int threads = set_threads(config.runtime, comm);
   setup.device = choose_compute_device(config.runtime, comm, devices != nullptr || comm.size() == 1,

@@ -253,20 +253,33 @@ void RunState::save(std::int64_t steps_done, const FlatParameters& parameters, c
   });
 }
 
+namespace {
+
+// Rank 0. Of the two mistakes that one command line makes of another.
+void require_fitting(const std::filesystem::path& run_dir, bool resume) {
+  const bool holds_run = path_exists(run_dir / "config.yaml");
+  if (resume && !holds_run) throw ConfigError(run_dir.string() + " holds no run to resume");
+  if (!resume && holds_run) {
+    throw ConfigError(run_dir.string() + " holds a run already; give --resume to go on with it, or another --run-dir");
+  }
+}
+
+}  // namespace
+
+void require_usable_run_dir(const std::filesystem::path& run_dir, bool resume, comm::Communicator& comm) {
+  comm::run_on_root(comm, [&] { require_fitting(run_dir, resume); });
+}
+
 std::unique_ptr<FileLock> prepare_run_dir(const std::filesystem::path& run_dir, bool resume,
                                           const std::string& effective_config, comm::Communicator& comm) {
   std::unique_ptr<FileLock> lock;
   comm::run_on_root(comm, [&] {
-    const auto holds_run = [&] { return path_exists(run_dir / "config.yaml"); };
-    if (resume && !holds_run()) throw ConfigError(run_dir.string() + " holds no run to resume");
+    if (resume) require_fitting(run_dir, resume);
     if (!resume) make_directories(run_dir);
     // Before anything else is read or written there: of two that come at once, one goes on.
     lock = std::make_unique<FileLock>(run_dir / "run.lock");
     if (resume) return;
-    if (holds_run()) {
-      throw ConfigError(run_dir.string() +
-                        " holds a run already; give --resume to go on with it, or another --run-dir");
-    }
+    require_fitting(run_dir, resume);
     write_file_atomically(run_dir / "config.yaml", effective_config);
   });
   return lock;

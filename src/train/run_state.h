@@ -69,6 +69,9 @@ class RunState {
   std::unique_ptr<Impl> impl_;
 };
 
+// Collective. Throws ConfigError where prepare_run_dir would, before time is spent on data; writes nothing.
+void require_usable_run_dir(const std::filesystem::path& run_dir, bool resume, comm::Communicator& comm);
+
 // Collective. Makes the run directory and its config.yaml on rank 0. A directory that holds a run already is refused
 // without `resume`, and one that a process is running in always: the lock on its run.lock is the caller's to keep, and
 // empty on the other ranks.

@@ -1,5 +1,7 @@
-// Every setting of configs/dp_ldm_paper passes a dry run without data, with the published numbers of parameters.
+// Every setting of configs/dp_ldm_paper passes a dry run without data, with the published numbers of parameters; and
+// what a training command refuses before it looks at any data.
 #include <filesystem>
+#include <fstream>
 #include <regex>
 #include <string>
 
@@ -7,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "support/process.h"
+#include "support/temporary_directory.h"
 
 namespace dpldm {
 namespace {
@@ -58,6 +61,64 @@ INSTANTIATE_TEST_SUITE_P(All, PaperConfig,
                                          Setting{"celebahq_class", "24000", "2", "400922115", "156198336"},
                                          Setting{"celebahq_text", "24000", "", "872300484", "822914240", 0.552}),
                          [](const auto& test) { return test.param.name; });
+
+// Neither data nor a model are there, so that only what comes before them can be told.
+test::ProcessResult train(const std::string& command, std::vector<std::string> options) {
+  options.insert(options.begin(), {DPLDM_BIN_DIR "/dpldm", command});
+  if (command == "autoencoder") {
+    options.insert(options.end(), {"--set", "data.images=/nonexistent.h5"});
+  } else {
+    options.insert(options.end(), {"--set", "data.latents=/nonexistent.h5"});
+  }
+  if (command == "finetune") options.insert(options.end(), {"--set", "model.base=/nonexistent"});
+  if (command == "pretrain") options.insert(options.end(), {"--set", "model.autoencoder=/nonexistent"});
+  return test::run_process(options);
+}
+
+constexpr const char* kCommands[] = {"autoencoder", "pretrain", "finetune"};
+
+void expect_refusal(const test::ProcessResult& result, const std::string& sentence) {
+  EXPECT_EQ(result.exit_code, 64) << result.err;
+  EXPECT_THAT(result.err, testing::HasSubstr(sentence));
+}
+
+TEST(TrainingCommand, WarmUpThatOutlastsTheRun_IsRefused) {
+  for (const char* command : kCommands) {
+    expect_refusal(train(command, {"--dry-run", "--set", "training.steps=7", "--set", "optimizer.warmup_steps=7"}),
+                   "optimizer.warmup_steps is 7 and training.steps is 7");
+  }
+}
+
+TEST(TrainingCommand, RunDirectoryThatDoesNotFit_IsToldBeforeDataAreRead) {
+  const test::TemporaryDirectory folder;
+  std::ofstream(folder.path() / "config.yaml") << "{}\n";
+  for (const char* command : kCommands) {
+    expect_refusal(train(command, {"--run-dir", folder.path().string()}), "holds a run already");
+    const std::string empty = (folder.path() / "empty").string();
+    expect_refusal(train(command, {"--run-dir", empty, "--resume"}), "holds no run to resume");
+    EXPECT_FALSE(std::filesystem::exists(empty));
+  }
+}
+
+TEST(TrainingCommand, PathsThatAreNotUtf8_AreRefused) {
+  for (const char* command : kCommands) {
+    expect_refusal(train(command, {"--run-dir", "/tmp/\xff"}), "--run-dir holds bytes that are not UTF-8");
+    expect_refusal(train(command, {"--dry-run", "--set", "data.local_copy=\xff\xfe"}), "not UTF-8");
+  }
+}
+
+TEST(TrainingCommand, LocalCopyInAPlaceThatIsNotThere_IsRefusedInADryRunToo) {
+  const test::TemporaryDirectory folder;
+  const std::string typo = (folder.path() / "scrath/latents").string();
+  for (const char* command : {"pretrain", "finetune"}) {
+    expect_refusal(train(command, {"--dry-run", "--set", "data.local_copy=" + typo}), "data.local_copy is " + typo);
+    // The next thing to be looked at is the data.
+    const test::ProcessResult fits =
+        train(command, {"--dry-run", "--set", "data.local_copy=" + (folder.path() / "latents/").string()});
+    EXPECT_THAT(fits.err, testing::HasSubstr("/nonexistent.h5"));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
 
 }  // namespace
 }  // namespace dpldm

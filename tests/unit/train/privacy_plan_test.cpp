@@ -51,10 +51,21 @@ TEST(PrivacyPlan, TooLittleNoiseForTheTargetIsRefusedBeforeTheFirstStep) {
 
 TEST(PrivacyPlan, BatchLargerThanTheDataIsRefused) { EXPECT_THROW(make_privacy_plan(small(), 500), ConfigError); }
 
-TEST(PrivacyPlan, DeltaOfOneOrMoreIsRefused) {
+TEST(PrivacyPlan, DeltaAboveATenthIsRefused) {
   config::FinetuneConfig config = small();
-  config.delta = 1;
-  EXPECT_THROW(make_privacy_plan(config, 60000), ConfigError);
+  for (const double delta : {1.0, 0.5, 0.11}) {
+    config.delta = delta;
+    EXPECT_THROW(make_privacy_plan(config, 60000), ConfigError);
+  }
+  config.delta = 0.1;
+  EXPECT_LE(make_privacy_plan(config, 60000).planned_epsilon, 8);
+}
+
+TEST(PrivacyPlan, NoiseThatIsNextToNoneIsBeyondEveryBudget) {
+  config::FinetuneConfig config = small();
+  config.accountant = "pld";
+  config.noise_multiplier = 1e-9;
+  EXPECT_THROW(make_privacy_plan(config, 60000), BudgetError);
 }
 
 TEST(PrivacyPlan, TargetWithoutBoundIsRefused) {
