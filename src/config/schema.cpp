@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -207,7 +208,11 @@ void Schema::add(const std::string& key, std::string& value, const std::string& 
       key, "text", help,
       [this, key, &value](const json& read) {
         if (!read.is_string()) throw ConfigError(fmt::format("{}.{} is {}; it must be text", name_, key, read.dump()));
-        value = read.get<std::string>();
+        auto text = read.get<std::string>();
+        if (text.find('\0') != std::string::npos) {
+          throw ConfigError(fmt::format("{}.{} holds a zero byte, at which a path would end", name_, key));
+        }
+        value = std::move(text);
       },
       [&value] { return json(value); }, /*is_text=*/true);
 }

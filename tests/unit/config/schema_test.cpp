@@ -163,6 +163,7 @@ TEST(Schema, BytesThatAreNotUtf8AreRefused) {
   EXPECT_THAT(refusal_of([&] { schema.set("path=\xff\xfe.h5"); }), HasSubstr("not UTF-8"));
   EXPECT_THAT(refusal_of([&] { schema.set("\xff=1"); }), HasSubstr("not UTF-8"));
   EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("path: \xff\xfe.h5\n")); }), HasSubstr("not UTF-8"));
+  EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("path: \"a\\0b\"\n")); }), HasSubstr("zero byte"));
   schema.set("path=\xC3\xA9.h5");
   Values again;
   again.schema().load_file(write_file(schema.dump()));
