@@ -40,15 +40,32 @@ MadeUpRows rows_beside(const config::FinetuneConfig& config, const data::LatentF
   return rows;
 }
 
+// Whether all that trained layers report is finite.
+class FiniteReports : public model::GradientTap {
+ public:
+  void report(const model::TapSite& /*site*/, const at::Tensor& activation, const at::Tensor& output_gradient,
+              const model::NormStatistics& /*statistics*/) override {
+    const at::NoGradGuard no_grad;
+    for (const at::Tensor& reported : {activation, output_gradient}) {
+      if (reported.is_floating_point() && !at::isfinite(reported).all().item<bool>()) all_finite_ = false;
+    }
+  }
+  bool all_finite() const { return all_finite_; }
+
+ private:
+  bool all_finite_ = true;
+};
+
 // What overflows has no gradient, and would look like records that are mixed.
-void require_finite_answer(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
-                           model::UNet& network) {
-  const at::NoGradGuard no_grad;
-  const MadeUpRows rows = rows_beside(config, latents, network, 0);
-  const at::Tensor answer = network.forward(rows.sample, rows.timestep, rows.conditioning).to(torch::kFloat);
-  if (at::isfinite(answer.pow(2).sum()).item<bool>()) return;
+void require_finite_gradients(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                              model::UNet& network, model::TrainableSet& trained) {
+  FiniteReports reports;
+  trained.attach(&reports);
+  made_up_pass(network, rows_beside(config, latents, network, 0));
+  trained.detach();
+  if (reports.all_finite()) return;
   throw ConfigError(
-      "the network's answer to made-up latents overflows before anything is trained; look at the base model, "
+      "the network overflows on made-up latents before anything is trained; look at the base model, "
       "trained.class_embedding_scale and runtime.precision");
 }
 
@@ -145,7 +162,7 @@ EngineSetup set_up_engine(const config::FinetuneConfig& config, const data::Late
                           model::UNet& network, model::TrainableSet& trained, std::int64_t lasting,
                           comm::Communicator& comm) {
   comm::run_on_root(comm, [&] {
-    require_finite_answer(config, latents, network);
+    require_finite_gradients(config, latents, network, trained);
     require_separate_records(config, latents, network, trained);
   });
   EngineSetup setup;

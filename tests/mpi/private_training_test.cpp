@@ -1019,6 +1019,16 @@ TEST_F(PrivateTrainingOnRanks, WeightsThatAreNoNumbersAreFoundBeforeTheFirstStep
   EXPECT_FALSE(std::filesystem::exists(root_ / "refused"));
 }
 
+TEST_F(PrivateTrainingOnRanks, NetworkThatOverflowsIsRefusedAsThat) {
+  config::FinetuneConfig wild = config();
+  wild.class_embeddings = "fresh";
+  wild.class_embedding_scale = 1e30;
+  const Failure failure = failure_of([&] { run(wild, "refused", *world_); });
+  EXPECT_EQ(failure.code, ExitCode::kConfig);
+  EXPECT_NE(failure.message.find("the network overflows"), std::string::npos) << failure.message;
+  EXPECT_FALSE(std::filesystem::exists(root_ / "refused"));
+}
+
 TEST_F(PrivateTrainingOnRanks, LatentsOfAnotherAutoencoderAreRefused) {
   if (world_->is_root()) {
     torch::manual_seed(99);
