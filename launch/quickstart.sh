@@ -108,13 +108,13 @@ stage "fine-tune privately" $run/finetune/privacy_statement.md \
   train finetune configs/quickstart/finetune.yaml $run/finetune \
   --set data.latents=$data/private_latents.h5 --set model.base=$run/pretrain/model
 stage "draw 10,000 synthetic images" $run/finetune/samples/images.h5 \
-  on_ranks $dpldm sample --model $run/finetune/model --num 10000 --sampler dpmpp --steps 20 --seed 1 -o $run/finetune/samples/images.h5
+  on_ranks $dpldm sample --model $run/finetune/model --num 10000 --sampler dpmpp --steps 16 --seed 1 -o $run/finetune/samples/images.h5
 stage "score them on the held-out real set" $run/finetune/evaluation.json \
   into $run/finetune/evaluation.json \
   on_ranks $dpldm evaluate --samples $run/finetune/samples/images.h5 --reference $data/heldout.h5 --training $data/private.h5 \
   --public $data/public.h5 --json
 stage "draw 2,000 images from the public model as it is (the floor)" $run/pretrain/samples/images.h5 \
-  on_ranks $dpldm sample --model $run/pretrain/model --num 2000 --classes 0,1,2,3,4,5,6,7,8,9 --sampler dpmpp --steps 20 --seed 1 \
+  on_ranks $dpldm sample --model $run/pretrain/model --num 2000 --classes 0,1,2,3,4,5,6,7,8,9 --sampler dpmpp --steps 16 --seed 1 \
   -o $run/pretrain/samples/images.h5
 stage "score the floor" $run/pretrain/evaluation.json \
   into $run/pretrain/evaluation.json \

@@ -143,8 +143,13 @@ class Import {
   // The factor is a buffer of the checkpoint where training measured it, else the yaml's.
   void set_scale() {
     double factor = config().scale_factor;
-    if (archive_.contains("scale_factor") && archive_.tensors().at("scale_factor").shape.empty()) {
-      factor = archive_.read("scale_factor").item<double>();
+    if (archive_.contains("scale_factor")) {
+      const at::Tensor measured = archive_.read("scale_factor");
+      if (measured.numel() != 1) {
+        throw ConfigError(
+            fmt::format("the checkpoint's scale_factor has {} elements; it must be one number", measured.numel()));
+      }
+      factor = measured.item<double>();
       result_.facts.push_back(fmt::format("scale factor {} (measured in training; the checkpoint holds it)", factor));
     } else if (config().unet) {
       result_.facts.push_back(fmt::format("scale factor {} (of the yaml)", factor));

@@ -49,8 +49,9 @@ std::vector<std::int64_t> integers(const PickleValue& tuple, const std::string& 
   return values;
 }
 
-// Every element inside the storage, and no more elements than the storage has: a stride of zero would make one number
-// into as many as the file likes. Without elements, strides that do not overflow: in them a size of 0 counts as 1.
+// Every element inside the storage, and no more elements than the storage has: an expanded tensor (a stride of zero)
+// makes one number into as many as the file likes. Without elements, strides that do not overflow: in them a size of 0
+// counts as 1.
 void require_inside(const PickledTensor& tensor, const std::string& where) {
   const auto fail = [&] { throw IoError(where + " holds a tensor that reaches outside its storage"); };
   if (tensor.shape.size() != tensor.strides.size() || tensor.offset > tensor.storage_elements) return fail();
@@ -61,6 +62,9 @@ void require_inside(const PickledTensor& tensor, const std::string& where) {
   if (std::count(tensor.shape.begin(), tensor.shape.end(), 0) > 0) return;
   std::int64_t last = tensor.offset;
   for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) {
+    if (tensor.strides[axis] == 0 && tensor.shape[axis] > 1) {
+      throw IoError(where + " holds an expanded tensor, whose elements share memory; save a contiguous copy of it");
+    }
     std::int64_t reach = 0;
     if (__builtin_mul_overflow(tensor.shape[axis] - 1, tensor.strides[axis], &reach) ||
         __builtin_add_overflow(last, reach, &last)) {

@@ -24,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kConfigName = "config.json";
+constexpr const char* kIndexName = "model_index.json";
 constexpr const char* kDiffusersStem = "diffusion_pytorch_model";
 constexpr const char* kTransformersStem = "model";
 constexpr const char* kClassTable = "encoder_hid_proj.weight";
@@ -50,6 +51,24 @@ void refuse_other_pipelines(const fs::path& model) {
   }
 }
 
+// What model_index.json says of a component that is there. diffusers would not load one that the index leaves out, and
+// would load the index's class with another class's configuration.
+void require_index_agrees(const fs::path& model, const std::string& component) {
+  const fs::path file = model / kIndexName;
+  if (!fs::exists(file)) return;
+  const nlohmann::json index = io::read_json_file(file);
+  if (!index.is_object()) throw ConfigError(file.string() + " is not an object of components");
+  const auto entry = index.find(component);
+  const bool named = entry != index.end() && entry->is_array() && entry->size() == 2 && (*entry)[1].is_string();
+  if (!named) throw ConfigError(fmt::format("{} does not name '{}', which is there", file.string(), component));
+  const std::string name = network_class(model / component);
+  const bool is_text_encoder =
+      std::ranges::find(kTextEncoderNames, component) != kTextEncoderNames.end();  // CLIPModel is one too
+  if (is_text_encoder || name.empty() || name == (*entry)[1]) return;
+  throw ConfigError(fmt::format("{} calls '{}' a {}, its {} a {}", file.string(), component,
+                                (*entry)[1].get<std::string>(), kConfigName, name));
+}
+
 template <std::size_t N>
 std::optional<fs::path> find_network(const fs::path& model, const std::array<const char*, N>& components) {
   if (fs::exists(model / kConfigName)) return model;
@@ -63,14 +82,17 @@ std::optional<fs::path> find_network(const fs::path& model, const std::array<con
 template <std::size_t N>
 fs::path network_directory(const fs::path& model, const std::array<const char*, N>& components) {
   refuse_other_pipelines(model);
-  if (const auto found = find_network(model, components)) return *found;
+  if (const auto found = find_network(model, components)) {
+    if (*found != model) require_index_agrees(model, found->filename().string());
+    return *found;
+  }
   throw ConfigError(fmt::format("{} is not a model: there is neither {} nor {}/{} in it", model.string(), kConfigName,
                                 fmt::join(components, " or "), kConfigName));
 }
 
 // Where scheduler/ and dp_metadata.json are: beside the network's directory when `model` names that one.
 fs::path pipeline_directory(const fs::path& model) {
-  return fs::exists(model / kConfigName) && !fs::exists(model / "model_index.json")
+  return fs::exists(model / kConfigName) && !fs::exists(model / kIndexName)
              ? fs::absolute(model).lexically_normal().parent_path()
              : model;
 }
@@ -365,7 +387,7 @@ void write_model_index(const fs::path& model) {
     write_file_atomically(model / "unet" / "dpldm_unet.py", kUNetModule);
   }
   name_pipeline(model, index);
-  io::write_json_file(model / "model_index.json", index);
+  io::write_json_file(model / kIndexName, index);
 }
 
 nlohmann::json read_scheduler_config(const fs::path& model) {

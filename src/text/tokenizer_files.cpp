@@ -219,6 +219,20 @@ void read_plain_vocabulary(const fs::path& directory, TokenizerDefinition& defin
   set_defaults(definition);
 }
 
+// Other classes read the same kinds of files and split otherwise: GPT-2's keeps spaces in its symbols.
+void require_known_class(const Json& config, TokenizerKind kind) {
+  const auto name = find<std::string>(config, "tokenizer_class");
+  if (!name || *name == "PreTrainedTokenizerFast") return;  // of the latter, tokenizer.json says all
+  std::string_view base = *name;
+  if (base.ends_with("Fast")) base.remove_suffix(4);
+  const bool known =
+      kind == TokenizerKind::kClip ? base == "CLIPTokenizer" : base == "BertTokenizer" || base == "DistilBertTokenizer";
+  if (known) return;
+  throw ConfigError(fmt::format(
+      "the tokenizer_class is '{}', but the files are those of a {}; CLIPTokenizer and BertTokenizer are supported",
+      *name, kind == TokenizerKind::kClip ? "CLIPTokenizer" : "BertTokenizer"));
+}
+
 Json json_if_there(const fs::path& path) { return fs::exists(path) ? io::read_json_file(path) : Json::object(); }
 
 }  // namespace
@@ -239,6 +253,7 @@ TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
   } else {
     read_plain_vocabulary(directory, definition);
   }
+  require_known_class(config, definition.kind);
   if (definition.kind == TokenizerKind::kBert) {
     read_bert_switches(config, "do_lower_case", "tokenize_chinese_chars", definition);
   }

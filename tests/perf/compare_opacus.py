@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The private step of dpldm against Opacus' two modes, in one run on one machine.
 
-Network, weights, batch, trained set and precision are the same (the losses of both sides are compared); each side's ordinary step is measured
+Network, weights, batch, trained set and precision are the same (losses and numbers of trained elements are compared); each side's ordinary step is measured
 too. Times are medians of the rounds. With --clock cpu they are the process's own seconds, which a busy machine disturbs less.
 
   python tests/perf/compare_opacus.py [--network quickstart|cifar10] [--batch 32] [--threads 1] [--precision fp32|bf16]
@@ -49,8 +49,10 @@ DEAD = ("attn2.to_q", "attn2.to_k", ".norm2")  # without effect under a context 
 
 def load_network(folder, dtype):
     network = UNet2DConditionModel.from_pretrained(folder / "unet").train()  # Opacus looks at training passes alone
-    # torch's fused attention has a slow backward pass in bf16 on the CPU; this is product, softmax, product.
-    network.set_attn_processor(AttnProcessor())
+    # Python gets the faster of its two: torch's fused attention has a slow backward pass in bf16 on the CPU, so there it is product,
+    # softmax, product.
+    if dtype == torch.bfloat16:
+        network.set_attn_processor(AttnProcessor())
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(".attentions." in key and not any(dead in key for dead in DEAD))
     return network.to(dtype)
@@ -158,6 +160,7 @@ def measure(mode, args):
         "records_per_second": rate(step, args.batch, args.rounds, clock),
         "peak_megabytes": peak_megabytes(),
         "loss": loss,
+        "trained_elements": sum(p.numel() for p in network.parameters() if p.requires_grad),
     }
 
 
@@ -195,10 +198,14 @@ def compare(args, folder):
             "records_per_second": ours[f"{only}_records_per_second"],
             "peak_megabytes": ours["peak_megabytes"],
             "loss": ours["loss_of_micro_batch"],
+            "trained_elements": ours["trained_elements"],
         }
     losses_seen = [side["loss"] for side in result.values() if "loss" in side]
     if max(losses_seen) - min(losses_seen) > (1e-4 if args.precision == "fp32" else 3e-2) * abs(losses_seen[0]):
         sys.exit(f"the sides do not compute the same: losses {losses_seen}")
+    trained = {side["trained_elements"] for side in result.values() if "loss" in side}
+    if len(trained) > 1:
+        sys.exit(f"the sides do not train the same: {trained} elements")
     best = max(result["python hooks"]["records_per_second"], result["python ghost"]["records_per_second"])
     result["private over the better Opacus mode"] = result["dpldm private"]["records_per_second"] / best
     print(json.dumps(result, indent=1))

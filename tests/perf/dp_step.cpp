@@ -128,6 +128,12 @@ Trained trained_of(torch::nn::Module& network, const std::string& set, bool is_u
   return trained;
 }
 
+// As after an update: layers that keep a copy of their weights in another type make it anew in the next pass.
+void touch(const std::vector<at::Tensor>& tensors) {
+  const torch::NoGradGuard no_grad;
+  for (const at::Tensor& tensor : tensors) at::Tensor(tensor).mul_(1);
+}
+
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -221,6 +227,7 @@ int main(int argc, char** argv) {
     }
     if (only != "ordinary") {
       attach(clipped);
+      touch(trained.tensors);  // the ordinary step casts its weights in every pass, for the sake of autograd
       const double start = now(cpu_clock);
       clipped.begin_step();
       for (std::int64_t done = 0; done < records; done += batch) {

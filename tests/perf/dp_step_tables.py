@@ -5,6 +5,7 @@
                                               [--batches 8,32] [--precision bf16|fp32] [--clock wall|cpu]
   python tests/perf/dp_step_tables.py memory  ...   peak of the private step over that of the ordinary one
   python tests/perf/dp_step_tables.py records ...   cost and memory of logical steps of 1 to 256 records
+  python tests/perf/dp_step_tables.py micro   ...   cost and memory of one micro-batch of 1 to 256 records
 
 Times are medians of rounds in which the two steps take turns. Prints Markdown.
 """
@@ -84,9 +85,29 @@ def records(args):
             )
 
 
+def micro_batches(args):
+    for network in args.networks:
+        print(f"\n{network}, a step of one micro-batch\n")
+        rows = []
+        for count in RECORDS:
+            sides = {only: run(args, network, count, only=only, threads=args.threads[0], rounds=5) for only in ("ordinary", "private")}
+            private, ordinary = sides["private"], sides["ordinary"]
+            rows.append(
+                [
+                    count,
+                    f"{1e3 * private['private_seconds']:.0f}",
+                    f"{1e3 * private['private_seconds'] / count:.2f}",
+                    f"{private['private_seconds'] / ordinary['ordinary_seconds']:.2f}",
+                    f"{private['peak_megabytes']:.0f}",
+                    f"{private['peak_megabytes'] / ordinary['peak_megabytes']:.2f}",
+                ]
+            )
+        table(["records", "ms", "ms for each record", "over an ordinary step", "peak MB", "over an ordinary peak"], rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("time", "memory", "records"))
+    parser.add_argument("table", choices=("time", "memory", "records", "micro"))
     parser.add_argument("--networks", default="quickstart,cifar10,transformer320", type=lambda text: text.split(","))
     parser.add_argument("--threads", default="1,2", type=lambda text: [int(part) for part in text.split(",")])
     parser.add_argument("--batches", default="8,32", type=lambda text: [int(part) for part in text.split(",")])
@@ -94,7 +115,7 @@ def main():
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--binary", default="build/tests/perf_dp_step")
     args = parser.parse_args()
-    {"time": times, "memory": memory, "records": records}[args.table](args)
+    {"time": times, "memory": memory, "records": records, "micro": micro_batches}[args.table](args)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -114,6 +115,20 @@ TEST_F(CompVisImport, ScaleFactor_IsTheBuffersBeforeTheYamls) {
   ImportRequest request = request_for("class_table");
   request.config = changed_yaml("class_table", "timesteps: 1000", "timesteps: 1000\n    scale_by_std: true");
   EXPECT_THAT(import_checkpoint(request).warnings, testing::Contains(HasSubstr("holds no factor")));
+}
+
+TEST_F(CompVisImport, ScaleFactorThatIsNotOneNumber_IsRefused) {
+  for (const auto& [name, sentence] :
+       {std::pair{"three_factors", "scale_factor has 3 elements"}, {"expanded", "an expanded tensor"}}) {
+    ImportRequest request = request_for(name);
+    request.config = kFolder + "class_table.yaml";
+    try {
+      import_checkpoint(request);
+      ADD_FAILURE() << name << " was accepted";
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr(sentence));
+    }
+  }
 }
 
 TEST_F(CompVisImport, ClassTable_HasTheNullClassLast) {

@@ -65,6 +65,20 @@ TEST_F(ModelDirectory, ClassTableIsStoredAsTheLinearMapThatDiffusersKnows) {
   EXPECT_EQ(config["encoder_hid_dim_type"], "text_proj");
 }
 
+TEST_F(ModelDirectory, IndexThatDoesNotFitTheComponentsIsRefused) {
+  const auto index = [&](const char* text) { test::write_bytes(root_ / "model_index.json", text); };
+  index(R"({"unet": ["diffusers", "UNet2DConditionModel"]})");
+  EXPECT_EQ(refusal(), "accepted");
+  for (const char* text : {R"({})", R"({"unet": [null, null]})", R"({"unet": "UNet2DConditionModel"})"}) {
+    index(text);
+    EXPECT_THAT(refusal(), HasSubstr("does not name 'unet'")) << text;
+  }
+  index(R"({"unet": ["diffusers", "UNet2DModel"]})");
+  EXPECT_THAT(refusal(), HasSubstr("calls 'unet' a UNet2DModel, its config.json a UNet2DConditionModel"));
+  index("[]");
+  EXPECT_THAT(refusal(), HasSubstr("is not an object"));
+}
+
 TEST_F(ModelDirectory, MissingTensorIsNamed) {
   auto tensors = stored();
   std::erase_if(tensors, [](const auto& entry) { return entry.first == "conv_in.bias"; });

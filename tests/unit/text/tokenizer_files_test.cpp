@@ -99,6 +99,21 @@ TEST_F(TokenizerFiles, LengthOfATextIsModelMaxLengthWithinThePositions) {
   }
 }
 
+TEST_F(TokenizerFiles, ClassThatSplitsOtherwise_IsRefused) {
+  write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n");
+  for (const char* name : {"BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"}) {
+    write("tokenizer_config.json", std::string(R"({"tokenizer_class": ")") + name + "\"}");
+    EXPECT_NO_THROW(load_tokenizer(folder_.path(), 8)) << name;
+  }
+  write("tokenizer_config.json", R"({"tokenizer_class": "CLIPTokenizer"})");
+  expect_refusal<ConfigError>("the files are those of a BertTokenizer");
+  std::filesystem::remove(folder_.path() / "vocab.txt");
+  write("vocab.json", R"({"a": 0, "<|startoftext|>": 1, "<|endoftext|>": 2})");
+  write("merges.txt", "#version: 0.2\n");
+  write("tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer"})");
+  expect_refusal<ConfigError>("the tokenizer_class is 'GPT2Tokenizer'");
+}
+
 TEST_F(TokenizerFiles, CaptionThatIsNotUtf8_IsRefused) {
   write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n");
   const auto tokenizer = load_tokenizer(folder_.path(), 8);
