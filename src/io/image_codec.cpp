@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <png.h>
+#include <zlib.h>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -14,6 +15,31 @@ namespace {
 
 constexpr std::string_view kPngMagic = "\x89PNG\r\n\x1a\n";
 constexpr std::string_view kJpegMagic = "\xff\xd8\xff";
+
+constexpr std::size_t kPngChunkBytes = 12;        // length, type and checksum around a chunk's data
+constexpr std::size_t kPngHeaderBytes = 12 + 13;  // the first chunk
+// Between keyword and text of an iTXt chunk: an end, not compressed, by no method, in no language, no other keyword.
+constexpr std::string_view kBeforeText{"\0\0\0\0\0", 5};
+
+std::string big_endian(std::uint32_t value) {
+  std::string bytes;
+  for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift);
+  return bytes;
+}
+
+// Of the first four bytes.
+std::uint32_t number_at(std::string_view bytes) {
+  std::uint32_t value = 0;
+  for (const char byte : bytes.substr(0, 4)) value = value << 8 | static_cast<unsigned char>(byte);
+  return value;
+}
+
+std::string text_chunk(const PngText& text) {
+  const std::string content = "iTXt" + text.keyword + std::string(kBeforeText) + text.text;
+  const auto checksum = crc32(0, reinterpret_cast<const Bytef*>(content.data()), static_cast<uInt>(content.size()));
+  return big_endian(static_cast<std::uint32_t>(content.size() - 4)) + content +
+         big_endian(static_cast<std::uint32_t>(checksum));
+}
 
 // libpng's simplified interface, which reports errors by return value. It must be freed on every path.
 class PngImage {
@@ -76,11 +102,10 @@ Image decode_image(std::string_view file_content, const std::string& name) {
 }
 
 Image read_image(const std::filesystem::path& path) {
-  constexpr std::size_t kMaxFileBytes = std::size_t{256} << 20;
-  return decode_image(read_file(path, kMaxFileBytes), path.string());
+  return decode_image(read_file(path, kMaxImageFileBytes), path.string());
 }
 
-std::string encode_png(const Image& image) {
+std::string encode_png(const Image& image, const std::vector<PngText>& texts) {
   if ((image.channels != 1 && image.channels != 3) ||
       image.bytes.size() != static_cast<std::size_t>(image.height * image.width * image.channels)) {
     throw InternalError("an image to encode has a wrong number of bytes or channels");
@@ -95,11 +120,30 @@ std::string encode_png(const Image& image) {
     throw IoError(std::string("cannot encode a PNG: ") + png.image.message);
   }
   content.resize(num_bytes);
-  return content;
+  std::string chunks;
+  for (const PngText& text : texts) chunks += text_chunk(text);
+  return content.insert(kPngMagic.size() + kPngHeaderBytes, chunks);
 }
 
-void write_png(const std::filesystem::path& path, const Image& image) {
-  write_file_atomically(path, encode_png(image));
+void write_png(const std::filesystem::path& path, const Image& image, const std::vector<PngText>& texts) {
+  write_file_atomically(path, encode_png(image, texts));
+}
+
+std::optional<std::string> png_text(std::string_view file_content, std::string_view keyword) {
+  if (!file_content.starts_with(kPngMagic)) return std::nullopt;
+  file_content.remove_prefix(kPngMagic.size());
+  while (file_content.size() >= kPngChunkBytes) {
+    const std::size_t length = number_at(file_content);
+    if (length > file_content.size() - kPngChunkBytes) return std::nullopt;
+    const std::string_view type = file_content.substr(4, 4);
+    const std::string_view data = file_content.substr(8, length);
+    file_content.remove_prefix(kPngChunkBytes + length);
+    if ((type != "iTXt" && type != "tEXt") || !data.starts_with(keyword)) continue;
+    std::string_view text = data.substr(keyword.size());
+    const std::string_view before = type == "iTXt" ? kBeforeText : kBeforeText.substr(0, 1);
+    if (text.starts_with(before)) return std::string(text.substr(before.size()));
+  }
+  return std::nullopt;
 }
 
 }  // namespace dpldm::io

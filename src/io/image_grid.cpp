@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
-#include "io/image_codec.h"
 #include "io/image_tensor.h"
 
 namespace dpldm::io {
@@ -32,8 +31,8 @@ at::Tensor make_grid(const at::Tensor& images_NCHW, std::int64_t columns, std::i
 }
 
 void write_grid_png(const std::filesystem::path& path, const at::Tensor& images_NCHW, std::int64_t columns,
-                    std::int64_t margin) {
-  write_png(path, image_from(make_grid(images_NCHW, columns, margin)));
+                    std::int64_t margin, const std::vector<PngText>& texts) {
+  write_png(path, image_from(make_grid(images_NCHW, columns, margin)), texts);
 }
 
 }  // namespace dpldm::io

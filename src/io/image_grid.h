@@ -3,8 +3,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
+
+#include "io/image_codec.h"
 
 namespace dpldm::io {
 
@@ -14,6 +17,6 @@ at::Tensor make_grid(const at::Tensor& images_NCHW, std::int64_t columns = 0, st
 
 // The same as a PNG file, whole or not at all. Throws IoError.
 void write_grid_png(const std::filesystem::path& path, const at::Tensor& images_NCHW, std::int64_t columns = 0,
-                    std::int64_t margin = 2);
+                    std::int64_t margin = 2, const std::vector<PngText>& texts = {});
 
 }  // namespace dpldm::io

@@ -9,12 +9,16 @@
 #include <jpeglib.h>
 
 #include "base/error.h"
+#include "io/jpeg_orientation.h"
 
 namespace dpldm::io {
 namespace {
 
 // A progressive file may repeat its whole area in each of thousands of scans; real encoders write about ten.
 constexpr int kMaxScans = 100;
+
+constexpr int kExifMarker = JPEG_APP0 + 1;
+constexpr unsigned kMostMarkerBytes = 0xFFFF;
 
 struct Failure {
   jpeg_error_mgr manager;  // first: libjpeg hands back a pointer to it
@@ -61,6 +65,7 @@ class Decoder {
     jpeg_create_decompress(&codec_);
     codec_.progress = &progress_;
     jpeg_mem_src(&codec_, bytes, num_bytes);
+    jpeg_save_markers(&codec_, kExifMarker, kMostMarkerBytes);
     jpeg_read_header(&codec_, TRUE);
     return true;
   }
@@ -75,6 +80,15 @@ class Decoder {
     }
     jpeg_finish_decompress(&codec_);
     return true;
+  }
+
+  // As the first EXIF segment says. After read_header.
+  int orientation() const {
+    for (const jpeg_marker_struct* marker = codec_.marker_list; marker != nullptr; marker = marker->next) {
+      if (marker->marker != kExifMarker) continue;
+      if (const auto orientation = exif_orientation({marker->data, marker->data_length})) return *orientation;
+    }
+    return 1;
   }
 
   jpeg_decompress_struct& codec() { return codec_; }
@@ -106,6 +120,7 @@ Image decode_jpeg(std::string_view file_content, const std::string& name) {
     throw IoError(fmt::format("{} claims {}x{} pixels; at most {} in all are accepted", name, image.height, image.width,
                               kMaxPixels));
   }
+  const int orientation = decoder.orientation();
   codec.out_color_space = image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
   // Exact integer arithmetic, so that the same file gives the same bytes on every machine.
   codec.dct_method = JDCT_ISLOW;
@@ -114,7 +129,7 @@ Image decode_jpeg(std::string_view file_content, const std::string& name) {
   if (!decoder.read_pixels(image.bytes.data(), row_bytes)) {
     throw IoError(fmt::format("{} is damaged: {}", name, decoder.message()));
   }
-  return image;
+  return oriented(image, orientation);
 }
 
 }  // namespace dpldm::io

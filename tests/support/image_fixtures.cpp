@@ -68,6 +68,22 @@ std::string jpeg_file(int height, int width, int components) {
   return content;
 }
 
+std::string with_app1(const std::string& jpeg, const std::string& data) {
+  const std::string length = big_endian(static_cast<std::uint32_t>(data.size() + 2)).substr(2);
+  return jpeg.substr(0, 2) + "\xff\xe1" + length + data + jpeg.substr(2);
+}
+
+std::string exif_of_orientation(int orientation, bool little_endian) {
+  const auto number = [&](int value, std::size_t num_bytes) {
+    std::string bytes = big_endian(static_cast<std::uint32_t>(value)).substr(4 - num_bytes);
+    return little_endian ? std::string(bytes.rbegin(), bytes.rend()) : bytes;
+  };
+  // The directory begins at 8 and has two entries: ImageWidth, and the orientation, a short in a field of four bytes.
+  return std::string("Exif\0\0", 6) + (little_endian ? "II" : "MM") + number(42, 2) + number(8, 4) + number(2, 2) +
+         number(0x0100, 2) + number(3, 2) + number(1, 4) + number(7, 2) + number(0, 2) +  //
+         number(0x0112, 2) + number(3, 2) + number(1, 4) + number(orientation, 2) + number(0, 2) + number(0, 4);
+}
+
 std::string png_file_16_bit(int height, int width) {
   std::vector<png_uint_16> pixels(static_cast<std::size_t>(height * width));
   for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<png_uint_16>(i * 999);

@@ -8,6 +8,10 @@ namespace dpldm::test {
 
 // A gradient. `components` 1 (grey), 3 (RGB) or 4 (CMYK).
 std::string jpeg_file(int height, int width, int components);
+// `jpeg` with an APP1 segment of this data behind its first marker.
+std::string with_app1(const std::string& jpeg, const std::string& data);
+// The data of an EXIF segment that says this orientation, in the byte order of "II" or "MM".
+std::string exif_of_orientation(int orientation, bool little_endian);
 // A gradient with 16 bits per sample.
 std::string png_file_16_bit(int height, int width);
 // RGB with an alpha channel of `alpha` everywhere.

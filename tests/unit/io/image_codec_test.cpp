@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "io/jpeg_orientation.h"
 #include "support/file_bytes.h"
 #include "support/image_fixtures.h"
 #include "support/temporary_directory.h"
@@ -57,6 +58,70 @@ TEST(ImageCodec, JpegGreyAndColour_AreNearWhatWasEncoded) {
       }
     }
   }
+}
+
+// The picture of 2 x 3 pixels
+//   0 1 2
+//   3 4 5
+// as each orientation says that it has to be turned or mirrored.
+TEST(ImageCodec, Orientation_TurnsAndMirrorsTheStoredPixels) {
+  const Image stored{2, 3, 1, {0, 1, 2, 3, 4, 5}};
+  const std::vector<std::vector<std::uint8_t>> seen{
+      {0, 1, 2, 3, 4, 5}, {2, 1, 0, 5, 4, 3}, {5, 4, 3, 2, 1, 0}, {3, 4, 5, 0, 1, 2},
+      {0, 3, 1, 4, 2, 5}, {3, 0, 4, 1, 5, 2}, {5, 2, 4, 1, 3, 0}, {2, 5, 1, 4, 0, 3},
+  };
+  for (int orientation = 1; orientation <= 8; ++orientation) {
+    const Image image = oriented(stored, orientation);
+    EXPECT_EQ(image.bytes, seen[static_cast<std::size_t>(orientation - 1)]) << orientation;
+    EXPECT_EQ(image.height, orientation < 5 ? 2 : 3) << orientation;
+    EXPECT_EQ(image.width, orientation < 5 ? 3 : 2) << orientation;
+  }
+}
+
+TEST(ImageCodec, JpegWithAnOrientation_IsSeenAsItsCameraMeant) {
+  const std::string jpeg = test::jpeg_file(8, 16, 3);
+  const Image stored = decode_image(jpeg, "it");
+  for (const bool little_endian : {true, false}) {
+    for (int orientation = 1; orientation <= 8; ++orientation) {
+      const std::string exif = test::exif_of_orientation(orientation, little_endian);
+      const Image image = decode_image(test::with_app1(jpeg, exif), "it");
+      EXPECT_EQ(image.bytes, oriented(stored, orientation).bytes) << orientation;
+      EXPECT_EQ(image.width, orientation < 5 ? 16 : 8) << orientation;
+    }
+  }
+}
+
+TEST(ImageCodec, MalformedExif_IsIgnored) {
+  const std::string jpeg = test::jpeg_file(8, 16, 1);
+  const Image stored = decode_image(jpeg, "it");
+  const std::string exif = test::exif_of_orientation(6, true);
+  for (std::size_t length = 0; length + 4 < exif.size(); ++length) {
+    const std::string cut = exif.substr(0, length);
+    const Image image = decode_image(test::with_app1(jpeg, cut), "it");
+    // The value is the last number but one; the offset of a next directory is not needed.
+    EXPECT_EQ(image.width, length + 6 < exif.size() ? stored.width : stored.height) << length;
+  }
+  for (std::size_t i = 0; i < exif.size(); ++i) {
+    std::string damaged = exif;
+    damaged[i] = static_cast<char>(damaged[i] ^ 0xff);
+    decode_image(test::with_app1(jpeg, damaged), "it");  // must not read outside of the segment
+  }
+  for (const int orientation : {0, 9}) {
+    EXPECT_EQ(decode_image(test::with_app1(jpeg, test::exif_of_orientation(orientation, false)), "it").bytes,
+              stored.bytes);
+  }
+}
+
+TEST(ImageCodec, Texts_AreFoundInThePngAndChangeNoPixel) {
+  const Image image = gradient(5, 9, 3);
+  const std::string png = encode_png(image, {{"first", "one"}, {"second", "zwei für dich"}});
+  EXPECT_EQ(decode_image(png, "it").bytes, image.bytes);
+  EXPECT_EQ(png_text(png, "first"), "one");
+  EXPECT_EQ(png_text(png, "second"), "zwei für dich");
+  EXPECT_EQ(png_text(png, "sec"), std::nullopt);
+  EXPECT_EQ(png_text(encode_png(image), "first"), std::nullopt);
+  EXPECT_EQ(png_text("first", "first"), std::nullopt);
+  for (std::size_t length = 0; length < png.size(); ++length) png_text(png.substr(0, length), "third");
 }
 
 TEST(ImageCodec, Palette_BecomesRgb) {
