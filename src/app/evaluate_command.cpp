@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/torch.h"
 #include "data/image_file.h"
+#include "data/image_overlap.h"
 #include "eval/evaluation.h"
 #include "train/threads.h"
 
@@ -70,6 +71,9 @@ std::optional<EvaluateOptions> read_options(Invocation& invocation) {
   evaluate.public_images = path("public", false);
   evaluate.training_images = path("training", false);
   evaluate.num_seeds = parsed["seeds"].as<std::int64_t>();
+  if (evaluate.num_seeds < 1) {
+    throw ConfigError(fmt::format("--seeds is {}; it must be at least 1", evaluate.num_seeds));
+  }
   evaluate.json = parsed.count("json") > 0;
   return evaluate;
 }
@@ -101,7 +105,8 @@ eval::LabelledImages read_labelled(const data::ImageFile& file, const std::files
 }
 
 // What the reference and the other files have to be. Throws ConfigError.
-void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, const data::ImageFileInfo& reference) {
+void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, const data::ImageFile& reference_file) {
+  const data::ImageFileInfo& reference = reference_file.info();
   if (reference.content_sha256 == samples.content_sha256) {
     throw ConfigError(fmt::format("--samples and --reference have the same content ({})", options.reference.string()));
   }
@@ -120,6 +125,12 @@ void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, c
       throw ConfigError(
           fmt::format("--reference {} is the private training set; only images that the model never saw can score it",
                       options.reference.string()));
+    }
+    if (const std::int64_t num_in_both = data::num_images_in_both(reference_file, training); num_in_both > 0) {
+      throw ConfigError(
+          fmt::format("{} of the {} images of --reference {} are in the private training set; only images that the "
+                      "model never saw can score it",
+                      num_in_both, reference.num_records, options.reference.string()));
     }
   }
 }
@@ -140,7 +151,11 @@ nlohmann::json answer_of(const EvaluateOptions& options, const eval::EvaluationR
   nlohmann::json answer{
       {"accuracy", {{"mean", result.mean_accuracy}, {"sd", result.accuracy_deviation}, {"seeds", result.accuracies}}},
       {"samples", {{"file", options.samples.string()}, {"num", samples.num_records}, {"source", samples.source}}},
-      {"reference", {{"file", options.reference.string()}, {"num", reference.num_records}, {"role", "held-out real"}}},
+      {"reference",
+       {{"file", options.reference.string()},
+        {"num", reference.num_records},
+        {"role", "held-out real"},
+        {"compared_with_training", !options.training_images.empty()}}},
       {"statement", kOutsideEpsilon},
   };
   if (result.frechet_distance) {
@@ -165,7 +180,12 @@ void print_answer(const nlohmann::json& answer) {
                answer["frechet"]["distance"].get<double>(),
                answer["frechet"]["features_trained_on"].get<std::string>());
   }
-  fmt::print("{}\n", kOutsideEpsilon);
+  fmt::print(
+      "{}\n{}\n",
+      answer["reference"]["compared_with_training"].get<bool>()
+          ? "None of the reference's images is in the private training set."
+          : "The reference was not compared with a training set (--training): that it was held out is only said.",
+      kOutsideEpsilon);
 }
 
 }  // namespace
@@ -179,7 +199,7 @@ void run_evaluate(Invocation& invocation) {
 
   const data::ImageFile sample_file(options.samples);
   const data::ImageFile reference_file(options.reference);
-  check(options, sample_file.info(), reference_file.info());
+  check(options, sample_file.info(), reference_file);
   eval::EvaluationInput input{.samples = read_labelled(sample_file, options.samples),
                               .reference = read_labelled(reference_file, options.reference),
                               .feature_images = std::nullopt,
