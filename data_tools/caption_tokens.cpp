@@ -36,11 +36,12 @@ std::unique_ptr<text::Tokenizer> tokenizer_for(const CaptionOptions& options, co
                                                const data::ImageFileInfo& images) {
   if (options.captions.empty() && !images.has_captions) {
     if (!options.tokenizer.empty()) throw ConfigError("--tokenizer is given, but there are no captions");
+    if (options.num_tokens > 0) throw ConfigError("--num-tokens is given, but there are no captions");
     return nullptr;
   }
   const fs::path directory = options.tokenizer.empty() ? model / "tokenizer" : options.tokenizer;
   if (options.tokenizer.empty() && !fs::exists(directory)) {
-    if (options.captions.empty()) return nullptr;
+    if (options.captions.empty() && options.num_tokens == 0) return nullptr;
     throw ConfigError(fmt::format("{} has no tokenizer for the captions; name one with --tokenizer", model.string()));
   }
   return text::load_tokenizer(directory, options.num_tokens > 0

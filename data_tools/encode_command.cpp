@@ -72,13 +72,13 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
        cxxopts::value<std::string>()->default_value("0"))  //
       ("save-every", "seconds after which what is done is made safe against an interruption",
        cxxopts::value<std::string>()->default_value("5"));
+  add_force_option(options);
   const auto parsed = parse_or_help(options, argc, argv);
   if (!parsed) return std::nullopt;
   EncodeOptions result;
   result.model = required_text(*parsed, "model", "the autoencoder's directory");
   result.images = required_text(*parsed, "images", "the image file to encode");
   result.output = required_text(*parsed, "output", "the latent file to write");
-  require_other_file(result.output, result.images);
   result.flips = parsed->count("flips") > 0;
   result.half = parsed->count("half") > 0;
   result.batch = integer_between(*parsed, "batch", 1, 4096);
@@ -86,6 +86,9 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
   result.save_every = std::chrono::seconds(integer_between(*parsed, "save-every", 0, 3600));
   if (parsed->count("captions") > 0) result.captions.captions = (*parsed)["captions"].as<std::string>();
   if (parsed->count("tokenizer") > 0) result.captions.tokenizer = (*parsed)["tokenizer"].as<std::string>();
+  require_free_output(*parsed, result.output,
+                      {result.images, result.model, model::autoencoder_directory(result.model),
+                       result.captions.captions, result.captions.tokenizer});
   result.captions.num_tokens = integer_between(*parsed, "num-tokens", 0, 4096);
   const auto precision = (*parsed)["precision"].as<std::string>();
   if (precision != "fp32" && precision != "bf16") {
@@ -93,6 +96,13 @@ std::optional<EncodeOptions> encode_options_from(int argc, char** argv) {
   }
   if (precision == "bf16") result.precision = at::kBFloat16;
   return result;
+}
+
+// Before a file is begun, which such an autoencoder could not fill.
+void require_finite_moments(const at::Tensor& moments, const EncodeOptions& options) {
+  if (at::isfinite(moments.to(options.half ? at::kHalf : at::kFloat)).all().item<bool>()) return;
+  throw IoError(fmt::format("the autoencoder {} makes moments of the first image that are not finite{}",
+                            options.model.string(), options.half ? " in float16" : ""));
 }
 
 // images uint8 [B, C, H, W] -> moments fp32 [B, V, 2L, h, w].
@@ -325,10 +335,12 @@ void run_encode(app::Invocation& invocation) {
   // Latents are a function of the records and of the autoencoder, whose own private records no ledger would know.
   accounting::require_unstamped(model::autoencoder_directory(options->model), "encode takes a public autoencoder only");
   const auto autoencoder = model::load_autoencoder(options->model);
+  model::require_finite(*autoencoder, options->model.string());
   autoencoder->eval();
   check_fit(images.info(), autoencoder->config());
   // Gives the shape of the latents, and fills the layers' caches of converted weights before threads share them.
   const at::Tensor example = encode_batch(*autoencoder, images.read_images(0, 1), *options);
+  require_finite_moments(example, *options);
   const auto tokenizer = tokenizer_for(options->captions, options->model, images.info());
   const data::LatentFileInfo info = latent_info(images.info(), *autoencoder, example, tokenizer.get());
   comm::require_equal_on_all_ranks(comm, "images, autoencoder and tokenizer",

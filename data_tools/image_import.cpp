@@ -16,6 +16,7 @@ namespace dpldm::tools {
 namespace {
 
 constexpr std::int64_t kBatch = 256;
+constexpr std::int64_t kMaxClasses = 4000;  // as many as a data file takes
 
 // Fits a batch of images and stacks them. `size` is the size of the file's images, set by the first.
 at::Tensor fit_all(const ImageSource& source, const ImageGeometry& geometry, const std::vector<at::Tensor>& images,
@@ -51,18 +52,25 @@ void add_import_options(cxxopts::Options& options) {
       ("o,output", "the image file to write", cxxopts::value<std::string>())             //
       ("size", "resize to S or HxW pixels, antialiased", cxxopts::value<std::string>())  //
       ("crop", "'center': cut to the shape of --size (a square without it) before the resize",
-       cxxopts::value<std::string>())                                                                 //
-      ("pad", "black pixels to add on each side", cxxopts::value<std::string>()->default_value("0"))  //
-      ("channels", "1 (grey) or 3 (RGB); default: as the images are", cxxopts::value<std::string>())  //
-      ("class-names", "names of the classes, a,b,c, in the order of their numbers",
-       cxxopts::value<std::vector<std::string>>())  //
+       cxxopts::value<std::string>())                                                                               //
+      ("pad", "black pixels to add on each side", cxxopts::value<std::string>()->default_value("0"))                //
+      ("channels", "1 (grey) or 3 (RGB); default: as the images are", cxxopts::value<std::string>())                //
+      ("class-names", "names of the classes, a,b,c, in the order of their numbers", cxxopts::value<std::string>())  //
       ("limit", "import the first N images only", cxxopts::value<std::string>());
+  add_force_option(options);
 }
 
-ImportOptions import_options_from(const cxxopts::ParseResult& parsed) {
+void add_num_classes_option(cxxopts::Options& options) {
+  options.add_options()("num-classes", "number of classes, where --class-names does not say it",
+                        cxxopts::value<std::string>());
+}
+
+ImportOptions import_options_from(const cxxopts::ParseResult& parsed,
+                                  const std::vector<std::filesystem::path>& inputs) {
   ImportOptions options;
   options.visibility = data::visibility_from(required_text(parsed, "visibility", "say public or private"));
   options.output = required_text(parsed, "output", "the image file to write");
+  require_free_output(parsed, options.output, inputs);
   if (parsed.count("size") > 0) options.geometry.size = image_size_from(parsed["size"].as<std::string>());
   if (parsed.count("crop") > 0) {
     const auto crop = parsed["crop"].as<std::string>();
@@ -75,21 +83,35 @@ ImportOptions import_options_from(const cxxopts::ParseResult& parsed) {
     if (channels == 2) throw ConfigError("--channels is 2; 1 and 3 are allowed");
     options.geometry.channels = channels;
   }
-  if (parsed.count("class-names") > 0) options.class_names = parsed["class-names"].as<std::vector<std::string>>();
+  if (parsed.count("class-names") > 0) options.class_names = texts_between_commas(parsed, "class-names");
+  if (parsed.count("num-classes") > 0) options.num_classes = integer_between(parsed, "num-classes", 1, kMaxClasses);
+  if (options.num_classes > 0 && !options.class_names.empty()) {
+    throw ConfigError("--class-names says how many classes there are; leave out --num-classes");
+  }
   if (parsed.count("limit") > 0) options.limit = integer_between(parsed, "limit", 1, std::int64_t{1} << 40);
   return options;
 }
 
-std::vector<std::string> names_for_numbers(const at::Tensor& labels, const std::vector<std::string>& given) {
+std::vector<std::string> names_for_numbers(const at::Tensor& labels, const ImportOptions& options) {
+  const bool is_private = options.visibility == data::Visibility::kPrivate;
+  if (is_private && options.class_names.empty() && options.num_classes == 0) {
+    throw ConfigError(
+        "--num-classes is missing (or --class-names): the highest label of private records is itself private");
+  }
   const auto highest = labels.max().item<std::int64_t>();
-  if (!given.empty()) {
-    if (highest >= static_cast<std::int64_t>(given.size())) {
-      throw ConfigError(fmt::format("--class-names has {} names, but the label {} occurs", given.size(), highest));
+  if (!options.class_names.empty()) {
+    if (highest >= static_cast<std::int64_t>(options.class_names.size())) {
+      throw ConfigError(
+          fmt::format("--class-names has {} names, but the label {} occurs", options.class_names.size(), highest));
     }
-    return given;
+    return options.class_names;
+  }
+  const std::int64_t num_classes = options.num_classes > 0 ? options.num_classes : highest + 1;
+  if (highest >= num_classes) {
+    throw ConfigError(fmt::format("--num-classes is {}, but the label {} occurs", num_classes, highest));
   }
   std::vector<std::string> names;
-  for (std::int64_t label = 0; label <= highest; ++label) names.push_back(std::to_string(label));
+  for (std::int64_t label = 0; label < num_classes; ++label) names.push_back(std::to_string(label));
   return names;
 }
 
@@ -98,6 +120,9 @@ void import_images(const ImageSource& source, const ImportOptions& options) {
   if (count < 1) throw ConfigError(source.description + " holds no images");
   if (!options.class_names.empty() && source.class_names.empty()) {
     throw ConfigError("--class-names is given, but the images have no labels");
+  }
+  if (options.num_classes > 0 && source.class_names.empty()) {
+    throw ConfigError("--num-classes is given, but the images have no labels");
   }
 
   std::optional<data::ImageFileWriter> writer;

@@ -34,16 +34,21 @@ struct ImportOptions {
   data::Visibility visibility = data::Visibility::kPrivate;
   ImageGeometry geometry;
   std::vector<std::string> class_names;  // empty: the source's own
+  std::int64_t num_classes = 0;          // of labels that are numbers; 0: not said
   std::int64_t limit = 0;                // 0: all
 };
 
 // Adds the options that every kind of import has.
 void add_import_options(cxxopts::Options& options);
-ImportOptions import_options_from(const cxxopts::ParseResult& parsed);
+// Throws ConfigError, among other things when the output is one of `inputs` (files, or folders of files) or is there.
+ImportOptions import_options_from(const cxxopts::ParseResult& parsed, const std::vector<std::filesystem::path>& inputs);
+// Adds --num-classes, for the kinds whose labels are numbers.
+void add_num_classes_option(cxxopts::Options& options);
 
-// Names for labels that are numbers: `given`, which must name every number that occurs, or else "0", "1", ... Throws
-// ConfigError.
-std::vector<std::string> names_for_numbers(const at::Tensor& labels, const std::vector<std::string>& given);
+// Names for labels that are numbers, every one of which must have a name: --class-names, or "0", "1", ... up to
+// --num-classes, or, for public labels alone, up to the highest (which of private labels would itself be private).
+// Throws ConfigError.
+std::vector<std::string> names_for_numbers(const at::Tensor& labels, const ImportOptions& options);
 
 // Writes the image file and says what it is on stdout.
 void import_images(const ImageSource& source, const ImportOptions& options);

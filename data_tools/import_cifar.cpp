@@ -98,13 +98,14 @@ void import_cifar(int argc, char** argv) {
   cxxopts::Options options("dpldm-data import cifar", "Imports the binary version of CIFAR-10 or CIFAR-100.");
   options.add_options()  //
       ("batches", "the batch files in order: data_batch_1.bin,data_batch_2.bin,...",
-       cxxopts::value<std::vector<std::string>>())  //
+       cxxopts::value<std::string>())  //
       ("classes", "10 (CIFAR-10) or 100 (CIFAR-100, fine labels)", cxxopts::value<std::string>()->default_value("10"));
   add_import_options(options);
   const auto parsed = parse_or_help(options, argc, argv);
   if (!parsed) return;
-  const ImportOptions import = import_options_from(*parsed);
-  if (parsed->count("batches") == 0) throw ConfigError("--batches is missing: the batch files, separated by commas");
+  required_text(*parsed, "batches", "the batch files, separated by commas");
+  const std::vector<std::string> batch_names = texts_between_commas(*parsed, "batches");
+  ImportOptions import = import_options_from(*parsed, {batch_names.begin(), batch_names.end()});
   const std::int64_t num_classes = integer_between(*parsed, "classes", 10, 100);
   if (num_classes != 10 && num_classes != 100)
     throw ConfigError(fmt::format("--classes is {}; 10 and 100 are allowed", num_classes));
@@ -112,7 +113,7 @@ void import_cifar(int argc, char** argv) {
   const std::int64_t num_label_bytes = num_classes == 10 ? 1 : 2;
   std::vector<std::filesystem::path> paths;
   std::vector<std::string> file_names;
-  for (const std::string& path : (*parsed)["batches"].as<std::vector<std::string>>()) {
+  for (const std::string& path : batch_names) {
     // One file twice would be every record twice, and a record's protection would halve.
     const auto is_same = [&](const std::filesystem::path& other) {
       std::error_code error;
@@ -128,9 +129,9 @@ void import_cifar(int argc, char** argv) {
   source.description = fmt::format("cifar{} {}", num_classes, fmt::join(file_names, " "));
   source.num_records = batches->num_records();
   source.labels = all_labels(*batches, num_label_bytes - 1, num_classes);
-  source.class_names = import.class_names;
-  if (source.class_names.empty() && num_classes == 10) source.class_names = kCifar10Names;
-  source.class_names = names_for_numbers(source.labels, source.class_names);
+  if (import.class_names.empty() && num_classes == 10) import.class_names = kCifar10Names;
+  if (import.class_names.empty()) import.num_classes = num_classes;
+  source.class_names = names_for_numbers(source.labels, import);
   source.name = [batches](std::int64_t index) {
     const auto [file, record] = batches->locate(index);
     return fmt::format("{}, record {}", batches->path(file).string(), record);

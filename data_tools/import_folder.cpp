@@ -2,18 +2,22 @@
 // CSV file.
 #include <algorithm>
 #include <cctype>
-#include <charconv>
+#include <cerrno>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "data/visibility_mark.h"
 #include "data_tools/csv_table.h"
 #include "data_tools/image_import.h"
 #include "data_tools/options.h"
@@ -41,22 +45,50 @@ bool is_image_name(const fs::path& path) {
 
 bool is_hidden(const fs::path& path) { return path.filename().string().starts_with('.'); }
 
+// Where a link leads is decided by whoever made it: one that leads nowhere, or to a folder inside of another, would be
+// left out in silence.
+void require_followed(const fs::directory_entry& entry) {
+  if (!entry.is_symlink()) return;
+  if (!entry.exists()) throw ConfigError(entry.path().string() + " is a link that leads nowhere");
+  if (entry.is_directory()) {
+    throw ConfigError(entry.path().string() + " is a link to a folder inside a class folder, which is not followed");
+  }
+}
+
 // Images below `folder`, at any depth, sorted by path: the order of a directory differs between file systems.
 std::vector<fs::path> images_below(const fs::path& folder, std::int64_t& num_ignored) {
   std::vector<fs::path> files;
   for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator(); ++entry) {
     if (is_hidden(entry->path())) {
       if (entry->is_directory()) entry.disable_recursion_pending();
-    } else if (entry->is_regular_file()) {
-      if (is_image_name(entry->path())) {
-        files.push_back(entry->path());
-      } else {
-        ++num_ignored;
-      }
+      continue;
+    }
+    require_followed(*entry);
+    if (entry->is_directory()) continue;
+    if (entry->is_regular_file() && is_image_name(entry->path())) {
+      files.push_back(entry->path());
+    } else {
+      ++num_ignored;
     }
   }
   std::sort(files.begin(), files.end());
   return files;
+}
+
+// One picture under two names would be two records, and a record's protection would halve. Throws ConfigError, IoError.
+void require_different_files(const std::vector<fs::path>& files) {
+  std::map<std::pair<dev_t, ino_t>, const fs::path*> seen;
+  for (const fs::path& file : files) {
+    struct stat status {};
+    if (::stat(file.c_str(), &status) != 0) {
+      throw IoError("cannot read " + file.string() + ": " + std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
+    }
+    const auto [first, is_new] = seen.emplace(std::pair(status.st_dev, status.st_ino), &file);
+    if (!is_new) {
+      throw ConfigError(fmt::format("{} and {} are the same file, which would be two records", first->second->string(),
+                                    file.string()));
+    }
+  }
 }
 
 Listing listing_of_folder(const fs::path& folder) {
@@ -64,6 +96,8 @@ Listing listing_of_folder(const fs::path& folder) {
   bool has_loose_images = false;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (is_hidden(entry.path())) continue;
+    // A class folder may be a link.
+    if (!entry.is_directory()) require_followed(entry);
     if (entry.is_directory()) classes.push_back(entry.path());
     if (entry.is_regular_file() && is_image_name(entry.path())) has_loose_images = true;
   }
@@ -155,6 +189,17 @@ at::Tensor label_numbers(const std::vector<std::string>& labels, const std::vect
   return numbers;
 }
 
+// uint8 [C, H, W]. Throws ConfigError for a picture that is marked private, as `sample` marks those of a model that
+// protects nobody, on its way into a public file.
+at::Tensor read_image(const fs::path& path, data::Visibility visibility) {
+  const std::string content = read_file(path, io::kMaxImageFileBytes);
+  if (visibility == data::Visibility::kPublic &&
+      io::png_text(content, data::kVisibilityKeyword) == data::to_text(data::Visibility::kPrivate)) {
+    throw ConfigError(path.string() + " is marked private; nothing turns private into public");
+  }
+  return io::tensor_from(io::decode_image(content, path.string()));
+}
+
 }  // namespace
 
 void import_folder(int argc, char** argv) {
@@ -166,18 +211,19 @@ void import_folder(int argc, char** argv) {
   add_import_options(options);
   const auto parsed = parse_or_help(options, argc, argv);
   if (!parsed) return;
-  const ImportOptions import = import_options_from(*parsed);
   const fs::path folder = required_text(*parsed, "dir", "the folder of images");
+  const fs::path csv = parsed->count("csv") > 0 ? required_text(*parsed, "csv", "the CSV file") : "";
+  const ImportOptions import = import_options_from(*parsed, {folder, csv});
   if (!fs::is_directory(folder)) throw IoError(folder.string() + " is not a folder");
 
   Listing listing;
   try {
-    listing = parsed->count("csv") > 0 ? listing_of_csv(folder, (*parsed)["csv"].as<std::string>())
-                                       : listing_of_folder(folder);
+    listing = csv.empty() ? listing_of_folder(folder) : listing_of_csv(folder, csv);
   } catch (const fs::filesystem_error& error) {
     throw IoError("cannot list " + folder.string() + ": " + error.code().message());
   }
   if (listing.files.empty()) throw ConfigError(folder.string() + " holds no PNG or JPEG file");
+  require_different_files(listing.files);
 
   ImageSource source;
   source.description = "folder " + fs::weakly_canonical(folder).filename().string();
@@ -189,12 +235,11 @@ void import_folder(int argc, char** argv) {
   }
   const auto files = std::make_shared<const std::vector<fs::path>>(std::move(listing.files));
   source.name = [files](std::int64_t index) { return (*files)[static_cast<std::size_t>(index)].string(); };
-  source.read = [files](std::int64_t first, std::int64_t count) {
+  source.read = [files, visibility = import.visibility](std::int64_t first, std::int64_t count) {
     std::vector<at::Tensor> images(static_cast<std::size_t>(count));
     at::parallel_for(0, count, 8, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        images[static_cast<std::size_t>(i)] =
-            io::tensor_from(io::read_image((*files)[static_cast<std::size_t>(first + i)]));
+        images[static_cast<std::size_t>(i)] = read_image((*files)[static_cast<std::size_t>(first + i)], visibility);
       }
     });
     return images;

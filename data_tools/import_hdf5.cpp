@@ -80,6 +80,21 @@ at::Tensor read_labels(const Dataset& dataset, const std::string& name, std::int
   return labels;
 }
 
+// Throws ConfigError when `file` is a data file of this program that is not marked public: images of private records,
+// or of a model that protects nobody, stay what they are.
+void require_not_private(const data::hdf5::File& file) {
+  const auto text_of = [&](const char* name) -> std::string {
+    try {
+      return file.has_attribute(name) ? file.read_text_attribute(name) : "";
+    } catch (const IoError&) {
+      return "";  // somebody else's attribute of that name
+    }
+  };
+  if (text_of("format").starts_with("dpldm-") && text_of("visibility") != data::to_text(data::Visibility::kPublic)) {
+    throw ConfigError(file.path().string() + " is marked private; nothing turns private into public");
+  }
+}
+
 }  // namespace
 
 void import_hdf5(int argc, char** argv) {
@@ -89,15 +104,16 @@ void import_hdf5(int argc, char** argv) {
       ("images", "name of the dataset of images: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]",
        cxxopts::value<std::string>())  //
       ("labels", "name of the dataset of labels: integers, one per image (optional)", cxxopts::value<std::string>());
+  add_num_classes_option(options);
   add_import_options(options);
   const auto parsed = parse_or_help(options, argc, argv);
   if (!parsed) return;
-  const ImportOptions import = import_options_from(*parsed);
   const std::filesystem::path path = required_text(*parsed, "file", "the HDF5 file");
-  require_other_file(import.output, path);
+  const ImportOptions import = import_options_from(*parsed, {path});
   const std::string images_name = required_text(*parsed, "images", "the name of the dataset of images");
 
   const auto file = data::hdf5::File::open_read_only(path);
+  if (import.visibility == data::Visibility::kPublic) require_not_private(file);
   const auto images = std::make_shared<const Dataset>(file.open_dataset(images_name));
   const RowLayout layout = layout_of(*images, images_name);
   ImageSource source;
@@ -106,7 +122,7 @@ void import_hdf5(int argc, char** argv) {
   if (parsed->count("labels") > 0 && source.num_records > 0) {
     const auto labels_name = (*parsed)["labels"].as<std::string>();
     source.labels = read_labels(file.open_dataset(labels_name), labels_name, source.num_records);
-    source.class_names = names_for_numbers(source.labels, import.class_names);
+    source.class_names = names_for_numbers(source.labels, import);
   }
   source.name = [path](std::int64_t index) { return fmt::format("{}, image {}", path.string(), index); };
   source.read = [images, layout](std::int64_t first, std::int64_t count) {

@@ -4,35 +4,22 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include "base/error.h"
 #include "data/deflate_ratio.h"
+#include "data_tools/gzip_reader.h"
 #include "data_tools/image_import.h"
 #include "data_tools/options.h"
 
 namespace dpldm::tools {
 namespace {
 
-// A file of unsigned bytes, read once from front to back. zlib reads plain files through the same calls.
+// A file of unsigned bytes, plain or gzipped, read once from front to back.
 class IdxReader {
  public:
-  IdxReader(const std::filesystem::path& path, std::size_t num_axes) : path_(path) {
-    std::error_code error;
-    const auto file_bytes = std::filesystem::file_size(path, error);
-    if (error) throw IoError("cannot read " + path.string() + ": " + error.message());
-    file_ = gzopen(path.c_str(), "rb");
-    if (file_ == nullptr) throw IoError("cannot open " + path.string());
-    try {
-      read_header(num_axes, file_bytes);
-    } catch (...) {
-      gzclose_r(file_);
-      throw;
-    }
+  IdxReader(const std::filesystem::path& path, std::size_t num_axes) : path_(path), file_(path) {
+    read_header(num_axes, std::filesystem::file_size(path));
   }
-  ~IdxReader() { gzclose_r(file_); }
-  IdxReader(const IdxReader&) = delete;
-  IdxReader& operator=(const IdxReader&) = delete;
 
   const std::vector<std::int64_t>& shape() const { return shape_; }
 
@@ -41,38 +28,17 @@ class IdxReader {
     std::vector<std::int64_t> shape = shape_;
     shape[0] = count;
     at::Tensor items = at::empty(shape, at::kByte);
-    read_bytes(items.data_ptr(), items.nbytes());
+    file_.read(items.data_ptr(), items.nbytes());
     return items;
   }
 
   // Throws unless all was read, checksum included.
-  void require_end() {
-    char byte = 0;
-    if (gzread(file_, &byte, 1) != 0) {
-      throw IoError(path_.string() +
-                    " goes on after the number of items that its header promises, or is damaged there");
-    }
-    // zlib takes the end of a file for the end of its content; only its state tells that the stream was cut.
-    int state = Z_OK;
-    gzerror(file_, &state);
-    if (state != Z_OK && state != Z_STREAM_END) throw IoError(path_.string() + " is truncated or damaged");
-  }
+  void require_end() { file_.require_end(); }
 
  private:
-  void read_bytes(void* bytes, std::size_t num_bytes) {
-    auto* out = static_cast<char*>(bytes);
-    while (num_bytes > 0) {
-      const auto piece = static_cast<unsigned>(std::min<std::size_t>(num_bytes, 1U << 30));
-      const int got = gzread(file_, out, piece);
-      if (got <= 0) throw IoError(path_.string() + " is truncated or damaged");
-      out += got;
-      num_bytes -= static_cast<std::size_t>(got);
-    }
-  }
-
   void read_header(std::size_t num_axes, std::uint64_t file_bytes) {
     std::array<unsigned char, 4> magic{};
-    read_bytes(magic.data(), magic.size());
+    file_.read(magic.data(), magic.size());
     if (magic[0] != 0 || magic[1] != 0 || magic[2] != 8 || magic[3] != num_axes) {
       throw IoError(fmt::format("{} starts with {:02x}{:02x}{:02x}{:02x}; an IDX file of {} starts with 000008{:02x}",
                                 path_.string(), magic[0], magic[1], magic[2], magic[3],
@@ -81,7 +47,7 @@ class IdxReader {
     double promised_bytes = 1;
     for (std::size_t axis = 0; axis < num_axes; ++axis) {
       std::array<unsigned char, 4> size{};
-      read_bytes(size.data(), size.size());
+      file_.read(size.data(), size.size());
       shape_.push_back((std::int64_t{size[0]} << 24) | (size[1] << 16) | (size[2] << 8) | size[3]);
       promised_bytes *= static_cast<double>(shape_.back());
     }
@@ -94,7 +60,7 @@ class IdxReader {
   }
 
   std::filesystem::path path_;
-  gzFile file_ = nullptr;
+  GzipReader file_;
   std::vector<std::int64_t> shape_;
 };
 
@@ -105,18 +71,20 @@ void import_idx(int argc, char** argv) {
   options.add_options()                                                                  //
       ("images", "IDX file of images, plain or gzipped", cxxopts::value<std::string>())  //
       ("labels", "IDX file of labels, plain or gzipped (optional)", cxxopts::value<std::string>());
+  add_num_classes_option(options);
   add_import_options(options);
   const auto parsed = parse_or_help(options, argc, argv);
   if (!parsed) return;
-  const ImportOptions import = import_options_from(*parsed);
   const std::filesystem::path images_path = required_text(*parsed, "images", "the IDX file of images");
+  const std::filesystem::path labels_path =
+      parsed->count("labels") > 0 ? required_text(*parsed, "labels", "the IDX file of labels") : "";
+  const ImportOptions import = import_options_from(*parsed, {images_path, labels_path});
 
   const auto images = std::make_shared<IdxReader>(images_path, 3);
   ImageSource source;
   source.description = "idx " + images_path.filename().string();
   source.num_records = images->shape()[0];
-  if (parsed->count("labels") > 0) {
-    const std::filesystem::path labels_path = (*parsed)["labels"].as<std::string>();
+  if (!labels_path.empty()) {
     IdxReader labels(labels_path, 1);
     if (labels.shape()[0] != source.num_records) {
       throw ConfigError(fmt::format("{} has {} images and {} has {} labels", images_path.string(), source.num_records,
@@ -124,7 +92,7 @@ void import_idx(int argc, char** argv) {
     }
     source.labels = labels.read(source.num_records).to(at::kLong);
     labels.require_end();
-    source.class_names = names_for_numbers(source.labels, import.class_names);
+    source.class_names = names_for_numbers(source.labels, import);
   }
   source.name = [images_path](std::int64_t index) { return fmt::format("{}, image {}", images_path.string(), index); };
   source.read = [images, total = source.num_records](std::int64_t first, std::int64_t count) {

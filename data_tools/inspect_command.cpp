@@ -11,6 +11,7 @@
 #include "data/data_kind.h"
 #include "data/image_file.h"
 #include "data/latent_file.h"
+#include "data/visibility_mark.h"
 #include "data_tools/commands.h"
 #include "data_tools/options.h"
 #include "io/image_grid.h"
@@ -90,7 +91,10 @@ void write_picture(const data::ImageFile& file, const std::filesystem::path& pat
   const std::int64_t count = std::min(kMaxImages, total);
   std::vector<at::Tensor> images;
   for (std::int64_t i = 0; i < count; ++i) images.push_back(file.read_images(i * total / count, 1));
-  io::write_grid_png(path, at::cat(images));
+  const std::int64_t as_it_is = 0;
+  const std::int64_t margin = 2;
+  io::write_grid_png(path, at::cat(images), as_it_is, margin,
+                     {{data::kVisibilityKeyword, data::to_text(file.info().visibility)}});
 }
 
 }  // namespace
@@ -102,6 +106,7 @@ void run_inspect(app::Invocation& invocation) {
       ("json", "one JSON object instead of a table")                                               //
       ("png", "also write up to 256 of the images as one picture", cxxopts::value<std::string>())  //
       ("show-private", "allow --png for a private file");
+  add_force_option(options);
   options.parse_positional({"file"});
   options.positional_help("FILE");
   const auto parsed = parse_or_help(options, invocation.argc(), invocation.argv());
@@ -113,7 +118,7 @@ void run_inspect(app::Invocation& invocation) {
     const std::filesystem::path picture = (*parsed)["png"].as<std::string>();
     if (picture.extension() != ".png")
       throw ConfigError("--png is " + picture.string() + "; its name must end in .png");
-    require_other_file(picture, path);
+    require_free_output(*parsed, picture, {path});
   }
 
   Json description;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <cxxopts.hpp>
 
@@ -20,8 +21,18 @@ std::string required_text(const cxxopts::ParseResult& parsed, const std::string&
 // The one positional argument, "file". Throws ConfigError when it was not given.
 std::filesystem::path required_path(const cxxopts::ParseResult& parsed);
 
-// Throws ConfigError when `output` is the file `input`: it would be replaced by what is made from it.
-void require_other_file(const std::filesystem::path& output, const std::filesystem::path& input);
+// Adds --force: what stands at the output may be replaced.
+void add_force_option(cxxopts::Options& options);
+
+// To be called before anything is read. Throws ConfigError when `output` is one of `inputs`, or a file in a folder
+// among them, whatever its name: it would be replaced by what is made from it. Throws ConfigError when anything else is
+// at `output` already and --force was not given, and IoError when it is no file. Empty inputs are
+// passed over.
+void require_free_output(const cxxopts::ParseResult& parsed, const std::filesystem::path& output,
+                         const std::vector<std::filesystem::path>& inputs);
+
+// "a,b,c" in its parts. Throws ConfigError, naming the option, when one is empty.
+std::vector<std::string> texts_between_commas(const cxxopts::ParseResult& parsed, const std::string& name);
 
 // The value of an option that is declared as text: cxxopts reads "0x10" and " 5" as numbers too. Throws ConfigError
 // unless it is a whole number with lowest <= value <= highest.

@@ -27,9 +27,11 @@ void run_render(app::Invocation& invocation) {
       ("size", "height and width in pixels", cxxopts::value<std::string>()->default_value("28"))                  //
       ("fonts", "folder to look for fonts in", cxxopts::value<std::string>()->default_value("/usr/share/fonts"))  //
       ("o,output", "the image file to write", cxxopts::value<std::string>());
+  add_force_option(options);
   const auto parsed = parse_or_help(options, invocation.argc(), invocation.argv());
   if (!parsed) return;
   const std::filesystem::path output = required_text(*parsed, "output", "the image file to write");
+  require_free_output(*parsed, output, {});
   const auto kind_text = (*parsed)["kind"].as<std::string>();
   const render::Kind kind = render::kind_from(kind_text);
   const std::int64_t num = integer_between(*parsed, "num", 1, 1'000'000'000);

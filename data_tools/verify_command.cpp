@@ -1,4 +1,6 @@
-// dpldm-data verify FILE: reads everything once. Exit code 0 means that training can rely on the file.
+// dpldm-data verify FILE: reads everything once. Exit code 0 means that training can rely on the content; who changes
+// an attribute (visibility, say) to another allowed value is not found out, because the checksum covers the content
+// alone.
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -11,8 +13,10 @@
 namespace dpldm::tools {
 
 void run_verify(app::Invocation& invocation) {
-  cxxopts::Options options("dpldm-data verify",
-                           "Checks a data file: attributes, sizes, labels, finite values, checksum.");
+  cxxopts::Options options(
+      "dpldm-data verify",
+      "Checks a data file: attributes and sizes for what is allowed, labels, finite values, and the "
+      "checksum over the content (not over the attributes).");
   options.add_options()                                                          //
       ("file", "an image file or a latent file", cxxopts::value<std::string>())  //
       ("json", "one JSON object instead of a sentence");
@@ -42,8 +46,8 @@ void run_verify(app::Invocation& invocation) {
                                         {"content_sha256", content_sha256}};
     fmt::print("{}\n", answer.dump());
   } else {
-    fmt::print("{}: whole and unchanged, {} records of {}\n", path.string(), num_records,
-               holds_images ? "images" : "latents");
+    fmt::print("{}: {} of {} records are in range and have the recorded checksum; it does not cover the attributes\n",
+               path.string(), holds_images ? "images, labels and captions" : "moments, labels and tokens", num_records);
   }
 }
 

@@ -1,4 +1,5 @@
 #include <functional>
+#include <limits>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -88,8 +89,8 @@ TEST_F(Encode, File_IsTheSameForEveryNumberOfRanksAndThreads) {
   // Eleven images are six batches of two, or two batches of eight: then one of three ranks has nothing to do.
   for (const auto& [precision, batch] : {std::pair{"fp32", "2"}, std::pair{"bf16", "8"}}) {
     const auto with = [&, precision = precision, batch = batch](const std::string& name, const std::string& threads) {
-      return arguments(
-          {"--flips", "--half", "--batch", batch, "--precision", precision, "--threads", threads, "-o", text(name)});
+      return arguments({"--flips", "--half", "--batch", batch, "--precision", precision, "--threads", threads,
+                        "--force", "-o", text(name)});
     };
     ASSERT_EQ(run(with("one.h5", "1")).exit_code, 0);
     ASSERT_EQ(run(with("threads.h5", "3")).exit_code, 0);
@@ -175,6 +176,40 @@ TEST_F(Encode, WrongCaptions_AreRefusedWithoutQuotingThem) {
 TEST_F(Encode, AutoencoderThatSawPrivateRecords_IsRefused) {
   model::save_autoencoder(*autoencoder_, path("model/vae"), accounting::stamp_for_checkpoint());
   expect_refusal(arguments({"-o", text("l.h5")}), 64, "encode takes a public autoencoder only");
+}
+
+TEST_F(Encode, OutputThatIsRead_IsRefusedAndAnotherNeedsForce) {
+  write("c.csv", "caption\n" + caption_rows([](std::int64_t) { return std::string("cat\n"); }));
+  write("words/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\ncat\n");
+  const std::vector<std::string> words{"--captions", text("c.csv"), "--tokenizer", text("words"), "--force", "-o"};
+  for (const char* input : {"images.h5", "model/vae/diffusion_pytorch_model.safetensors", "model/vae/config.json",
+                            "c.csv", "words/vocab.txt"}) {
+    const std::string before = test::bytes_of(path(input));
+    std::vector<std::string> command = arguments(words);
+    command.push_back(text(input));
+    expect_refusal(command, 64, "is read here and would be overwritten");
+    EXPECT_EQ(test::bytes_of(path(input)), before) << input;
+  }
+  write("l.h5", "precious");
+  expect_refusal(arguments({"-o", text("l.h5")}), 64, "l.h5 is there already; --force replaces it");
+  EXPECT_EQ(run(arguments({"-o", text("l.h5"), "--force"})).exit_code, 0);
+  EXPECT_EQ(data::LatentFile(path("l.h5")).info().num_records, kNumImages);
+}
+
+TEST_F(Encode, NumberOfTokensWithoutCaptions_IsRefused) {
+  expect_refusal(arguments({"--num-tokens", "5", "-o", text("l.h5")}), 64,
+                 "--num-tokens is given, but there are no captions");
+}
+
+TEST_F(Encode, AutoencoderThatIsNotFinite_IsRefusedBeforeAFileIsBegun) {
+  const torch::NoGradGuard no_grad;
+  at::Tensor weight = autoencoder_->named_parameters()["encoder.conv_in.bias"];
+  weight.fill_(1e30F);
+  model::save_autoencoder(*autoencoder_, path("model/vae"));
+  expect_refusal(arguments({"-o", text("l.h5"), "--half"}), 74, "makes moments of the first image that are not finite");
+  weight.fill_(std::numeric_limits<float>::quiet_NaN());
+  model::save_autoencoder(*autoencoder_, path("model/vae"));
+  expect_refusal(arguments({"-o", text("l.h5")}), 74, "the weight 'encoder.conv_in.bias'");
 }
 
 TEST_F(Encode, WrongInput_IsRefusedOnEveryNumberOfRanks) {

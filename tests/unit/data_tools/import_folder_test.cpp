@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include "data/image_file.h"
+#include "data/visibility_mark.h"
 #include "io/image_codec.h"
 #include "support/image_fixtures.h"
 #include "unit/data_tools/tool_test.h"
@@ -137,6 +138,70 @@ TEST_F(ImportFolder, GreyAndColour_NeedChannels) {
   expect_refusal(arguments(), 64, "add --channels 1 or 3");
   ASSERT_EQ(run(arguments({"--channels", "3"})).exit_code, 0);
   EXPECT_EQ(data::ImageFile(path("out.h5")).info().channels, 3);
+}
+
+TEST_F(ImportFolder, OnePictureUnderTwoNames_IsRefused) {
+  write("in/a/x.png", grey_png(1));
+  std::filesystem::create_directories(path("in/b"));
+  std::filesystem::create_symlink("../a/x.png", path("in/b/y.png"));
+  expect_refusal(arguments(), 64, "are the same file, which would be two records");
+  std::filesystem::remove(path("in/b/y.png"));
+  std::filesystem::create_hard_link(path("in/a/x.png"), path("in/b/y.png"));
+  expect_refusal(arguments(), 64, "are the same file");
+  write("list.csv", "file,label\na/x.png,a\nb/y.png,b\n");
+  expect_refusal(arguments({"--csv", text("list.csv")}), 64, "are the same file");
+}
+
+TEST_F(ImportFolder, Links_AreFollowedOrRefusedAndNeverLeftOut) {
+  write("elsewhere/cats/1.png", grey_png(10));
+  write("elsewhere/2.png", grey_png(20));
+  write("in/dog/3.png", grey_png(30));
+  std::filesystem::create_directory_symlink(path("elsewhere/cats"), path("in/cat"));
+  std::filesystem::create_symlink(path("elsewhere/2.png"), path("in/dog/2.png"));
+  ASSERT_EQ(run(arguments()).exit_code, 0);
+  EXPECT_THAT(levels(), ElementsAre(10, 20, 30));
+  std::filesystem::remove(path("out.h5"));
+  std::filesystem::create_directory_symlink(path("elsewhere"), path("in/dog/more"));
+  expect_refusal(arguments(), 64, "in/dog/more is a link to a folder inside a class folder, which is not followed");
+  std::filesystem::remove(path("in/dog/more"));
+  std::filesystem::create_symlink(path("absent.png"), path("in/dog/4.png"));
+  expect_refusal(arguments(), 64, "in/dog/4.png is a link that leads nowhere");
+  std::filesystem::rename(path("in/dog/4.png"), path("in/absent"));
+  expect_refusal(arguments(), 64, "in/absent is a link that leads nowhere");
+}
+
+TEST_F(ImportFolder, PngThatIsMarkedPrivate_DoesNotBecomePublic) {
+  const io::Image image{4, 4, 1, std::vector<std::uint8_t>(16, 7)};
+  const auto marked = [&](const char* visibility) {
+    return io::encode_png(image, {{data::kVisibilityKeyword, visibility}});
+  };
+  write("in/1.png", marked("public"));
+  write("in/2.png", marked("private"));
+  std::vector<std::string> command = arguments();
+  command[5] = "public";
+  expect_refusal(command, 64, "2.png is marked private; nothing turns private into public");
+  EXPECT_EQ(run(arguments()).exit_code, 0) << "private it may stay";
+  std::filesystem::remove(path("out.h5"));
+  write("in/2.png", marked("public"));
+  EXPECT_EQ(run(command).exit_code, 0);
+}
+
+TEST_F(ImportFolder, OutputThatIsRead_IsRefused) {
+  write("in/a/1.png", grey_png(1));
+  write("list.csv", "file,label\na/1.png,a\n");
+  std::vector<std::string> command = arguments({"--csv", text("list.csv"), "--force"});
+  for (const char* input : {"list.csv", "in/a/1.png"}) {
+    const std::string before = test::bytes_of(path(input));
+    command[7] = text(input);
+    expect_refusal(command, 64, "is read here and would be overwritten");
+    EXPECT_EQ(test::bytes_of(path(input)), before);
+  }
+}
+
+TEST_F(ImportFolder, PhotographOnItsSide_IsImportedTheRightWayUp) {
+  write("in/1.jpg", test::with_app1(test::jpeg_file(8, 16, 3), test::exif_of_orientation(6, true)));
+  ASSERT_EQ(run(arguments()).exit_code, 0);
+  EXPECT_EQ(data::ImageFile(path("out.h5")).info().height, 16);
 }
 
 TEST_F(ImportFolder, FailureInALaterBatch_LeavesNothing) {

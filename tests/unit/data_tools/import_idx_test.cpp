@@ -92,6 +92,77 @@ TEST_F(ImportIdx, DamagedFiles_AreRefused) {
   expect_refusal(arguments("absent", "labels"), 74, "cannot read");
 }
 
+TEST_F(ImportIdx, GzipInPieces_IsReadAndBytesBehindItAreRefused) {
+  const std::string bytes = test::bytes_of(path("images"));
+  const auto gzipped = [&](const std::string& content) {
+    gzFile file = gzopen(text("piece").c_str(), "wb");
+    gzwrite(file, content.data(), static_cast<unsigned>(content.size()));
+    gzclose(file);
+    return test::bytes_of(path("piece"));
+  };
+  write("pieces.gz", gzipped(bytes.substr(0, 30)) + gzipped(bytes.substr(30)));
+  ASSERT_EQ(run(arguments("pieces.gz", "labels")).exit_code, 0);
+  EXPECT_TRUE(
+      at::equal(data::ImageFile(path("out.h5")).read_images(0, 5), at::arange(60).to(at::kByte).reshape({5, 1, 3, 4})));
+  std::filesystem::remove(path("out.h5"));
+  write("behind.gz", gzipped(bytes) + "something else");
+  expect_refusal(arguments("behind.gz", "labels"), 74, "has other bytes behind its compressed content");
+  write("zeros.gz", gzipped(bytes) + std::string(512, '\0'));
+  expect_refusal(arguments("zeros.gz", "labels"), 74, "has other bytes behind its compressed content");
+  write("more.gz", gzipped(bytes) + gzipped("x"));
+  expect_refusal(arguments("more.gz", "labels"), 74, "goes on after");
+  std::string damaged = gzipped(bytes);
+  damaged[damaged.size() - 6] = static_cast<char>(damaged[damaged.size() - 6] ^ 1);  // of the checksum
+  write("checksum.gz", damaged);
+  expect_refusal(arguments("checksum.gz", "labels"), 74, "truncated or damaged");
+}
+
+TEST_F(ImportIdx, OutputThatIsThere_NeedsForceAndAnInputIsNeverReplaced) {
+  write("out.h5", "precious");
+  std::vector<std::string> command = arguments("images", "labels");
+  expect_refusal(command, 64, "out.h5 is there already; --force replaces it");
+  EXPECT_EQ(test::bytes_of(path("out.h5")), "precious");
+  command.push_back("--force");
+  EXPECT_EQ(run(command).exit_code, 0);
+  EXPECT_EQ(data::ImageFile(path("out.h5")).info().num_records, 5);
+  const std::string images = test::bytes_of(path("images"));
+  std::filesystem::create_hard_link(path("labels"), path("other_name"));
+  for (const char* input : {"images", "labels", "other_name"}) {
+    command[8] = text(input);
+    expect_refusal(command, 64, "is read here and would be overwritten");
+  }
+  EXPECT_EQ(test::bytes_of(path("images")), images);
+}
+
+TEST_F(ImportIdx, NumberOfPrivateClasses_IsSaidAndNotCounted) {
+  std::vector<std::string> command = arguments("images", "labels");
+  command[6] = "private";
+  expect_refusal(command, 64, "--num-classes is missing (or --class-names)");
+  command.insert(command.end(), {"--num-classes", "10"});
+  ASSERT_EQ(run(command).exit_code, 0);
+  EXPECT_EQ(data::ImageFile(path("out.h5")).info().class_names.size(), 10U);
+  std::filesystem::remove(path("out.h5"));
+  command.back() = "2";
+  expect_refusal(command, 64, "--num-classes is 2, but the label 2 occurs");
+  command.back() = "0";
+  expect_refusal(command, 64, "--num-classes is 0; whole numbers from 1 to 4000 are allowed");
+  command.insert(command.end(), {"--class-names", "hat,scarf,glove"});
+  command[command.size() - 3] = "3";
+  expect_refusal(command, 64, "leave out --num-classes");
+  expect_refusal({"import", "idx", "--images", text("images"), "--visibility", "private", "--num-classes", "3", "-o",
+                  text("out.h5")},
+                 64, "the images have no labels");
+}
+
+TEST_F(ImportIdx, EmptyClassNames_AreRefused) {
+  std::vector<std::string> command = arguments("images", "labels");
+  command.insert(command.end(), {"--class-names", ""});
+  for (const char* names : {"hat,scarf,glove,", ",hat,scarf", "hat,,scarf"}) {
+    command.back() = names;
+    expect_refusal(command, 64, std::string("--class-names is '") + names + "'; a part of it is empty");
+  }
+}
+
 TEST_F(ImportIdx, SizesThatDisagree_AreRefused) {
   write("four", idx({4}, std::string(4, '\0')));
   expect_refusal(arguments("images", "four"), 64, "has 4 labels");

@@ -43,6 +43,26 @@ TEST_F(ImportCifar, HundredClasses_TakeTheFineLabel) {
   EXPECT_EQ(file.info().class_names.size(), 100U);
 }
 
+TEST_F(ImportCifar, PrivateRecords_HaveTheClassesOfTheFormat) {
+  write("train.bin", cifar_record(std::string("\x01\x07", 2)));
+  std::vector<std::string> command = arguments(text("train.bin"), "100");
+  command[7] = "private";
+  ASSERT_EQ(run(command).exit_code, 0);
+  EXPECT_EQ(data::ImageFile(path("out.h5")).info().class_names.size(), 100U);
+}
+
+TEST_F(ImportCifar, OutputThatIsABatch_IsRefused) {
+  write("1.bin", cifar_record("\x03"));
+  write("2.bin", cifar_record("\x04"));
+  std::vector<std::string> command = arguments(text("1.bin") + "," + text("2.bin"), "10");
+  command[9] = text("2.bin");
+  command.push_back("--force");
+  expect_refusal(command, 64, "is read here and would be overwritten");
+  EXPECT_EQ(test::bytes_of(path("2.bin")), cifar_record("\x04"));
+  command[3] += ",";
+  expect_refusal(command, 64, "a part of it is empty");
+}
+
 TEST_F(ImportCifar, TruncatedOrOtherBatch_IsRefused) {
   write("cut.bin", cifar_record("\x03").substr(1));
   expect_refusal(arguments(text("cut.bin"), "10"), 74, "not a multiple of a record's 3073");
@@ -114,6 +134,51 @@ TEST_F(ImportHdf5, DatasetsThatDoNotFit_AreRefused) {
   expect_refusal(arguments({"--images", "x"}), 64, "is not clear");
   write("in.h5", "something else");
   expect_refusal(arguments({"--images", "x"}), 74, "is not an HDF5 file");
+}
+
+TEST_F(ImportHdf5, FileOfOursThatIsPrivate_DoesNotBecomePublic) {
+  data::ImageFileInfo info;
+  info.num_records = 2;
+  info.channels = 1;
+  info.height = info.width = 4;
+  info.class_names = {"a", "b"};
+  for (const data::Visibility visibility : {data::Visibility::kPrivate, data::Visibility::kPublic}) {
+    info.visibility = visibility;
+    data::ImageFileWriter writer(path("in.h5"), info);
+    writer.append(at::ones({2, 1, 4, 4}, at::kByte), at::tensor({0, 1}, at::kLong));
+    writer.commit();
+    if (visibility == data::Visibility::kPrivate) {
+      expect_refusal(arguments({"--images", "images", "--labels", "labels"}), 64,
+                     "in.h5 is marked private; nothing turns private into public");
+    }
+  }
+  EXPECT_EQ(run(arguments({"--images", "images", "--labels", "labels"})).exit_code, 0);
+}
+
+TEST_F(ImportHdf5, SomebodyElsesAttributes_AreNotOurs) {
+  write_input({2, 4, 5}, {1, 0});
+  data::hdf5::File file = data::hdf5::File::open_for_writing(path("in.h5"));
+  file.write_attribute("format", std::int64_t{3});
+  file.write_attribute("visibility", std::string("private"));
+  file.close();
+  EXPECT_EQ(run(arguments({"--images", "x"})).exit_code, 0);
+}
+
+TEST_F(ImportHdf5, NumberOfPrivateClasses_IsSaidAndNotCounted) {
+  write_input({2, 4, 5}, {1, 0});
+  std::vector<std::string> command = arguments({"--images", "x", "--labels", "y"});
+  command[5] = "private";
+  expect_refusal(command, 64, "--num-classes is missing");
+  command.insert(command.end(), {"--num-classes", "4"});
+  ASSERT_EQ(run(command).exit_code, 0);
+  EXPECT_EQ(data::ImageFile(path("out.h5")).info().class_names.size(), 4U);
+}
+
+TEST_F(ImportHdf5, OutputThatIsTheInput_IsRefused) {
+  write_input({2, 4, 5}, {1, 0});
+  std::vector<std::string> command = arguments({"--images", "x", "--force"});
+  command[7] = text("in.h5");
+  expect_refusal(command, 64, "is read here and would be overwritten");
 }
 
 TEST_F(ImportHdf5, ShapeOfTerabytesInASmallFile_IsRefused) {

@@ -6,6 +6,7 @@
 #include "data/hdf5_file.h"
 #include "data/image_file.h"
 #include "data/latent_file.h"
+#include "data/visibility_mark.h"
 #include "io/image_codec.h"
 #include "unit/data_tools/tool_test.h"
 
@@ -73,7 +74,14 @@ TEST_F(InspectAndVerify, PrivateImages_AreShownOnlyWhenAskedForTwice) {
   const test::ProcessResult described = run({"inspect", text("x.h5"), "--json"});
   EXPECT_FALSE(nlohmann::json::parse(described.out).contains("class_counts")) << "a private histogram was printed";
   ASSERT_EQ(run({"inspect", text("x.h5"), "--png", text("grid.png"), "--show-private"}).exit_code, 0);
-  EXPECT_TRUE(std::filesystem::exists(path("grid.png")));
+  EXPECT_EQ(io::png_text(test::bytes_of(path("grid.png")), data::kVisibilityKeyword), "private");
+  expect_refusal({"inspect", text("x.h5"), "--png", text("grid.png"), "--show-private"}, 64, "--force replaces it");
+  EXPECT_EQ(run({"inspect", text("x.h5"), "--png", text("grid.png"), "--show-private", "--force"}).exit_code, 0);
+}
+
+TEST_F(InspectAndVerify, Picture_NeverReplacesTheFileItShows) {
+  write_images("x.png", data::Visibility::kPublic);
+  expect_refusal({"inspect", text("x.png"), "--png", text("x.png"), "--force"}, 64, "would be overwritten");
 }
 
 TEST_F(InspectAndVerify, Latents_AreDescribed) {
@@ -88,7 +96,9 @@ TEST_F(InspectAndVerify, Latents_AreDescribed) {
 TEST_F(InspectAndVerify, WholeFiles_Pass) {
   write_images("x.h5", data::Visibility::kPrivate);
   write_latents("l.h5");
-  EXPECT_EQ(run({"verify", text("x.h5")}).exit_code, 0);
+  const test::ProcessResult images = run({"verify", text("x.h5")});
+  EXPECT_EQ(images.exit_code, 0);
+  EXPECT_THAT(images.out, testing::HasSubstr("checksum; it does not cover the attributes")) << "no more is claimed";
   const test::ProcessResult result = run({"verify", text("l.h5"), "--json"});
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_EQ(nlohmann::json::parse(result.out)["verified"], true);
@@ -121,6 +131,8 @@ TEST_F(InspectAndVerify, Render_IsPublicAndTheSameTwice) {
   const data::ImageFile file(path("a.h5"));
   EXPECT_EQ(file.info().visibility, data::Visibility::kPublic);
   EXPECT_EQ(file.info().class_names.size(), 54U);
+  expect_refusal({"render", "--num", "5", "-o", text("b.h5")}, 64, "b.h5 is there already; --force replaces it");
+  EXPECT_EQ(run({"render", "--num", "5", "-o", text("b.h5"), "--force"}).exit_code, 0);
   expect_refusal({"render", "--kind", "clothes", "-o", text("c.h5")}, 64, "glyphs, shapes and mixed");
   expect_refusal({"render", "--num", "5", "-o", text("no/c.h5")}, 74, "not an existing folder");
 }
