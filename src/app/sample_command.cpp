@@ -74,7 +74,7 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
        cxxopts::value<std::int64_t>()->default_value(std::to_string(kDefaultBatch)), "B")
       ("precision", "bf16 or fp32, what the networks compute in",
        cxxopts::value<std::string>()->default_value("bf16"), "TYPE")
-      ("o,output", "X.h5, a new folder for PNG files, or X.png for a grid alone", cxxopts::value<std::string>(), "OUT");
+      ("o,output", "X.h5, a new folder X for PNG files (each with a grid X.png beside it), or X.png for a grid alone", cxxopts::value<std::string>(), "OUT");
   // clang-format on
   const auto arguments = parse_or_help(options, invocation.argc(), invocation.argv());
   if (!arguments) return std::nullopt;
@@ -241,6 +241,7 @@ void run_sample(Invocation& invocation) {
   comm::Communicator& comm = invocation.communicator();
   const int threads = train::set_threads(options.runtime, comm);
 
+  comm::run_on_root(comm, [&] { SampleOutput::require_replaceable(options.output); });
   accounting::require_own_statement(options.model);
   const SampledModel model(options.model);
   const Subjects subjects = subjects_of(options, model);
@@ -266,11 +267,12 @@ void run_sample(Invocation& invocation) {
   std::optional<SampleOutput> output;
   diffusion::generate_over_ranks(generator, plan, comm, [&](const at::Tensor& images, std::int64_t first) {
     if (!output) {
-      output.emplace(options.output, SampleOutputInfo{subjects.num, images.size(1), images.size(2), images.size(3),
-                                                      subjects.class_names, !subjects.prompts.empty(),
-                                                      fmt::format("synthetic, drawn from {} (seed {}); {}",
-                                                                  options.model.string(), options.seed, privacy),
-                                                      visibility});
+      output.emplace(options.output,
+                     SampleOutputInfo{subjects.num, images.size(1), images.size(2), images.size(3),
+                                      subjects.class_names, !subjects.prompts.empty(),
+                                      fmt::format("{}, drawn from {} (seed {}); {}", SampleOutput::kSource,
+                                                  options.model.string(), options.seed, privacy),
+                                      visibility});
     }
     output->append(images, subjects.labels(first, images.size(0)), subjects.captions(first, images.size(0)));
   });

@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "data/image_file.h"
+#include "io/image_codec.h"
 
 namespace dpldm::app {
 
@@ -25,12 +26,20 @@ struct SampleOutputInfo {
   data::Visibility visibility = data::Visibility::kPublic;
 };
 
-// `path` ends in .h5: one image file, with grid.png beside it. In .png: the grid alone. Otherwise a folder, which must
-// be new or empty: PNG files <label>-<class>/<number>.png (without classes <number>.png), with grid.png in it and, with
-// captions, captions.csv.
+// `path` ends in .h5: one image file X.h5, with the grid X.png beside it (grid.png beside images.h5). In .png: the grid
+// alone. Otherwise a folder X, which must be new or empty: PNG files <label>-<class>/<number>.png (without classes
+// <number>.png) and, with captions, captions.csv, with the grid X.png beside it. Every PNG says in text chunks what the
+// image file says in its attributes: visibility and source.
 class SampleOutput {
  public:
-  // Throws ConfigError for a folder that has something in it, IoError.
+  // What begins every source: by it samples are known again.
+  static constexpr const char* kSource = "synthetic";
+
+  // Throws ConfigError when there is something at `path` or at its grid that may not be replaced: a folder that is not
+  // empty, or a file other than of samples. IoError for a file in the place of the folder.
+  static void require_replaceable(const std::filesystem::path& path);
+
+  // `info.source` begins with kSource. Throws as require_replaceable does, and IoError.
   SampleOutput(const std::filesystem::path& path, const SampleOutputInfo& info);
 
   // The next images, uint8 [n, C, H, W], with their labels (none for a model without classes) and captions (none
@@ -49,6 +58,7 @@ class SampleOutput {
   std::filesystem::path grid_path_;
   SampleOutputInfo info_;
   bool grid_alone_ = false;
+  std::vector<io::PngText> texts_;               // of every PNG
   std::unique_ptr<data::ImageFileWriter> file_;  // none for a folder
   std::string captions_csv_;
   std::int64_t num_written_ = 0;

@@ -330,7 +330,7 @@ def check_same_pictures(dpldm, name, model, pipeline, scratch, **condition):
     pictures = scratch / f"{name}_pictures"
     quietly(dpldm, "sample", "--model", model, "--num", 3, "--initial-noise", scratch / "noise.safetensors", "--steps", 10,
             "--precision", "fp32", "-o", pictures, *words)
-    files = sorted((f for f in pictures.rglob("*.png") if f.name != "grid.png"), key=lambda f: f.name)
+    files = sorted(pictures.rglob("*.png"), key=lambda f: f.name)
     ours = numpy.stack([numpy.asarray(Image.open(f).convert("RGB")) for f in files]).astype(int)
     theirs = pipeline(latents=noise, num_inference_steps=10, output_type="np", **condition).images
     theirs = numpy.rint(255 * theirs).astype(int)

@@ -151,7 +151,8 @@ TEST_F(ModelCommands, ConvertedCheckpoint_IsWholeDescribedAndSampledByClass) {
     if (entry.is_regular_file()) files.push_back(fs::relative(entry.path(), path("pictures")).string());
   }
   EXPECT_THAT(files, testing::UnorderedElementsAre("000-class_0/000000.png", "000-class_0/000002.png",
-                                                   "003-class_3/000001.png", "003-class_3/000003.png", "grid.png"));
+                                                   "003-class_3/000001.png", "003-class_3/000003.png"));
+  EXPECT_TRUE(fs::exists(path("pictures.png"))) << "the grid is beside the folder";
   EXPECT_EQ(run(sample("class_table_model", "grid.png", {"--num", "5"})).exit_code, 0);
   EXPECT_TRUE(fs::exists(path("grid.png")));
 }
@@ -297,6 +298,55 @@ TEST_F(ModelCommands, SamplesOfWeightsThatTheStatementIsNotAbout_ArePrivateAndCl
   EXPECT_EQ(data::ImageFile(path("others.h5")).info().visibility, data::Visibility::kPrivate);
   EXPECT_THAT(run({"inspect", path("tiny")}).err, HasSubstr("its claim is not about them"));
   expect_refusal({"privacy", "verify", path("tiny")}, "its claim is not about them");
+  // PNG files say the same, and so do not become public by way of a folder.
+  ASSERT_EQ(run(sample("tiny", "pictures", {"--num", "1", "--classes", "0"})).exit_code, 0);
+  const test::ProcessResult imported =
+      test::run_process({DPLDM_BIN_DIR "/dpldm-data", "import", "folder", "--dir", path("pictures"), "--visibility",
+                         "public", "-o", path("laundered.h5")});
+  EXPECT_EQ(imported.exit_code, 64);
+  EXPECT_THAT(imported.err, HasSubstr("is marked private; nothing turns private into public"));
+  EXPECT_FALSE(fs::exists(path("laundered.h5")));
+}
+
+TEST_F(ModelCommands, OutputOfSample_ReplacesNothingButSamples) {
+  test::make_tiny_model(path(""), 1, data::Visibility::kPublic);
+  test::write_bytes(path("mine.h5"), "precious");
+  expect_refusal(sample("tiny", "mine.h5", {"--num", "1"}), "is not a file of samples");
+  EXPECT_EQ(test::bytes_of(path("mine.h5")), "precious");
+}
+
+TEST_F(ModelCommands, ReferenceThatTheModelSaw_DoesNotScoreIt) {
+  const auto write = [&](const std::string& name, std::int64_t first, std::int64_t count) {
+    data::ImageFileInfo info;
+    info.num_records = count;
+    info.channels = 1;
+    info.height = info.width = 8;
+    info.class_names = {"a", "b"};
+    info.source = name;
+    const at::Tensor images = torch::arange(first * 64, (first + count) * 64).remainder(251).to(torch::kByte);
+    data::ImageFileWriter writer(path(name), info);
+    writer.append(images.view({count, 1, 8, 8}), torch::arange(count).remainder(2));
+    writer.commit();
+  };
+  write("training.h5", 0, 40);
+  write("some_of_it.h5", 38, 10);
+  write("heldout.h5", 60, 10);
+  write("samples.h5", 100, 20);
+  const auto evaluate = [&](const std::string& reference, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"evaluate", "--samples", path("samples.h5"), "--reference", path(reference)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  expect_refusal(evaluate("some_of_it.h5", {"--training", path("training.h5")}),
+                 "2 of the 10 images of --reference " + path("some_of_it.h5") + " are in the private training set");
+  expect_refusal(evaluate("absent.h5", {"--seeds", "0"}), "--seeds is 0; it must be at least 1");
+  const test::ProcessResult compared =
+      run(evaluate("heldout.h5", {"--training", path("training.h5"), "--seeds", "1", "--json"}));
+  ASSERT_EQ(compared.exit_code, 0) << compared.err;
+  EXPECT_EQ(nlohmann::json::parse(compared.out)["reference"]["compared_with_training"], true);
+  const test::ProcessResult believed = run(evaluate("heldout.h5", {"--seeds", "1"}));
+  ASSERT_EQ(believed.exit_code, 0) << believed.err;
+  EXPECT_THAT(believed.out, HasSubstr("The reference was not compared with a training set"));
 }
 
 TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/torch.h"
 #include "data/image_file.h"
+#include "data/visibility_mark.h"
 #include "io/image_codec.h"
 #include "io/image_tensor.h"
 
@@ -48,7 +50,68 @@ TEST_F(SampleOutputTest, ImageFile_HoldsEverythingInOrderAndIsPublic) {
   EXPECT_EQ(file.info().source, "synthetic");
   EXPECT_TRUE(torch::equal(file.read_images(0, 5), images(0, 5)));
   EXPECT_TRUE(torch::equal(file.read_labels(), torch::tensor({0, 1, 0, 1, 0})));
-  EXPECT_TRUE(std::filesystem::exists(folder_ / "new" / "grid.png"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "new" / "x.png"));
+}
+
+TEST_F(SampleOutputTest, GridOfImages_IsCalledGrid) {
+  SampleOutput output(folder_ / "images.h5", info(1, {}));
+  output.append(images(0, 1), {});
+  output.commit();
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "grid.png"));
+}
+
+TEST_F(SampleOutputTest, EveryPng_SaysVisibilityAndSource) {
+  for (const data::Visibility visibility : {data::Visibility::kPrivate, data::Visibility::kPublic}) {
+    const std::filesystem::path out = folder_ / data::to_text(visibility);
+    SampleOutputInfo marked = info(2, {});
+    marked.visibility = visibility;
+    marked.source = "synthetic; NOT PRIVATE: a test";
+    SampleOutput output(out, marked);
+    output.append(images(0, 2), {});
+    output.commit();
+    for (const std::filesystem::path& png : {out / "000000.png", out / "000001.png", output.grid_path()}) {
+      const std::string content = read_file(png, 1 << 20);
+      EXPECT_EQ(io::png_text(content, data::kVisibilityKeyword), data::to_text(visibility)) << png;
+      EXPECT_EQ(io::png_text(content, "dpldm-source"), marked.source) << png;
+    }
+  }
+}
+
+TEST_F(SampleOutputTest, EarlierSamples_AreReplacedAndNothingElse) {
+  const auto write = [&](const std::string& name) {
+    SampleOutput output(folder_ / name, info(1, {}));
+    output.append(images(0, 1), {});
+    output.commit();
+  };
+  for (const char* name : {"x.h5", "x.png", "y.png"}) {
+    write(name);
+    EXPECT_NO_THROW(write(name)) << name;
+  }
+  data::ImageFileInfo real;
+  real.num_records = real.channels = 1;
+  real.height = real.width = 4;
+  real.source = "folder of photographs";
+  data::ImageFileWriter writer(folder_ / "real.h5", real);
+  writer.append(images(0, 1), {});
+  writer.commit();
+  io::write_png(folder_ / "photograph.png", io::image_from(images(0, 1)[0]));
+  std::ofstream(folder_ / "table.h5") << "somebody else's";
+  for (const char* name : {"real.h5", "photograph.png", "photograph.h5", "photograph", "table.h5"}) {
+    const auto num_entries = std::distance(std::filesystem::directory_iterator(folder_), {});
+    EXPECT_THROW(SampleOutput::require_replaceable(folder_ / name), ConfigError) << name;
+    EXPECT_THROW(write(name), ConfigError) << name;
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), num_entries) << name;
+  }
+  EXPECT_EQ(data::ImageFile(folder_ / "real.h5").info().source, real.source);
+}
+
+TEST_F(SampleOutputTest, NeighbouringOutputs_HaveGridsOfTheirOwn) {
+  for (const char* name : {"images.h5", "b.h5", "c"}) {
+    SampleOutput output(folder_ / name, info(1, {}));
+    output.append(images(0, 1), {});
+    output.commit();
+  }
+  for (const char* name : {"grid.png", "b.png", "c.png"}) EXPECT_TRUE(std::filesystem::exists(folder_ / name)) << name;
 }
 
 // One row per class: with a margin of 2 around 4x4 images, class 1's first image starts at row 2 + 4 + 2.
@@ -72,7 +135,7 @@ TEST_F(SampleOutputTest, Folder_HasOnePngPerImageUnderSafeNames) {
   EXPECT_TRUE(std::filesystem::exists(out / "000-T-shirt_top" / "000000.png"));
   EXPECT_TRUE(std::filesystem::exists(out / "000-T-shirt_top" / "000002.png"));
   EXPECT_TRUE(torch::equal(io::tensor_from(io::read_image(out / "001-___x" / "000001.png")), images(1, 1)[0]));
-  EXPECT_TRUE(std::filesystem::exists(out / "grid.png"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "out.png")) << "the grid is beside the folder, not one of the images";
 }
 
 TEST_F(SampleOutputTest, Captions_StayWithTheirImages) {
