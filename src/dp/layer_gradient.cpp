@@ -45,11 +45,6 @@ ElementType element_type(const at::Tensor& tensor) {
   }
 }
 
-// Where the sum adds the very numbers whose squares were summed, only that summation rounds: at most 81 times in fp32
-// (a square, 64 of them in a lane, 16 lanes), by 2^-24 each. Squares that underflow are lost; at the smallest clip norm
-// that ClippedSum takes, those of a thousand million elements come to 1e-11 of its square.
-double summation_slack(const at::Tensor& values) { return values.scalar_type() == at::kDouble ? 1e-14 : 5e-6; }
-
 // The records' squared norms from one layer, added with their slack relative to themselves.
 void add_with_slack(const at::Tensor& own, double relative_slack, at::Tensor& squared, at::Tensor& slack) {
   squared += own;
@@ -70,7 +65,7 @@ class KeptGradient : public LayerGradient {
         add_squared_rows(part.const_data_ptr<decltype(wide)>(), part.size(0), part.numel() / part.size(0),
                          own.data_ptr<double>(), !part.is_cpu());
       });
-      slack_ = summation_slack(part);
+      slack_ = summation_slack(element_type(part));
     }
     add_with_slack(own, slack_, squared, slack);
   }
@@ -105,6 +100,18 @@ Sequences sequences(const at::Tensor& values) {
           values.stride(0),        values.stride(1),     values.stride(2), !values.is_cpu()};
 }
 
+// Each record's gradient, from activation [R, n, d] and output gradient [R, n, p], into contiguous weight [R, p, d] and
+// bias [R, p]; either may be undefined.
+void form_gradients(const at::Tensor& activation, const at::Tensor& output_gradient, const at::Tensor& weight,
+                    const at::Tensor& bias) {
+  in_wide_type(output_gradient, [&](auto wide) {
+    using Real = decltype(wide);
+    const Sequences g = sequences(output_gradient);
+    if (bias.defined()) sum_tokens(g, bias.data_ptr<Real>());
+    if (weight.defined()) form_products(sequences(activation), g, weight.data_ptr<Real>());
+  });
+}
+
 // A Linear (or 1x1 convolution) on sequences: activation [R, n, d], output gradient [R, n, p].
 class LinearGradient : public LayerGradient {
  public:
@@ -118,17 +125,11 @@ class LinearGradient : public LayerGradient {
     at::Tensor weight;
     at::Tensor bias;
     const auto options = output_gradient.options().dtype(wide_type(output_gradient));
-    in_wide_type(output_gradient, [&](auto wide) {
-      using Real = decltype(wide);
-      if (with_bias) {
-        bias = at::empty({output_gradient.size(0), output_gradient.size(2)}, options);
-        sum_tokens(sequences(output_gradient_), bias.data_ptr<Real>());
-      }
-      if (with_weight_ && rule_ == Rule::kKept) {
-        weight = at::empty({output_gradient.size(0), output_gradient.size(2), activation.size(2)}, options);
-        form_products(sequences(activation_), sequences(output_gradient_), weight.data_ptr<Real>());
-      }
-    });
+    if (with_bias) bias = at::empty({output_gradient.size(0), output_gradient.size(2)}, options);
+    if (with_weight_ && rule_ == Rule::kKept) {
+      weight = at::empty({output_gradient.size(0), output_gradient.size(2), activation.size(2)}, options);
+    }
+    form_gradients(activation_, output_gradient_, weight, bias);
     kept_ = KeptGradient(weight, bias);
     if (rule_ == Rule::kKept || !with_weight_) forget_inputs();
   }
@@ -141,7 +142,7 @@ class LinearGradient : public LayerGradient {
     at::Tensor own = at::zeros_like(squared);
     if (rule_ == Rule::kNormOnly) {
       add_product_norms(a, g, own.data_ptr<double>());
-      add_with_slack(own, summation_slack(activation_), squared, slack);
+      add_with_slack(own, summation_slack(a.type), squared, slack);
       return;
     }
     add_gram_norms(a, g, own.data_ptr<double>());
@@ -204,7 +205,7 @@ class EmbeddingGradient : public LayerGradient {
 
   void add_norms(at::Tensor& squared, at::Tensor& slack) override {
     const at::Tensor own = at::zeros_like(squared).index_add_(0, record_of_, gradients_.to(at::kDouble).pow(2).sum(1));
-    add_with_slack(own, summation_slack(gradients_), squared, slack);
+    add_with_slack(own, summation_slack(element_type(gradients_)), squared, slack);
   }
 
   void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& /*bias_sum*/) override {
@@ -299,12 +300,16 @@ std::unique_ptr<LayerGradient> linear_gradient(const model::TapSite& site, const
 
 // A k x k convolution. Unfolded, it is a Linear on patches, one for each group of channels: patches
 // [R, d/g k k, positions] of the group against its output gradient. Patches take k k times the input's memory, so they
-// exist for a few records at a time; only a kept gradient stays.
+// exist for a few records at a time. Under kKept the gradients alone stay.
 class ConvGradient : public LayerGradient {
  public:
   ConvGradient(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
                std::int64_t multiplicity, Rule rule)
-      : site_(site), activation_(activation), output_gradient_(output_gradient), multiplicity_(multiplicity) {
+      : site_(site),
+        activation_(activation),
+        output_gradient_(output_gradient),
+        multiplicity_(multiplicity),
+        num_records_(output_gradient.size(0) / multiplicity) {
     const std::int64_t positions = output_gradient.size(2) * output_gradient.size(3);
     const std::int64_t patch = site.weight.numel() / site.weight.size(0);
     rule_ = rule == Rule::kAutomatic
@@ -312,50 +317,67 @@ class ConvGradient : public LayerGradient {
                 : rule;
     const std::int64_t row_bytes = site.groups * patch * positions * activation.element_size();
     chunk_ = std::max<std::int64_t>(1, kChunkBytes / (row_bytes * multiplicity));
-    if (rule_ == Rule::kKept) {
-      chunk_ = num_records();
-      kept_ = of_records(0, chunk_);
-    }
+    if (rule_ == Rule::kKept) keep_gradients();
   }
 
   void add_norms(at::Tensor& squared, at::Tensor& slack) override {
-    for (std::int64_t first = 0; first < num_records(); first += chunk_) {
-      const std::int64_t count = std::min(chunk_, num_records() - first);
+    if (rule_ == Rule::kKept) {
+      for (KeptGradient& group : kept_) group.add_norms(squared, slack);
+      return;
+    }
+    for_chunks([&](std::int64_t first, std::int64_t count) {
       at::Tensor squared_part = squared.narrow(0, first, count);
       at::Tensor slack_part = slack.narrow(0, first, count);
-      for (LinearGradient& group : kept_.empty() ? scratch(first, count) : kept_) {
-        group.add_norms(squared_part, slack_part);
-      }
-    }
+      for (const Patches& group : unfolded(first, count)) linear(group).add_norms(squared_part, slack_part);
+    });
   }
 
   void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& bias_sum) override {
-    const std::int64_t p = site_.weight.size(0) / site_.groups;
-    for (std::int64_t first = 0; first < num_records(); first += chunk_) {
-      const std::int64_t count = std::min(chunk_, num_records() - first);
-      std::vector<LinearGradient>& groups = kept_.empty() ? scratch(first, count) : kept_;
-      for (std::size_t k = 0; k < groups.size(); ++k) {
-        const auto row = static_cast<std::int64_t>(k) * p;
-        at::Tensor weight_part = weight_sum.narrow(0, row, p).view({p, -1});
-        at::Tensor bias_part = bias_sum.defined() ? bias_sum.narrow(0, row, p) : at::Tensor();
-        groups[k].add_weighted_sum(factors.narrow(0, first, count), weight_part, bias_part);
-      }
+    if (rule_ == Rule::kKept) {
+      add_groups(kept_, factors, weight_sum, bias_sum);
+      return;
     }
+    for_chunks([&](std::int64_t first, std::int64_t count) {
+      std::vector<LinearGradient> groups;
+      for (const Patches& group : unfolded(first, count)) groups.push_back(linear(group));
+      add_groups(groups, factors.narrow(0, first, count), weight_sum, bias_sum);
+    });
   }
 
  private:
   static constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
 
-  std::int64_t num_records() const { return output_gradient_.size(0) / multiplicity_; }
+  // One group of channels of some records, as sequences: [count, n, d] and [count, n, p].
+  struct Patches {
+    at::Tensor activation;
+    at::Tensor output_gradient;
+  };
 
-  std::vector<LinearGradient>& scratch(std::int64_t first, std::int64_t count) {
-    scratch_.clear();  // before the next patches are made
-    scratch_ = of_records(first, count);
-    return scratch_;
+  // work(first record, number of records)
+  template <class Work>
+  void for_chunks(const Work& work) const {
+    for (std::int64_t first = 0; first < num_records_; first += chunk_) {
+      work(first, std::min(chunk_, num_records_ - first));
+    }
   }
 
-  // One for each group of channels.
-  std::vector<LinearGradient> of_records(std::int64_t first, std::int64_t count) const {
+  LinearGradient linear(const Patches& group) const {
+    return {group.activation, group.output_gradient, true, site_.bias.defined(), rule_};
+  }
+
+  template <class Group>
+  void add_groups(std::vector<Group>& groups, const at::Tensor& factors, at::Tensor& weight_sum,
+                  at::Tensor& bias_sum) const {
+    const std::int64_t p = site_.weight.size(0) / site_.groups;
+    for (std::size_t k = 0; k < groups.size(); ++k) {
+      const auto row = static_cast<std::int64_t>(k) * p;
+      at::Tensor weight_part = weight_sum.narrow(0, row, p).view({p, -1});
+      at::Tensor bias_part = bias_sum.defined() ? bias_sum.narrow(0, row, p) : at::Tensor();
+      groups[k].add_weighted_sum(factors, weight_part, bias_part);
+    }
+  }
+
+  std::vector<Patches> unfolded(std::int64_t first, std::int64_t count) const {
     const std::int64_t kernel = site_.weight.size(2);
     const std::int64_t row = first * multiplicity_;
     const std::int64_t rows = count * multiplicity_;
@@ -363,25 +385,48 @@ class ConvGradient : public LayerGradient {
     const at::Tensor patches = at::im2col(activation_.narrow(0, row, rows), {kernel, kernel}, {1, 1},
                                           {site_.padding, site_.padding}, {site_.stride, site_.stride});
     const at::Tensor gradient = output_gradient_.narrow(0, row, rows).flatten(2);
-    std::vector<LinearGradient> groups;
+    std::vector<Patches> groups;
     const std::int64_t d = patches.size(1) / site_.groups;
     const std::int64_t p = gradient.size(1) / site_.groups;
     for (std::int64_t k = 0; k < site_.groups; ++k) {
-      groups.emplace_back(patches.narrow(1, k * d, d).transpose(1, 2).reshape({count, -1, d}),
-                          gradient.narrow(1, k * p, p).transpose(1, 2).reshape({count, -1, p}), true,
-                          site_.bias.defined(), rule_);
+      groups.push_back({patches.narrow(1, k * d, d).transpose(1, 2).reshape({count, -1, d}),
+                        gradient.narrow(1, k * p, p).transpose(1, 2).reshape({count, -1, p})});
     }
     return groups;
+  }
+
+  // Once the gradients are formed, they are all that is needed.
+  void keep_gradients() {
+    const std::int64_t p = site_.weight.size(0) / site_.groups;
+    const std::int64_t d = site_.weight.numel() / site_.weight.size(0);
+    const auto options = output_gradient_.options().dtype(wide_type(output_gradient_));
+    std::vector<at::Tensor> weights;
+    std::vector<at::Tensor> biases;
+    for (std::int64_t k = 0; k < site_.groups; ++k) {
+      weights.push_back(at::empty({num_records_, p, d}, options));
+      biases.push_back(site_.bias.defined() ? at::empty({num_records_, p}, options) : at::Tensor());
+    }
+    for_chunks([&](std::int64_t first, std::int64_t count) {
+      const std::vector<Patches> groups = unfolded(first, count);
+      for (std::size_t k = 0; k < groups.size(); ++k) {
+        form_gradients(with_adjacent_axis(groups[k].activation), with_adjacent_axis(groups[k].output_gradient),
+                       weights[k].narrow(0, first, count),
+                       biases[k].defined() ? biases[k].narrow(0, first, count) : at::Tensor());
+      }
+    });
+    for (std::size_t k = 0; k < weights.size(); ++k) kept_.emplace_back(weights[k], biases[k]);
+    activation_.reset();
+    output_gradient_.reset();
   }
 
   model::TapSite site_;
   at::Tensor activation_;
   at::Tensor output_gradient_;
   std::int64_t multiplicity_;
+  std::int64_t num_records_;
   Rule rule_;
   std::int64_t chunk_ = 1;
-  std::vector<LinearGradient> kept_;  // of all records, under kKept
-  std::vector<LinearGradient> scratch_;
+  std::vector<KeptGradient> kept_;  // one for each group of channels
 };
 
 std::unique_ptr<LayerGradient> conv_gradient(const model::TapSite& site, const at::Tensor& activation,

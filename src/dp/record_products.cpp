@@ -145,6 +145,8 @@ void add_gram_norms(const Sequences& a, const Sequences& g, double* squared) {
   });
 }
 
+double summation_slack(ElementType type) { return type == ElementType::kDouble ? 1e-14 : 5e-6; }
+
 double gram_slack(const Sequences& a, const Sequences& g) {
   const double u = a.type == ElementType::kDouble ? 1.2e-16 : 6.0e-8;
   return static_cast<double>(2 * a.num_tokens + a.width + g.width + 64) * u;

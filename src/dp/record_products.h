@@ -41,6 +41,10 @@ void add_product_norms(const Sequences& a, const Sequences& g, double* squared);
 // The same from sum over token pairs (t, u) of (a_t . a_u) (g_t . g_u). Differs by rounding, which is bounded by
 // gram_slack times |A_r|^2 |G_r|^2 while inner products are in the normal range.
 void add_gram_norms(const Sequences& a, const Sequences& g, double* squared);
+// Where the sum adds the very numbers whose squares were summed, only that summation rounds, by so much of itself: at
+// most 81 times in fp32 (a square, 64 of them in a lane, 16 lanes), by 2^-24 each. Squares that underflow are lost; at
+// the smallest clip norm that ClippedSum takes, those of a thousand million elements come to 1e-11 of its square.
+double summation_slack(ElementType type);
 // For each term of squared length computed by add_gram_norms: how far it may be from the squared length of the vector
 // that add_weighted_products adds, as a multiple of |A_r|^2 |G_r|^2. Each entry of a product of length m is off by at
 // most m u |x||y| (Higham 2002, section 3.5), however much of it cancels.

@@ -107,6 +107,22 @@ TEST_P(ClipBound, HoldsForSumsThatCancel) {
   }
 }
 
+// Every addition rounds up, by almost half of the last bit, and inputs and gradients point the same way: the error that
+// the bound of Gram norms allows for is all there, once for each token.
+TEST_P(ClipBound, HoldsWhereEveryAdditionRoundsUp) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    for (const std::int64_t tokens : {100, 3000}) {
+      at::Tensor a = torch::full({1, tokens, 1}, 0x1.02p-12);
+      at::Tensor g = torch::full({1, tokens, 1}, 0x1p-12);
+      a[0][0] = g[0][0] = 1;
+      for (const Rule rule : kRules) {
+        EXPECT_LE(contribution(a.to(type), g.to(type), {.clip_norm = 1e-3, .group = {}}, rule), 1.0)
+            << tokens << " tokens, " << to_text(rule) << " " << c10::toString(type);
+      }
+    }
+  }
+}
+
 TEST_P(ClipBound, HoldsWhereOneValueIsNotFinite) {
   for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                              -std::numeric_limits<float>::infinity()}) {

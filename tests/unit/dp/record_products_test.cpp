@@ -95,22 +95,55 @@ TEST_P(EveryInstructionSet, ProductsNormsAndSumsAgreeWithFp64) {
   }
 }
 
-// The bound of the clip rests on this: what is added is what was measured.
-TEST_P(EveryInstructionSet, TheSumAddsExactlyTheProductThatWasMeasured) {
-  const at::Tensor a = torch::randn({5, 49, 40}).to(at::kBFloat16);
-  const at::Tensor g = torch::randn({5, 49, 24}).to(at::kBFloat16);
-  at::Tensor products = torch::empty({5, 24, 40});
+// The bound of the clip rests on this: what is added is what was measured, also of gradients that cancel, whichever of
+// the packed records of a block it is, and on whichever thread.
+void expect_the_sum_adds_what_was_measured(const at::Tensor& a, const at::Tensor& g, const std::string& what) {
+  const std::int64_t records = a.size(0);
+  at::Tensor products = torch::empty({records, g.size(2), a.size(2)});
   form_products(sequences(a), sequences(g), products.data_ptr<float>());
-  at::Tensor norms = torch::zeros({5}, at::kDouble);
+  at::Tensor norms = torch::zeros({records}, at::kDouble);
   add_product_norms(sequences(a), sequences(g), norms.data_ptr<double>());
-  for (std::int64_t r = 0; r < 5; ++r) {
-    at::Tensor only = torch::zeros({5});
-    only[r] = 1;
-    at::Tensor sum = torch::zeros({24, 40});
-    add_weighted_products(sequences(a), sequences(g), only.const_data_ptr<float>(), sum.data_ptr<float>());
-    EXPECT_TRUE(sum.equal(products[r]));
-    EXPECT_NEAR(norms[r].item<double>() / sum.to(at::kDouble).pow(2).sum().item<double>(), 1.0, 1e-6);
+  at::Tensor kept_norms = torch::zeros({records}, at::kDouble);
+  add_squared_rows(products.const_data_ptr<float>(), records, products[0].numel(), kept_norms.data_ptr<double>(),
+                   /*on_device=*/false);
+  for (std::int64_t r = 0; r < records; ++r) {
+    for (const float factor : {1.0F, 0.37F}) {
+      at::Tensor only = torch::zeros({records});
+      only[r] = factor;
+      at::Tensor sum = torch::zeros({g.size(2), a.size(2)});
+      add_weighted_products(sequences(a), sequences(g), only.const_data_ptr<float>(), sum.data_ptr<float>());
+      EXPECT_TRUE(sum.equal(products[r] * factor)) << what << ", record " << r << ", factor " << factor;
+    }
+    const double added = products[r].to(at::kDouble).pow(2).sum().item<double>();
+    const double slack = summation_slack(ElementType::kFloat);
+    EXPECT_LE(std::abs(norms[r].item<double>() - added), slack * added) << what << ", record " << r;
+    EXPECT_LE(std::abs(kept_norms[r].item<double>() - added), slack * added) << what << ", record " << r;
   }
+}
+
+TEST_P(EveryInstructionSet, TheSumAddsExactlyTheProductThatWasMeasured) {
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 2}) {
+    at::set_num_threads(threads);
+    for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
+      // 13 records of the last two shapes are more than are packed at a time.
+      for (const Shape& s : {Shape{3, 20, 1, 1}, Shape{3, 1, 17, 33}, Shape{2, 49, 33, 17}, Shape{2, 5, 1, 130},
+                             Shape{2, 7, 130, 1}, Shape{13, 97, 130, 130}, Shape{13, 140, 33, 130}}) {
+        for (const bool adjacent : {true, false}) {
+          const std::string what = std::to_string(s.tokens) + "x" + std::to_string(s.d) + "x" + std::to_string(s.p) +
+                                   " " + c10::toString(type) + " on " + std::to_string(threads) + " thread(s)";
+          const at::Tensor a = random_sequences(s.records, s.tokens, s.d, type, adjacent);
+          const at::Tensor g = random_sequences(s.records, s.tokens, s.p, type, adjacent);
+          expect_the_sum_adds_what_was_measured(a, g, what);
+          if (s.tokens == 1) continue;
+          const at::Tensor same = a.narrow(1, 0, 1).expand_as(a).contiguous();
+          const at::Tensor centred = (g.to(at::kFloat) - g.to(at::kFloat).mean(1, true)).to(type).contiguous();
+          expect_the_sum_adds_what_was_measured(same, centred, "cancelling " + what);
+        }
+      }
+    }
+  }
+  at::set_num_threads(before);
 }
 
 TEST_P(EveryInstructionSet, ARecordWithFactorZeroAddsNothingEvenIfNotFinite) {
