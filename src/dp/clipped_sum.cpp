@@ -140,13 +140,19 @@ at::Tensor ClippedSum::factors() const {
   return factors.to(sum_.scalar_type());
 }
 
+void ClippedSum::require_all_reported() {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (slot(parameters_[i]).seen) continue;
+    const std::string name = i < names_.size() ? names_[i] : fmt::format("number {}", i);
+    throw InternalError("the trained parameter " + name +
+                        " took no part in the backward pass; its gradient is unknown");
+  }
+}
+
 void ClippedSum::finish_micro_batch() {
   const at::NoGradGuard no_grad;
   if (num_records_ == 0) return;
-  for (const auto& [parameter, where] : slots_) {
-    if (!where.seen)
-      throw InternalError("a trained parameter took no part in the backward pass; its gradient is unknown");
-  }
+  require_all_reported();
   last_norms_ = squared_.sum(0).clamp_min(0).sqrt().to(sum_.scalar_type()).narrow(0, 0, num_records_);
   const at::Tensor per_group = factors();
   for (const Reported& layer : reported_) {

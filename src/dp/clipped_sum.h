@@ -61,6 +61,8 @@ class ClippedSum : public model::GradientTap {
   std::int64_t size() const { return size_; }
 
   void use_rules(RulePlan plan) { plan_ = std::move(plan); }
+  // One for each parameter, in their order: what messages call them.
+  void use_names(std::vector<std::string> names) { names_ = std::move(names); }
 
   void begin_step();
 
@@ -72,7 +74,7 @@ class ClippedSum : public model::GradientTap {
   void begin_micro_batch(std::int64_t num_records, std::int64_t multiplicity, std::int64_t num_padding = 0);
   void report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
               const model::NormStatistics& statistics) override;
-  // Throws InternalError when a trained parameter was not reported: a gradient that is silently missing would be
+  // Throws InternalError with its name when a trained parameter was not reported: a gradient that is silently missing would be
   // outside the clip.
   void finish_micro_batch();
 
@@ -101,6 +103,7 @@ class ClippedSum : public model::GradientTap {
   // The part of the sum that belongs to `parameter`, in its shape; undefined for an undefined tensor.
   at::Tensor slice(const at::Tensor& parameter);
   Slot& slot(const at::Tensor& parameter);
+  void require_all_reported();
   // The clip factors [groups, rows] of what was reported.
   at::Tensor factors() const;
 
@@ -111,6 +114,7 @@ class ClippedSum : public model::GradientTap {
   std::int64_t num_groups_ = 1;
   Rule rule_;
   RulePlan plan_;
+  std::vector<std::string> names_;
   at::Tensor sum_;
   std::int64_t num_records_ = 0;
   std::int64_t num_padding_ = 0;

@@ -5,7 +5,9 @@
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <string>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -422,6 +424,113 @@ TEST(ClippedSum, EmptyMicroBatchBetweenOthersLeavesTheSumAlone) {
   EXPECT_LE(relative(sum.values(), engine(net, data, c, 4).first), 1e-12);
 }
 
+// What layers in bf16 report.
+class Reports : public model::GradientTap {
+ public:
+  struct Report {
+    model::TapSite site;
+    at::Tensor activation;
+    at::Tensor output_gradient;
+    model::NormStatistics statistics;
+  };
+  void report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
+              const model::NormStatistics& statistics) override {
+    all.push_back({site, activation.clone(), output_gradient.clone(), statistics});
+  }
+  std::vector<Report> all;  // in the order of the backward pass
+};
+
+// One record's gradient of one layer in fp64, from its rows of what was reported: weight, then bias.
+at::Tensor gradient_of_record(const Reports::Report& report, std::int64_t record, std::int64_t draws) {
+  const auto rows = [&](const at::Tensor& t) { return t.narrow(0, record * draws, draws).to(at::kDouble); };
+  const at::Tensor g = rows(report.output_gradient);
+  const at::Tensor x = rows(report.activation);
+  std::vector<at::Tensor> parts;
+  switch (report.site.kind) {
+    case model::LayerKind::kLinear:
+      parts = {g.flatten(0, -2).t().mm(x.flatten(0, -2)), g.flatten(0, -2).sum(0)};
+      break;
+    case model::LayerKind::kConv2d: {
+      const model::TapSite& site = report.site;
+      at::Tensor weight = site.weight.detach().to(at::kDouble).requires_grad_(true);
+      const at::AutoGradMode with_grad(true);
+      const at::Tensor y = at::conv2d(x, weight, {}, {site.stride, site.stride}, {site.padding, site.padding});
+      parts = {torch::autograd::grad({y}, {weight}, {g})[0], g.sum({0, 2, 3})};
+      break;
+    }
+    case model::LayerKind::kGroupNorm: {
+      const at::Tensor mean = rows(report.statistics.mean.view({report.output_gradient.size(0), -1}));
+      const at::Tensor rstd = rows(report.statistics.rstd.view({report.output_gradient.size(0), -1}));
+      const auto spread = [&](const at::Tensor& s) {
+        return s.repeat_interleave(x.size(1) / s.size(1), 1).unsqueeze(-1).unsqueeze(-1);
+      };
+      parts = {(g * (x - spread(mean)) * spread(rstd)).sum({0, 2, 3}), g.sum({0, 2, 3})};
+      break;
+    }
+    case model::LayerKind::kLayerNorm: {
+      const auto spread = [&](const at::Tensor& s) { return rows(s).view({x.size(0), x.size(1), 1}); };
+      parts = {(g * (x - spread(report.statistics.mean)) * spread(report.statistics.rstd)).flatten(0, 1).sum(0),
+               g.flatten(0, 1).sum(0)};
+      break;
+    }
+    case model::LayerKind::kEmbedding:
+      parts = {torch::zeros(report.site.weight.sizes(), at::kDouble)
+                   .index_add_(0, x.to(at::kLong).flatten(), g.flatten(0, 1))};
+      break;
+  }
+  if (!report.site.bias.defined()) parts.resize(1);
+  for (at::Tensor& part : parts) part = part.flatten();
+  return torch::cat(parts);
+}
+
+// The network computes in bf16, which has two digits; norms, factors and the sum have those of fp32.
+TEST(ClippedSum, InBf16NormsFactorsAndTheSumAreThoseOfFp64OnWhatLayersReport) {
+  torch::manual_seed(15);
+  for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+    for (const std::int64_t kernel : {1, 3}) {
+      const Case c{.records = 6, .draws = 2, .rule = rule, .dtype = at::kBFloat16};
+      SmallNet net(kernel);
+      const Data data = make_data(c);
+      Reports reports;
+      for (auto& [name, layer] : net.layers()) layer->attach(&reports, name, true, true);
+      (net.losses(data.x, data.ids).to(at::kFloat).sum() / static_cast<double>(c.draws)).backward();
+      for (auto& [name, layer] : net.layers()) layer->detach_tap();
+      ASSERT_EQ(reports.all.size(), net.layers().size());
+      ASSERT_EQ(reports.all.front().output_gradient.scalar_type(), at::kBFloat16);
+
+      std::vector<at::Tensor> parameters;
+      std::vector<at::Tensor> truths;
+      for (std::int64_t record = 0; record < c.records; ++record) {
+        std::vector<at::Tensor> parts;
+        for (const Reports::Report& report : reports.all) {
+          parts.push_back(gradient_of_record(report, record, c.draws));
+        }
+        truths.push_back(torch::cat(parts));
+      }
+      for (const Reports::Report& report : reports.all) {
+        parameters.push_back(report.site.weight);
+        if (report.site.bias.defined()) parameters.push_back(report.site.bias);
+      }
+      const at::Tensor truth = torch::stack(truths);
+      const at::Tensor norms = truth.norm(2, 1);
+      const double clip_norm = norms.median().item<double>();
+      ClippedSum sum(parameters, clip_norm, rule);
+      sum.begin_step();
+      sum.begin_micro_batch(c.records, c.draws);
+      for (const auto& [site, activation, output_gradient, statistics] : reports.all) {
+        sum.report(site, activation, output_gradient, statistics);
+      }
+      sum.finish_micro_batch();
+      EXPECT_EQ(sum.values().scalar_type(), at::kFloat);
+      EXPECT_EQ(sum.last_norms().scalar_type(), at::kFloat);
+      EXPECT_LE(((sum.last_norms() - norms) / norms).abs().max().item<double>(), 1e-5) << to_text(rule);
+      // The bound of a norm from token pairs makes the clip tighter.
+      EXPECT_LE(relative(sum.values(), clipped_by_hand(truth, clip_norm)), rule == Rule::kGram ? 3e-4 : 1e-5)
+          << to_text(rule);
+    }
+  }
+}
+
 TEST(ClippedSum, MissingLayerIsAnErrorAndNotAHole) {
   Linear first(2, 2);
   Linear second(2, 2);
@@ -432,7 +541,17 @@ TEST(ClippedSum, MissingLayerIsAnErrorAndNotAHole) {
   sum.begin_step();
   sum.begin_micro_batch(1, 1);
   sum.report(*first.site(), torch::ones({1, 2}), torch::ones({1, 2}), {});
-  EXPECT_THROW(sum.finish_micro_batch(), InternalError);
+  const auto message = [&]() -> std::string {
+    try {
+      sum.finish_micro_batch();
+    } catch (const InternalError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(message(), testing::HasSubstr("the trained parameter number 2 took no part"));
+  sum.use_names({"first.weight", "first.bias", "second.weight", "second.bias"});
+  EXPECT_THAT(message(), testing::HasSubstr("the trained parameter second.weight took no part"));
 }
 
 TEST(ClippedSum, LayerUsedTwiceIsRefused) {
