@@ -15,6 +15,7 @@
 #include "dp/keystream.h"
 #include "dp/record_draws.h"
 #include "dp/record_selection.h"
+#include "support/forwarding_communicator.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
 
@@ -156,6 +157,57 @@ TEST_P(Release, FailedCharge_ThrowsTheSameOnEveryRankAndReleasesNothing) {
 TEST_P(Release, NoiseKey_IsOnRankZeroAlone) {
   RunKeys keys = RunKeys::create(*comm_, std::nullopt);
   EXPECT_EQ(keys.take_noise().has_value(), comm_->is_root());
+}
+
+// Keeps what this rank's buffers hold after every collective on values in host memory.
+class RecordingCommunicator : public test::ForwardingCommunicator {
+ public:
+  using test::ForwardingCommunicator::ForwardingCommunicator;
+
+  void all_reduce_sum(comm::Buffer buffer) override {
+    lent().all_reduce_sum(buffer);
+    keep(buffer);
+  }
+  void reduce_sum(comm::Buffer buffer, int root) override {
+    lent().reduce_sum(buffer, root);
+    keep(buffer);
+  }
+  void broadcast(comm::Buffer buffer, int root) override {
+    lent().broadcast(buffer, root);
+    keep(buffer);
+  }
+  void all_gather(comm::Buffer mine, comm::Buffer all) override {
+    lent().all_gather(mine, all);
+    keep(all);
+  }
+
+  std::size_t times_held(float value) const {
+    return static_cast<std::size_t>(std::count(values_.begin(), values_.end(), value));
+  }
+
+ private:
+  void keep(const comm::Buffer& buffer) {
+    if (buffer.dtype != comm::DType::kFloat32) return;
+    const auto* data = static_cast<const float*>(buffer.data);
+    values_.insert(values_.end(), data, data + buffer.count);
+  }
+  std::vector<float> values_;
+};
+
+TEST_P(Release, BareSum_IsOnEveryRankInAllReduceModeAndOnRankZeroAloneInRootMode) {
+  if (comm_->size() == 1) GTEST_SKIP() << "one rank has the sum";
+  RecordingCommunicator recorded(*comm_);
+  GaussianMechanism mechanism(recorded, RunKeys::create(*comm_, 17).take_noise(), kSigma, kClipNorm, GetParam());
+  std::vector<float> sum(kCoordinates, static_cast<float>(comm_->rank() + 5));
+  mechanism.release(sum, charge(0));
+  const auto total = static_cast<float>(5 * comm_->size() + comm_->size() * (comm_->size() - 1) / 2);
+  // Noise leaves a value as it was, to all bits of a float, for a few coordinates in a million.
+  constexpr std::size_t kByChance = kCoordinates / 1000;
+  if (comm_->is_root() || GetParam() == ReleaseMode::kAllReduce) {
+    EXPECT_GE(recorded.times_held(total), kCoordinates);
+  } else {
+    EXPECT_LT(recorded.times_held(total), kByChance);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(, Release, testing::Values(ReleaseMode::kAllReduce, ReleaseMode::kRoot),
