@@ -113,8 +113,13 @@ void probe_gradients(model::UNet& unet, const Inputs& inputs, const std::string&
   options.select = trainable;
   model::TrainableSet trained(unet, options);
   std::vector<at::Tensor> parameters;
-  for (const model::TrainedParameter& parameter : trained.parameters()) parameters.push_back(parameter.tensor);
+  std::vector<std::string> names;
+  for (const model::TrainedParameter& parameter : trained.parameters()) {
+    parameters.push_back(parameter.tensor);
+    names.push_back(parameter.name);
+  }
   dp::ClippedSum clipped(std::move(parameters), clip_norm);
+  clipped.use_names(std::move(names));
   trained.attach(&clipped);
   clipped.begin_step();
   clipped.begin_micro_batch(inputs.sample.size(0), 1);

@@ -29,7 +29,11 @@ void add_runtime(Schema& schema, RuntimeConfig& runtime, double least_micro_batc
              "among its ranks.");
   std::string micro_batch =
       "Records that pass through the network at once on one rank. Costs memory; does not change the result.";
-  if (least_micro_batch == 0) micro_batch += " 0 takes as many as engine.memory_limit allows, up to 128.";
+  if (least_micro_batch == 0) {
+    micro_batch +=
+        " 0 takes as many as engine.memory_limit allows, up to 128; a size that is given here is not compared with "
+        "that limit. Never more than a quarter of a rank's expected records, and 1 with privacy.mechanism lattice.";
+  }
   schema.add("runtime.micro_batch_size", runtime.micro_batch_size, {least_micro_batch, 1e9}, micro_batch);
   schema.add("runtime.start_deadline_seconds", runtime.start_deadline_seconds, kSeconds,
              "How long a rank waits for the others, or for one use of a file, at start, in seconds.");

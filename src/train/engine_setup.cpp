@@ -7,6 +7,7 @@
 #include <string>
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "base/error.h"
 #include "base/torch.h"
@@ -175,6 +176,8 @@ EngineSetup set_up_engine(const config::FinetuneConfig& config, const data::Late
   setup.rules = choose_rules(config, latents, network, trained, setup.micro_batch, comm);
   // Rules differ in what they keep.
   if (!setup.rules.empty()) setup.micro_batch = fitting();
+  const std::string smaller = why_smaller_than_configured(config, setup.micro_batch);
+  if (comm.is_root() && !smaller.empty()) spdlog::warn("{}", smaller);
   return setup;
 }
 

@@ -53,4 +53,13 @@ std::int64_t choose_micro_batch(const config::FinetuneConfig& config, const data
   return std::max<std::int64_t>(size, 1);
 }
 
+std::string why_smaller_than_configured(const config::FinetuneConfig& config, std::int64_t chosen) {
+  if (config.runtime.micro_batch_size <= chosen) return "";
+  return fmt::format("runtime.micro_batch_size is {}; micro-batches have {} record(s) all the same, {}",
+                     config.runtime.micro_batch_size, chosen,
+                     config.mechanism == "lattice"
+                         ? "since privacy.mechanism lattice takes records one at a time"
+                         : "a quarter of what a rank expects in a step, since the last one is half empty on average");
+}
+
 }  // namespace dpldm::train

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include <c10/core/Device.h>
 
@@ -31,5 +32,8 @@ std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::C
 std::int64_t choose_micro_batch(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
                                 model::UNet& network, model::TrainableSet& trained, const dp::RulePlan& plan,
                                 std::int64_t lasting, comm::Communicator& comm);
+
+// A sentence for the user where `chosen` is smaller than a configured `runtime.micro_batch_size`; else nothing.
+std::string why_smaller_than_configured(const config::FinetuneConfig& config, std::int64_t chosen);
 
 }  // namespace dpldm::train

@@ -236,6 +236,7 @@ class PrivateTraining {
         companion_(companion) {
     state_.stamp_weights(accounting::stamp_for_checkpoint());
     clipped_.use_rules(engine.rules);
+    clipped_.use_names(names(trained));
     trained_.attach(&clipped_);
     if (is_lattice()) lattice_.emplace(static_cast<std::size_t>(clipped_.size()), setup.plan.num_records);
   }
