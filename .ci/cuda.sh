@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the CUDA kernels for sm_80 and sm_90 and links what uses them: the NCCL communicator, the mechanism, per-record gradients and
-# their tests. Runs nothing: that needs a GPU. Prints nothing when all is well; without a CUDA toolkit it says so and does nothing.
+# Compiles the CUDA kernels for sm_80 and sm_90 and links what uses them: `dpldm` itself and all tests that need a GPU. Runs nothing: that
+# needs a GPU. Prints nothing when all is well; without a CUDA toolkit it says so and does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! command -v nvcc >/dev/null; then
@@ -13,6 +13,6 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 build() {
   cmake --preset cuda-release && cmake --build build-cuda --parallel "$(nproc)" --target \
-    gpu_noise_kernel_test test_nccl test_cuda_record_products test_clipped_sum_on_device
+    dpldm gpu_noise_kernel_test test_nccl test_cuda_record_products test_clipped_sum_on_device test_finetune_on_device
 }
 build >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
