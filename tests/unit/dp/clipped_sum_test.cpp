@@ -358,6 +358,17 @@ TEST(ClippedSum, RecordOfEnormousGradientCannotExceedTheClip) {
       EXPECT_LE(sum.values().to(torch::kDouble).norm().item<double>(), 1.0) << size << " " << to_text(rule);
     }
   }
+  // Squares of an embedding's gradients are taken in fp64, where such norms are finite.
+  for (const float size : {1e33F, 3e37F, 1e38F, 1.3e38F, 1.7e38F, 2e38F, 2.3e38F, 2.7e38F, 3e38F, 3.3e38F}) {
+    Embedding table(2, 4096);
+    ClippedSum sum({table.weight}, 1.0);
+    sum.begin_step();
+    sum.begin_micro_batch(1, 1);
+    sum.report({.name = "table", .kind = model::LayerKind::kEmbedding, .weight = table.weight, .bias = {}},
+               torch::zeros({1, 1}, torch::kLong), torch::full({1, 1, 4096}, size), {});
+    sum.finish_micro_batch();
+    EXPECT_LE(sum.values().to(torch::kDouble).norm().item<double>(), 1.0) << size << ", embedding";
+  }
 }
 
 // The layer alone, with activations and gradients that cancel almost completely in G^T A: where norms from inner
