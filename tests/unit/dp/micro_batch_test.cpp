@@ -76,7 +76,7 @@ TEST(MicroBatch, NeitherPlaceNorNeighboursChangeABitOfARecordsGradient) {
   torch::manual_seed(1);
   const auto network = make_network();
   model::TrainableSet trained(*network, {});
-  const Rows rows = make_rows(8);
+  const Rows rows = make_rows(15);
   const auto in_order = [&](const std::vector<std::int64_t>& order) {
     return Rows{picked(rows.x, order), picked(rows.t, order), picked(rows.labels, order)};
   };
@@ -85,6 +85,8 @@ TEST(MicroBatch, NeitherPlaceNorNeighboursChangeABitOfARecordsGradient) {
     const Result first = run(*network, trained, in_order({0, 1, 2, 3, 4, 5, 6, 7}), 1, type);
     const Result neighbours = run(*network, trained, in_order({0, 7, 6, 5, 4, 3, 2, 1}), 1, type);
     EXPECT_TRUE(first.sum.equal(neighbours.sum));
+    const Result others = run(*network, trained, in_order({0, 8, 9, 10, 11, 12, 13, 14}), 1, type);
+    EXPECT_TRUE(first.sum.equal(others.sum));
     const at::Tensor norms = run(*network, trained, in_order({0, 1, 2, 3, 4, 5, 6, 7}), 8, type).norms;
     const at::Tensor moved = run(*network, trained, in_order({1, 2, 3, 4, 5, 6, 7, 0}), 8, type).norms;
     EXPECT_TRUE(moved.equal(picked(norms, {1, 2, 3, 4, 5, 6, 7, 0})));
