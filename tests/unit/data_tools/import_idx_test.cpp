@@ -128,7 +128,7 @@ TEST_F(ImportIdx, OutputThatIsThere_NeedsForceAndAnInputIsNeverReplaced) {
   const std::string images = test::bytes_of(path("images"));
   std::filesystem::create_hard_link(path("labels"), path("other_name"));
   for (const char* input : {"images", "labels", "other_name"}) {
-    command[8] = text(input);
+    command[9] = text(input);
     expect_refusal(command, 64, "is read here and would be overwritten");
   }
   EXPECT_EQ(test::bytes_of(path("images")), images);
@@ -136,7 +136,7 @@ TEST_F(ImportIdx, OutputThatIsThere_NeedsForceAndAnInputIsNeverReplaced) {
 
 TEST_F(ImportIdx, NumberOfPrivateClasses_IsSaidAndNotCounted) {
   std::vector<std::string> command = arguments("images", "labels");
-  command[6] = "private";
+  command[7] = "private";
   expect_refusal(command, 64, "--num-classes is missing (or --class-names)");
   command.insert(command.end(), {"--num-classes", "10"});
   ASSERT_EQ(run(command).exit_code, 0);
