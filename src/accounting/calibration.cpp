@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "accounting/accountant.h"
+#include "accounting/bound_text.h"
 #include "accounting/events.h"
 #include "base/error.h"
 
@@ -47,8 +48,8 @@ class Budget {
   void check_already_spent(AccountantKind kind) {
     const double spent = epsilon_of_all({}, kind);
     if (spent > epsilon_) {
-      throw ConfigError(fmt::format(
-          "the target epsilon is {}, but {:.6g} is spent already; no setting can stay within it", epsilon_, spent));
+      throw ConfigError(fmt::format("the target epsilon is {}, but {} is spent already; no setting can stay within it",
+                                    epsilon_, up_to_digits(spent, 6)));
     }
   }
 

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "accounting/bound_text.h"
+
 namespace dpldm::accounting {
 namespace {
 
@@ -13,16 +15,16 @@ constexpr double kLargeEpsilon = 10;
 
 std::optional<std::string> caution_about_delta(double delta, std::int64_t num_records) {
   if (delta * static_cast<double>(num_records) <= 1) return std::nullopt;
-  return fmt::format("delta {:.3g} is above 1 / N = {:.3g}: publishing one record in full would satisfy it", delta,
-                     1 / static_cast<double>(num_records));
+  return fmt::format("delta {} is above 1 / N = {:.3g}: publishing one record in full would satisfy it",
+                     up_to_digits(delta, 3), 1 / static_cast<double>(num_records));
 }
 
 std::optional<std::string> caution_about_epsilon(double epsilon) {
   if (!std::isfinite(epsilon) || epsilon <= kLargeEpsilon) return std::nullopt;
   return fmt::format(
-      "epsilon {:.4g} bounds the odds about one record by a factor of {:.2g}: hardly any protection by this number "
+      "epsilon {} bounds the odds about one record by a factor of {:.2g}: hardly any protection by this number "
       "alone",
-      epsilon, std::exp(epsilon));
+      up_to_digits(epsilon, 4), std::exp(epsilon));
 }
 
 }  // namespace dpldm::accounting

@@ -34,6 +34,10 @@ std::int64_t whole_number(const Json& json) {
 
 PrivacyClaim claim_from(const Json& json) {
   PrivacyClaim claim;
+  if (json.at("format") != "dpldm-privacy" || json.at("version") != 1) {
+    throw ConfigError(fmt::format("it has format {}, version {}; this program reads \"dpldm-privacy\", version 1",
+                                  json.at("format").dump(), json.at("version").dump()));
+  }
   claim.is_private = json.at("private");
   const Json& epsilon = json.at("epsilon");
   if (!epsilon.is_null()) claim.epsilon = epsilon.get<double>();

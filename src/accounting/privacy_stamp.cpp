@@ -99,12 +99,25 @@ void require_true_claim(const fs::path& statement) {
   }
 }
 
-// Of a model that was trained elsewhere on private records, nobody knows which part saw them. The statement of a
-// fine-tuning names what was trained, and the rest stays as public as it was.
-bool covers_every_part(const fs::path& statement) {
+// Whether the part of a model at `named` (its own directory, or the model's for all of it) saw private records by the
+// word of the model's statement. Of a model that was trained elsewhere nobody knows which part did; the statement of a
+// fine-tuning names what was trained, those of a text encoder by its directory, and the rest stays as public as it was.
+bool says_private(const fs::path& statement, const fs::path& named) {
   const json content = read_statement(statement);
   const auto records = content.find("training_records");
-  return records != content.end() && *records == "private" && !content.contains("trained_parameters");
+  if (records == content.end() || *records != "private") return false;
+  const auto trained = content.find("trained_parameters");
+  if (trained == content.end() || !trained->is_array()) return true;
+  std::error_code unknown;
+  if (fs::equivalent(statement.parent_path(), named, unknown)) return !trained->empty();
+  const auto belongs_to = [](const json& name, const std::string& component) {
+    return name.is_string() && name.get<std::string>().starts_with(component + ".");
+  };
+  const std::string part = fs::weakly_canonical(named, unknown).filename().string();
+  return std::any_of(trained->begin(), trained->end(), [&](const json& name) {
+    const bool of_text_encoder = belongs_to(name, "text_encoder") || belongs_to(name, "bert");
+    return part == "unet" ? !of_text_encoder : belongs_to(name, part);
+  });
 }
 
 std::vector<fs::path> weights_in(const fs::path& model) {
@@ -157,8 +170,9 @@ std::vector<PrivacyStamp> read_privacy_stamps(const fs::path& model) {
 void require_unstamped(const fs::path& model, const std::string& purpose) {
   const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
   const std::optional<fs::path> statement = find_statement(model);
-  if (statement && covers_every_part(*statement)) {
-    throw ConfigError(fmt::format("{} says that the model saw private records; {}", statement->string(), purpose));
+  if (statement && says_private(*statement, model)) {
+    throw ConfigError(
+        fmt::format("{} says that {} saw private records; {}", statement->string(), model.string(), purpose));
   }
   if (stamps.empty()) return;
   throw ConfigError(fmt::format("{} holds weights that were trained on private records ({}); {}",
@@ -183,6 +197,11 @@ void require_own_statement(const fs::path& model) {
                                   model.string(), stamp.file.string(), stamp.privacy));
   }
   require_true_claim(*statement);
+}
+
+bool statement_names_weights(const fs::path& named) {
+  const std::optional<fs::path> statement = find_statement(named);
+  return statement && read_statement(*statement).contains(kWeights);
 }
 
 std::string weights_beside_the_statement(const fs::path& named) {

@@ -37,7 +37,7 @@ std::map<std::string, std::string> stamp_for_checkpoint();
 std::vector<PrivacyStamp> read_privacy_stamps(const std::filesystem::path& model);
 
 // Throws ConfigError, with `purpose` ("finetune starts from a public model only"), when weights in `model` are stamped,
-// or when a statement in it or beside it says that the model saw private records and not which part of it did.
+// or when a statement in it or beside it says that the part at `model`, or something unsaid, saw private records.
 void require_unstamped(const std::filesystem::path& model, const std::string& purpose);
 
 // Throws ConfigError when weights in `model` are stamped, and the dp_metadata.json beside them is missing or is not the
@@ -49,5 +49,8 @@ void require_own_statement(const std::filesystem::path& model);
 // dp_metadata.json was written for, by the digests in it: a sentence, or empty. A statement without digests is not
 // compared. Reads all files of weights; throws IoError when that fails, ConfigError for digests that are none.
 std::string weights_beside_the_statement(const std::filesystem::path& named);
+
+// Whether the statement of the model at `named` has digests of its weights: those from before there were any do not.
+bool statement_names_weights(const std::filesystem::path& named);
 
 }  // namespace dpldm::accounting

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include "accounting/bound_text.h"
 #include "accounting/ledger.h"
 #include "app/arguments.h"
 #include "app/commands.h"
@@ -202,11 +203,12 @@ void run_level_0(Invocation& invocation, const cxxopts::ParseResult& given) {
                     {"defects", defects}};
     answer(json, given.count("json") > 0,
            fmt::format("level 0, {} rank(s), {}: mu {:.4f} in [{:.4f}, {:.4f}], claimed at most {:.4f}; one release: "
-                       "claimed epsilon {:.4f}, audited {:.4f} at delta {:g} ({} canaries, {} measurements, confidence "
+                       "claimed epsilon {}, audited {:.4f} at delta {} ({} canaries, {} measurements, confidence "
                        "{}): {}",
                        comm.size(), mechanism, worst->mu, worst->mu_lower, worst->mu_upper, worst->claimed_mu,
-                       worst->claimed_epsilon, worst->audited_epsilon, options.delta, worst->num_canaries,
-                       worst->num_measurements, options.confidence, defects.empty() ? "passed" : "FAILED"),
+                       accounting::up_to_decimals(worst->claimed_epsilon, 4), worst->audited_epsilon,
+                       accounting::up_to_digits(options.delta, 6), worst->num_canaries, worst->num_measurements,
+                       options.confidence, defects.empty() ? "passed" : "FAILED"),
            defects);
   });
 }
@@ -227,9 +229,10 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
   comm::run_on_root(comm, [&] {
     const auto [m, r, v] = audit.guesses;
     const std::string defects =
-        audit.within_claim() ? ""
-                             : fmt::format("epsilon is at least {:.4f} with confidence {}, above the {:.4f} claimed",
-                                           audit.audited_epsilon, audit.confidence, audit.claimed_epsilon);
+        audit.within_claim()
+            ? ""
+            : fmt::format("epsilon is at least {:.4f} with confidence {}, above the {} claimed", audit.audited_epsilon,
+                          audit.confidence, accounting::up_to_decimals(audit.claimed_epsilon, 4));
     const bool claims = audit.not_private_because.empty();
     const Json json{{"level", level},
                     {"private", claims},
@@ -243,12 +246,12 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
                     {"confidence", audit.confidence},
                     {"ranks", comm.size()}};
     answer(json, given.count("json") > 0,
-           fmt::format("level {}, {} rank(s): {}, audited at least {:.4f} at delta {:.3g} (m = {} canaries, r = {} "
+           fmt::format("level {}, {} rank(s): {}, audited at least {:.4f} at delta {} (m = {} canaries, r = {} "
                        "guesses, {} right, confidence {}): {}",
                        level, comm.size(),
-                       claims ? fmt::format("claimed epsilon {:.4f}", audit.claimed_epsilon)
+                       claims ? "claimed epsilon " + accounting::up_to_decimals(audit.claimed_epsilon, 4)
                               : "NOT PRIVATE (" + audit.not_private_because + "), nothing is claimed",
-                       audit.audited_epsilon, audit.delta, m, r, v, audit.confidence,
+                       audit.audited_epsilon, accounting::up_to_digits(audit.delta, 3), m, r, v, audit.confidence,
                        !audit.within_claim() ? "FAILED"
                        : claims              ? "passed"
                                              : "nothing to refute"),

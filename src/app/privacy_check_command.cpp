@@ -120,8 +120,10 @@ void run_privacy_verify(int argc, char** argv) {
   const std::filesystem::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
   const bool is_model = std::filesystem::is_directory(path);
+  bool names_weights = false;
   const auto [claim, epsilon] = reporting_failure(json, [&] {
     if (is_model) {
+      names_weights = accounting::statement_names_weights(path);
       accounting::require_own_statement(path);
       const std::string difference = accounting::weights_beside_the_statement(path);
       if (!difference.empty()) throw ConfigError(difference + ": its claim is not about them");
@@ -135,6 +137,7 @@ void run_privacy_verify(int argc, char** argv) {
   }
   if (json) {
     const Json answer{{"verified", true},
+                      {"weights_compared", names_weights},
                       {"private", claim.is_private},
                       {"epsilon", epsilon ? Json(*epsilon) : Json(nullptr)},
                       {"delta", claim.delta},
@@ -143,7 +146,7 @@ void run_privacy_verify(int argc, char** argv) {
     fmt::print("{}\n", answer.dump());
   } else if (epsilon) {
     fmt::print("verified{}: epsilon {} at delta {} ({}, {})\n",
-               is_model ? "" : " (the numbers; no weights were compared)", accounting::up_to_decimals(*epsilon, 6),
+               names_weights ? "" : " (the numbers; no weights were compared)", accounting::up_to_decimals(*epsilon, 6),
                accounting::up_to_digits(claim.delta, 3), to_text(claim.neighbouring), to_text(claim.accountant));
   } else {
     fmt::print("NOT PRIVATE: the model claims nothing, consistently\n");

@@ -93,9 +93,11 @@ void run_privacy(Invocation& invocation) {
 void run_privacy_epsilon(int argc, char** argv) {
   cxxopts::Options options(argv[0], "What a run costs: an upper bound of epsilon.");
   add_setting_options(options);
-  options.add_options()(
-      "sampler", "poisson; or none: every record in every step (shuffled data: once per epoch, --steps counts epochs)",
-      cxxopts::value<std::string>()->default_value("poisson"), "W");
+  options.add_options()("sampler",
+                        "poisson; or none: every record in every step (shuffled data: once per epoch, --steps counts "
+                        "epochs; under zero-out, since one record less would "
+                        "move others to other batches)",
+                        cxxopts::value<std::string>()->default_value("poisson"), "W");
   add_accounting_options(options);
   const auto arguments = parse_or_help(options, argc, argv);
   if (!arguments) return;

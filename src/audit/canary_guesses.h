@@ -27,7 +27,8 @@ struct CanaryAudit {
   Guesses guesses;
   double confidence = 0;
 
-  bool within_claim() const { return audited_epsilon <= claimed_epsilon; }
+  // A run that claims nothing cannot be refuted.
+  bool within_claim() const { return !not_private_because.empty() || audited_epsilon <= claimed_epsilon; }
 };
 
 // Guesses "in" for the highest scores and "out" for the lowest.

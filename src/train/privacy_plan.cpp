@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "accounting/bound_text.h"
 #include "accounting/caution.h"
 #include "base/error.h"
 #include "dp/lattice_sum.h"
@@ -53,11 +54,11 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
   all.count = config.steps;
   plan.planned_epsilon = accounting::epsilon_of(std::vector{all}, plan.delta, plan.accountant, plan.neighbouring);
   if (plan.is_private && plan.planned_epsilon > config.epsilon) {
-    throw BudgetError(
-        fmt::format("{} steps with noise multiplier {} cost epsilon {:.4f}, more than privacy.epsilon {}; raise the "
-                    "noise, or leave "
-                    "privacy.noise_multiplier null to calibrate it",
-                    config.steps, plan.noise_multiplier, plan.planned_epsilon, config.epsilon));
+    throw BudgetError(fmt::format(
+        "{} steps with noise multiplier {} cost epsilon {}, more than privacy.epsilon {}; raise the "
+        "noise, or leave "
+        "privacy.noise_multiplier null to calibrate it",
+        config.steps, plan.noise_multiplier, accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon));
   }
   return plan;
 }

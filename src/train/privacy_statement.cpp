@@ -153,6 +153,9 @@ std::string page_of(const nlohmann::json& json) {
       "- Choices made by looking at the private records or at a held-out real set: learning rate, number of steps, "
       "clip norm, what to release.\n"
       "- Other runs on the same records. Each has its own statement, and their costs add up.\n"
+      "- What the public inputs cost: where the base model was trained on samples of a model that had seen the same "
+      "records, that\n"
+      "  model's epsilon comes on top, and nothing here knows of it.\n"
       "- The number of records N, the names of the classes and the image size, which are treated as public.\n";
   if (json["mechanism"] == "float") page += kFloatingPoint;
   page +=

@@ -24,7 +24,9 @@ class Claim : public testing::Test {
   void TearDown() override { std::filesystem::remove(path_); }
 
   static Json good() {
-    return {{"private", true},
+    return {{"format", "dpldm-privacy"},
+            {"version", 1},
+            {"private", true},
             {"epsilon", 2.1013652},
             {"delta", 1e-5},
             {"neighbouring", "add-remove"},
@@ -139,6 +141,8 @@ TEST_F(Claim, EveryNumberThatIsChanged_IsFound) {
       {"num_records", 60000, "the expected batch size is 500"},
       {"private", false, "not private, and yet claims epsilon"},
       {"private", "yes", "is not a privacy statement"},
+      {"format", "x", "this program reads"},
+      {"version", 2, "this program reads"},
   };
   for (const auto& [key, value, expected] : changes) {
     Json changed = json;

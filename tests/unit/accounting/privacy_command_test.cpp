@@ -309,7 +309,9 @@ TEST_F(PrivacyCommand, Ledger_OfARunThatIsNotPrivateBesideAClaim_Fails) {
 }
 
 TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
-  Json claim{{"private", true},
+  Json claim{{"format", "dpldm-privacy"},
+             {"version", 1},
+             {"private", true},
              {"epsilon", 1.82824365},
              {"delta", 1e-5},
              {"neighbouring", "add-remove"},
@@ -322,6 +324,7 @@ TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
              {"expected_batch_size", 500}};
   write("model/dp_metadata.json", claim);
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["verified"], true);
+  EXPECT_EQ(json({"verify", (folder_ / "model").string()})["weights_compared"], false) << "the claim names none";
   Json steps = claim;
   steps["steps"] = 2000;
   Json weights = claim;

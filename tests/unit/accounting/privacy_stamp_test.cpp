@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 constexpr const char* kStatement =
-    R"({"private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
+    R"({"format": "dpldm-privacy", "version": 1, "private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
         "accountant": "rdp", "sampling_rate": 0.01, "noise_multiplier": 1.0, "steps": 1000, "num_records": 50000,
         "expected_batch_size": 500})";
 constexpr const char* kNotPrivate = R"({"private": false, "not_private_because": "a test seed", "epsilon": null})";
@@ -92,6 +92,12 @@ TEST_F(Stamp, PartsOfAModelThatSawPrivateRecordsElsewhere_AreNotPublicWithoutASt
   write_statement(R"({"private": false, "epsilon": null, "training_records": "private", "not_private_because": "x",
                       "trained_parameters": ["conv_in.weight"]})");
   EXPECT_NO_THROW(require_unstamped(model_ / "vae", ""));
+  EXPECT_NO_THROW(require_unstamped(model_ / "bert", "")) << "it was not trained";
+  for (const auto& named : {model_, model_ / "unet"}) EXPECT_THROW(require_unstamped(named, ""), ConfigError) << named;
+  write_statement(R"({"private": false, "epsilon": null, "training_records": "private", "not_private_because": "x",
+                      "trained_parameters": ["bert.model.embed_tokens.weight"]})");
+  EXPECT_THROW(require_unstamped(model_ / "bert", ""), ConfigError);
+  for (const char* part : {"unet", "vae"}) EXPECT_NO_THROW(require_unstamped(model_ / part, "")) << part;
 }
 
 TEST_F(Stamp, CheckpointsWeights_AreNotPublic) {

@@ -283,7 +283,7 @@ TEST_F(ModelCommands, SamplesOfWeightsThatTheStatementIsNotAbout_ArePrivateAndCl
   config["sample_size"] = 4;
   test::write_bytes(path("tiny/unet/config.json"), config.dump());
   nlohmann::json statement = nlohmann::json::parse(
-      R"({"private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
+      R"({"format": "dpldm-privacy", "version": 1, "private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
           "accountant": "rdp", "sampling_rate": 0.01, "noise_multiplier": 1.0, "steps": 1000, "num_records": 50000,
           "expected_batch_size": 500})");
   test::write_bytes(path("tiny/dp_metadata.json"), statement.dump());

@@ -74,6 +74,9 @@ TEST(CanaryGuesses, ClaimBelowWhatTheGuessesProve_Fails) {
   EXPECT_NEAR(judge(scores, included, options, 1, 1e-5).audited_epsilon, 3.49, 0.03);
   EXPECT_FALSE(judge(scores, included, options, 1, 1e-5).within_claim());
   EXPECT_TRUE(judge(scores, included, options, 4, 1e-5).within_claim());
+  CanaryAudit of_no_claim = judge(scores, included, options, 1, 1e-5);
+  of_no_claim.not_private_because = "a test";
+  EXPECT_TRUE(of_no_claim.within_claim());
 }
 
 TEST(CanaryGuesses, OptionsThatDoNotFit_AreRefused) {
