@@ -112,13 +112,18 @@ diffusion::Guidance SampledModel::guidance(double scale, at::ScalarType compute_
 
 std::vector<std::string> read_prompts(const std::filesystem::path& path) {
   constexpr std::size_t kMaxBytes = std::size_t{1} << 28;
-  const std::string text = read_file(path, kMaxBytes);
+  std::string text = read_file(path, kMaxBytes);
+  while (text.ends_with('\n') || text.ends_with('\r')) text.pop_back();
   std::vector<std::string> prompts;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
     std::string line = text.substr(begin, end - begin);
     if (line.ends_with('\r')) line.pop_back();
-    if (!line.empty()) prompts.push_back(std::move(line));
+    if (line.empty()) {
+      throw ConfigError(
+          fmt::format("--prompts: line {} of {} is empty; every line is a prompt", prompts.size() + 1, path.string()));
+    }
+    prompts.push_back(std::move(line));
     begin = end + 1;
   }
   if (prompts.empty()) throw ConfigError("--prompts: " + path.string() + " holds no prompt");

@@ -1,5 +1,7 @@
 #include "diffusion/image_generator.h"
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "base/torch.h"
 #include "diffusion/sample_noise.h"
@@ -29,7 +31,14 @@ at::Tensor ImageGenerator::generate(const SampleRequest& request, const StepCall
   const Denoiser denoiser = make_denoiser(model_.denoise, condition_of(request), guidance_, model_.compute_type);
   const NoiseSource noise_source = [&](at::Tensor& noise, std::int64_t step) { sample_noise.fill(noise, step + 1); };
   const at::Tensor latents = sampler_.sample(start, denoiser, noise_source, after_step);
-  return to_bytes(model_.decode(latents.div(model_.scaling_factor).to(model_.compute_type))).cpu();
+  const at::Tensor images = model_.decode(latents.div(model_.scaling_factor).to(model_.compute_type));
+  if (!at::isfinite(images).all().item<bool>()) {
+    throw ConfigError(
+        fmt::format("what the model draws is not finite (among samples {} to {}): its weights, its "
+                    "configuration or the guidance are out of range",
+                    request.sample_ids.front(), request.sample_ids.back()));
+  }
+  return to_bytes(images).cpu();
 }
 
 at::Tensor ImageGenerator::condition_of(const SampleRequest& request) const {

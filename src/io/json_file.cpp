@@ -20,6 +20,8 @@ nlohmann::json read_json_file(const std::filesystem::path& path) {
 }
 
 nlohmann::json parse_json(const std::string& text, const std::filesystem::path& path) {
+  // The parser takes it for the end of the text.
+  if (text.find('\0') != std::string::npos) throw IoError(path.string() + " holds a zero byte");
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
     using Event = nlohmann::json::parse_event_t;

@@ -195,6 +195,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t 
                                            const std::string& where) {
   try {
     if (json.empty() || json.front() != '{') throw IoError("the header does not begin with '{'");
+    if (json.find('\0') != std::string_view::npos)
+      throw IoError("the header holds a zero byte");  // the parser would end there
     SafetensorsHeader header;
     HeaderReader reader(header);
     nlohmann::json::sax_parse(json.begin(), json.end(), &reader);

@@ -18,6 +18,8 @@ static_assert(std::endian::native == std::endian::little, "storages are little-e
 // What old archives begin with: a pickle of 0x1950a86a20f9469cfc6c, in protocol 2.
 constexpr std::string_view kLegacyMagic("\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 10);
 constexpr std::int64_t kLegacyProtocol = 1001;
+// Tied weights lie in one storage two or three times; without a bound a small file could ask for any amount of memory.
+constexpr std::uint64_t kMostSharing = 4;
 
 std::uint64_t bytes_of(const PickledTensor& storage, const std::string& where) {
   std::uint64_t num_bytes = 0;
@@ -140,12 +142,22 @@ void TorchArchive::take_state_dict(const Pickle& pickle) {
     dict = inner;
   }
   if (dict->kind != PickleKind::kDict) throw IoError(path_.string() + " does not hold a dictionary of tensors");
+  std::uint64_t most_bytes = 0;
+  for (const auto& [key, place] : storages_) most_bytes += kMostSharing * place.num_bytes;
+  std::uint64_t num_bytes = 0;
   for (std::size_t i = 0; i + 1 < dict->items.size(); i += 2) {
     const PickleValue& key = *dict->items[i];
     const PickleValue& value = *dict->items[i + 1];
     if (key.kind != PickleKind::kText || value.kind != PickleKind::kTensor) continue;
     if (!tensors_.emplace(key.text, value.tensor).second) {
       throw IoError(fmt::format("{} has the tensor '{}' twice", path_.string(), key.text));
+    }
+    std::uint64_t tensor_bytes = c10::elementSize(value.tensor.dtype);  // at most the storage's, so nothing overflows
+    for (const std::int64_t size : value.tensor.shape) tensor_bytes *= static_cast<std::uint64_t>(size);
+    num_bytes += tensor_bytes;
+    if (num_bytes > most_bytes) {
+      throw IoError(fmt::format("{} holds tensors of more than {} times the bytes of its storages: they share memory",
+                                path_.string(), kMostSharing));
     }
   }
   if (tensors_.empty()) throw IoError(path_.string() + " holds no tensors");

@@ -54,7 +54,7 @@ void CoderConfig::read_common(ConfigReader& reader) {
   latent_channels = reader.positive("latent_channels", latent_channels);
   norm_num_groups = reader.positive("norm_num_groups", norm_num_groups);
   sample_size = reader.positive_uniform("sample_size", sample_size);
-  scaling_factor = reader.get("scaling_factor", scaling_factor);
+  scaling_factor = reader.real("scaling_factor", scaling_factor, 1e-6, 1e6);
   mid_block_add_attention = reader.get("mid_block_add_attention", mid_block_add_attention);
   reader.expect("act_fn", {"silu", "swish"});
   reader.ignore("force_upcast");
@@ -69,7 +69,6 @@ void CoderConfig::check_common(const ConfigReader& reader) const {
     reader.refuse("layers_per_block", fmt::format("makes a network of {} blocks; {} are the most that is supported",
                                                   num_blocks(), ConfigReader::kMaxBlocks));
   }
-  if (!(scaling_factor > 0)) reader.refuse("scaling_factor", "must be positive");
 }
 
 nlohmann::json CoderConfig::common_json(const std::string& class_name) const {

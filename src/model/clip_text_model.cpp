@@ -27,7 +27,7 @@ ClipTextConfig ClipTextConfig::from_json(const nlohmann::json& json) {
   config.max_position_embeddings = reader.positive("max_position_embeddings", config.max_position_embeddings);
   config.projection_dim = reader.positive("projection_dim", config.projection_dim);
   config.hidden_act = reader.one_of("hidden_act", config.hidden_act, {"quick_gelu", "gelu"});
-  config.layer_norm_eps = reader.get("layer_norm_eps", config.layer_norm_eps);
+  config.layer_norm_eps = reader.real("layer_norm_eps", config.layer_norm_eps, 1e-30, 1);
   config.bos_token_id = reader.get("bos_token_id", config.bos_token_id);
   config.eos_token_id = reader.get("eos_token_id", config.eos_token_id);
   config.pad_token_id = reader.get("pad_token_id", config.pad_token_id);

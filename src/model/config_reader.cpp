@@ -1,6 +1,7 @@
 #include "model/config_reader.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include <fmt/ranges.h>
@@ -68,6 +69,13 @@ std::vector<std::int64_t> ConfigReader::positive_list(const std::string& key, co
     numbers.push_back(number.get<std::int64_t>());
   }
   return numbers;
+}
+
+double ConfigReader::real(const std::string& key, double fallback, double least, double most) {
+  const auto value = get<nlohmann::json>(key, fallback);
+  const double number = value.is_number() ? value.get<double>() : std::nan("");
+  if (!(number >= least && number <= most)) refuse(key, fmt::format("must be a number from {:g} to {:g}", least, most));
+  return number;
 }
 
 std::string ConfigReader::one_of(const std::string& key, const std::string& fallback,

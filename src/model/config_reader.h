@@ -45,6 +45,8 @@ class ConfigReader {
                                           std::int64_t limit = kMaxWidth);
   // A number, or a list of equal numbers.
   std::int64_t positive_uniform(const std::string& key, std::int64_t fallback);
+  // A number from `least` to `most`.
+  double real(const std::string& key, double fallback, double least, double most);
   // One of `allowed`.
   std::string one_of(const std::string& key, const std::string& fallback, const std::vector<std::string>& allowed);
 

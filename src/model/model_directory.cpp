@@ -57,7 +57,6 @@ void require_index_agrees(const fs::path& model, const std::string& component) {
   const fs::path file = model / kIndexName;
   if (!fs::exists(file)) return;
   const nlohmann::json index = io::read_json_file(file);
-  if (!index.is_object()) throw ConfigError(file.string() + " is not an object of components");
   const auto entry = index.find(component);
   const bool named = entry != index.end() && entry->is_array() && entry->size() == 2 && (*entry)[1].is_string();
   if (!named) throw ConfigError(fmt::format("{} does not name '{}', which is there", file.string(), component));

@@ -60,7 +60,7 @@ void ignore_neutral(ConfigReader& reader) {
 
 void read_sample_size(ConfigReader& reader, UNetConfig& config) {
   if (reader.is_null("sample_size")) return;
-  const auto sizes = reader.positive_list("sample_size", {});
+  const auto sizes = reader.positive_list("sample_size", {}, /*limit=*/4096);
   if (sizes.size() > 2) reader.refuse("sample_size", "must be one number, or a height and a width");
   config.sample_height = sizes.front();
   config.sample_width = sizes.back();
@@ -79,7 +79,7 @@ void read_common(ConfigReader& reader, UNetConfig& config) {
   config.out_channels = reader.positive("out_channels", config.out_channels);
   config.center_input_sample = reader.get("center_input_sample", config.center_input_sample);
   config.flip_sin_to_cos = reader.get("flip_sin_to_cos", config.flip_sin_to_cos);
-  config.freq_shift = reader.get("freq_shift", config.freq_shift);
+  config.freq_shift = reader.real("freq_shift", config.freq_shift, 0, 1);
   config.time_embedding_dim = reader.positive_or_none("time_embedding_dim");
   config.down_block_types = reader.get("down_block_types", config.down_block_types);
   config.up_block_types = reader.get("up_block_types", config.up_block_types);
@@ -89,13 +89,12 @@ void read_common(ConfigReader& reader, UNetConfig& config) {
   if (config.downsample_padding != 0 && config.downsample_padding != 1) {
     reader.refuse("downsample_padding", "is not supported; 0 and 1 are");
   }
-  config.mid_block_scale_factor = reader.get("mid_block_scale_factor", config.mid_block_scale_factor);
-  if (!(config.mid_block_scale_factor > 0)) reader.refuse("mid_block_scale_factor", "must be positive");
+  config.mid_block_scale_factor = reader.real("mid_block_scale_factor", config.mid_block_scale_factor, 1e-6, 1e6);
   config.norm_num_groups = reader.positive("norm_num_groups", config.norm_num_groups);
-  config.norm_eps = reader.get("norm_eps", config.norm_eps);
+  config.norm_eps = reader.real("norm_eps", config.norm_eps, 1e-30, 1);
   config.resnet_time_scale_shift =
       reader.one_of("resnet_time_scale_shift", config.resnet_time_scale_shift, {"default", "scale_shift"});
-  config.dropout = reader.get("dropout", config.dropout);
+  config.dropout = reader.real("dropout", config.dropout, 0, 1);
   config.num_class_embeds = reader.positive_or_none("num_class_embeds");
 }
 

@@ -237,6 +237,8 @@ def main():
     # Checkpoints that are refused before any network is read.
     store("three_factors", {"scale_factor": torch.tensor([1.0, 2.0, 3.0])})
     store("expanded", {"scale_factor": torch.ones(1).expand(3)})
+    shared = torch.zeros(64)
+    store("shared", {f"first_stage_model.{i}": shared for i in range(5)})
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ TEST_F(ModelCommands, ReferenceThatTheModelSaw_DoesNotScoreIt) {
 
 TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {
   write_text_model("text");
-  test::write_bytes(path("prompts.txt"), "a dark picture of a lung\n\na bright heart\r\n");
+  test::write_bytes(path("prompts.txt"), "a dark picture of a lung\na bright heart\r\n");
   ASSERT_EQ(run(sample("text", "long", {"--prompts", path("prompts.txt")})).exit_code, 0);
   EXPECT_TRUE(fs::exists(path("long/000001.png"))) << "one for each prompt";
   EXPECT_THAT(test::bytes_of(path("long/captions.csv")), HasSubstr("a bright heart"));
@@ -362,6 +362,8 @@ TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {
   expect_refusal(sample("text", "x.h5", {"--num", "1"}), "the model has a text encoder; give it texts by --prompts");
   test::write_bytes(path("latin1.txt"), "caf\xe9\n");
   expect_refusal(sample("text", "x.h5", {"--prompts", path("latin1.txt")}), "UTF-8");
+  test::write_bytes(path("gap.txt"), "a lung\n\na heart\n");
+  expect_refusal(sample("text", "x.h5", {"--prompts", path("gap.txt")}), "line 2 of ");
   test::write_bytes(path("empty.txt"), "\n\n");
   expect_refusal(sample("text", "x.h5", {"--prompts", path("empty.txt")}), "holds no prompt");
 }

@@ -131,6 +131,17 @@ TEST_F(CompVisImport, ScaleFactorThatIsNotOneNumber_IsRefused) {
   }
 }
 
+TEST_F(CompVisImport, ManyTensorsOnOneStorage_AreRefusedBeforeTheyTakeMemory) {
+  ImportRequest request = request_for("shared");
+  request.config = kFolder + "class_table.yaml";
+  try {
+    import_checkpoint(request);
+    ADD_FAILURE() << "was accepted";
+  } catch (const IoError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("they share memory"));
+  }
+}
+
 TEST_F(CompVisImport, ClassTable_HasTheNullClassLast) {
   ImportRequest request = request_for("class_table");
   const ImportResult added = import_checkpoint(request);

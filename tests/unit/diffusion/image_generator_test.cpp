@@ -63,6 +63,15 @@ TEST(ImageGenerator, ConditionFunction_GivesTheRowsThatNumbersStandFor) {
   EXPECT_TRUE(torch::equal(generator.generate({{0}, {0}, {}}), generator_with(0, 3).generate({{0}, {5}, {}})));
 }
 
+TEST(ImageGenerator, ImageThatIsNotFinite_IsAnError) {
+  GenerativeModel model = stand_in_model();
+  model.decode = [](const at::Tensor& z) { return z.log(); };
+  SamplerConfig sampler;
+  sampler.num_steps = 10;
+  EXPECT_THROW(ImageGenerator(model, NoiseSchedule{ScheduleConfig{}}, sampler, Guidance{}, 3).generate({{0}, {0}, {}}),
+               ConfigError);
+}
+
 TEST(ToBytes, Range_IsRoundedAndClamped) {
   const at::Tensor bytes = to_bytes(torch::tensor({-3.0F, -1.0F, 0.0F, 0.5F, 1.0F, 9.0F}));
   EXPECT_TRUE(torch::equal(bytes, torch::tensor({0, 0, 128, 191, 255, 255}, torch::kByte)));

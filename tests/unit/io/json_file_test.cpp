@@ -36,6 +36,7 @@ TEST(JsonFile, WhatIsNotOneObjectIsRefused) {
   EXPECT_THAT(refusal_of("{\"a\": 1"), testing::HasSubstr("not valid JSON"));
   EXPECT_THAT(refusal_of("[1]"), testing::HasSubstr("does not hold a JSON object"));
   EXPECT_THAT(refusal_of(R"({"a": 1, "a": 2})"), testing::HasSubstr("'a' twice"));
+  EXPECT_THAT(refusal_of(std::string("{}\0 more", 8)), testing::HasSubstr("a zero byte"));
   EXPECT_THAT(refusal_of(R"({"x": {"a": 1, "a": 2}})"), testing::HasSubstr("'a' twice"));
   EXPECT_THAT(refusal_of(std::string(100, '[')), testing::HasSubstr("too deeply"));
 }

@@ -116,6 +116,7 @@ TEST(Safetensors, ImpossibleHeaderLengthIsRefused) {
 TEST(Safetensors, TextThatIsNotAHeaderIsRefused) {
   EXPECT_THAT(refusal_of_header("", 0), HasSubstr("'{'"));
   EXPECT_THAT(refusal_of_header("[]", 0), HasSubstr("'{'"));
+  EXPECT_THAT(refusal_of_header(kOneFloat + std::string("\0 more", 6), 4), HasSubstr("a zero byte"));
   EXPECT_THAT(refusal_of_header(" " + kOneFloat, 4), HasSubstr("'{'"));
   EXPECT_THAT(refusal_of_header("{\"a\":", 0), HasSubstr("not valid JSON"));
   EXPECT_THAT(refusal_of_header(kOneFloat + "x", 4), HasSubstr("not valid JSON"));

@@ -76,7 +76,7 @@ TEST_F(ModelDirectory, IndexThatDoesNotFitTheComponentsIsRefused) {
   index(R"({"unet": ["diffusers", "UNet2DModel"]})");
   EXPECT_THAT(refusal(), HasSubstr("calls 'unet' a UNet2DModel, its config.json a UNet2DConditionModel"));
   index("[]");
-  EXPECT_THAT(refusal(), HasSubstr("is not an object"));
+  EXPECT_THAT(refusal(), HasSubstr("does not hold a JSON object"));
 }
 
 TEST_F(ModelDirectory, MissingTensorIsNamed) {

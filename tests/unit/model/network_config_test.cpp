@@ -76,7 +76,13 @@ TEST(UNetConfig, ValuesThatMakeNoSenseAreRefused) {
   EXPECT_THAT(unet_refusal("_class_name", "UNet2DModel"), HasSubstr("which this program does not know"));
   EXPECT_THAT(unet_refusal("in_channels", 0), HasSubstr("in_channels"));
   EXPECT_THAT(unet_refusal("in_channels", "4"), HasSubstr("in_channels"));
-  EXPECT_THAT(unet_refusal("norm_eps", "small"), HasSubstr("norm_eps"));
+  for (const json& value : {json("small"), json(-1), json(0), json(1e308)}) {
+    EXPECT_THAT(unet_refusal("norm_eps", value), HasSubstr("norm_eps")) << value.dump();
+  }
+  EXPECT_THAT(unet_refusal("dropout", 7), HasSubstr("dropout"));
+  EXPECT_THAT(unet_refusal("freq_shift", 16), HasSubstr("freq_shift"));
+  EXPECT_THAT(unet_refusal("mid_block_scale_factor", 1e-300), HasSubstr("mid_block_scale_factor"));
+  EXPECT_THAT(unet_refusal("sample_size", 1000000), HasSubstr("sample_size"));
   EXPECT_THAT(unet_refusal("block_out_channels", json::array({8, -16})), HasSubstr("block_out_channels"));
   EXPECT_THAT(unet_refusal("block_out_channels", json::array()), HasSubstr("block_out_channels"));
   EXPECT_THAT(unet_refusal("block_out_channels", json::array({8, 16, 16})), HasSubstr("down_block_types"));
