@@ -92,6 +92,7 @@ TEST_F(Stamp, PartsOfAModelThatSawPrivateRecordsElsewhere_AreNotPublicWithoutASt
   write_statement(R"({"private": false, "epsilon": null, "training_records": "private", "not_private_because": "x",
                       "trained_parameters": ["conv_in.weight"]})");
   EXPECT_NO_THROW(require_unstamped(model_ / "vae", ""));
+  std::filesystem::create_directories(model_ / "bert");
   EXPECT_NO_THROW(require_unstamped(model_ / "bert", "")) << "it was not trained";
   for (const auto& named : {model_, model_ / "unet"}) EXPECT_THROW(require_unstamped(named, ""), ConfigError) << named;
   write_statement(R"({"private": false, "epsilon": null, "training_records": "private", "not_private_because": "x",
