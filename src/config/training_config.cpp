@@ -138,8 +138,10 @@ Schema PretrainConfig::schema() {
   schema.add("training.batch_size", batch_size, {1, 1e9}, "Latents in a step, over all ranks.");
   schema.add("training.seed", seed, {0, 9e15},
              "Of the initial weights, the order of the records and all draws. Public.");
-  schema.add("training.label_dropout", label_dropout, kFraction,
-             "Probability that a record is trained with the null class or the empty caption, which guidance needs.");
+  schema.add(
+      "training.label_dropout", label_dropout, kFraction,
+      "Probability that a record is trained with the null class or the empty caption, which guidance needs; must "
+      "be 0 for a table of num_class_embeds, which has no null class.");
   schema.add("training.train_text_encoder", train_text_encoder, "Whether the text encoder is trained with the U-Net.");
   add_optimizer(schema, optimizer);
   add_runtime(schema, runtime);

@@ -10,6 +10,11 @@ std::shared_ptr<model::UNet> with_fresh_classes(model::UNet& network, std::int64
                                                 std::int64_t seed) {
   constexpr std::int64_t kEmbeddingPurpose = 3;
   const model::Embedding* old_embedder = network.class_embedder();
+  if (old_embedder == nullptr && network.config().num_class_embeds > 0) {
+    throw ConfigError(
+        "finetune.trained.class_embeddings is fresh, which is not supported for classes that are added to the time "
+        "embedding (num_class_embeds)");
+  }
   if (old_embedder == nullptr)
     throw ConfigError("finetune.trained.class_embeddings is fresh, but the model has no class embeddings");
   if (num_classes < 1) throw ConfigError("finetune.trained.class_embeddings is fresh, but the data have no classes");

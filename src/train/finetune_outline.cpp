@@ -31,9 +31,14 @@ std::shared_ptr<model::UNet> make_network(const config::PretrainConfig& public_s
   const bool takes_classes = unet.family == model::UNetFamily::kConditional && !text;
   if (takes_classes && num_classes < 1)
     throw ConfigError("the network takes classes or texts; give --classes or --text-encoder");
-  if (!takes_classes && num_classes > 0) throw ConfigError("--classes is given, but the network takes none");
+  if (!takes_classes && unet.num_class_embeds == 0 && num_classes > 0)
+    throw ConfigError("--classes is given, but the network takes none");
+  if (unet.num_class_embeds > 0 && num_classes > unet.num_class_embeds) {
+    throw ConfigError(fmt::format("--classes is {}, but the network knows {} (network.num_class_embeds)", num_classes,
+                                  unet.num_class_embeds));
+  }
   if (!takes_classes && config.class_embeddings == "fresh") {
-    throw ConfigError("finetune.trained.class_embeddings is fresh, but the network takes no classes");
+    throw ConfigError("finetune.trained.class_embeddings is fresh, but the network attends to no classes");
   }
   if (takes_classes) unet.num_classes = num_classes + 1;  // and the null class
   auto network = std::make_shared<model::UNet>(unet);

@@ -58,6 +58,34 @@ bool takes_labels(const config::PretrainConfig& config, const model::UNetConfig&
   return network.family == model::UNetFamily::kConditional && !has_text(config) && !info.class_names.empty();
 }
 
+// Throws ConfigError for labels beside the time that could not be trained, or not be used afterwards.
+void require_labels_fit(const config::PretrainConfig& config, const model::UNetConfig& network,
+                        const data::LatentFileInfo& info) {
+  if (!network.class_embed_type.empty()) {
+    throw ConfigError(
+        fmt::format("pretrain.network.class_embed_type is {}, and no labels of that kind are made here; "
+                    "leave it out",
+                    network.class_embed_type));
+  }
+  if (network.num_class_embeds == 0) return;
+  if (network.family == model::UNetFamily::kConditional) {
+    throw ConfigError(
+        "pretrain.network.num_class_embeds is for a UNet2DModel; a network with cross-attention attends to its classes "
+        "or texts, so leave it out");
+  }
+  const auto num_classes = static_cast<std::int64_t>(info.class_names.size());
+  if (network.num_class_embeds != num_classes) {
+    throw ConfigError(fmt::format("pretrain.network.num_class_embeds is {}; {} has {} classes",
+                                  network.num_class_embeds, config.latents, num_classes));
+  }
+  if (config.label_dropout > 0) {
+    throw ConfigError(
+        fmt::format("pretrain.training.label_dropout is {}, but the table of num_class_embeds has no null "
+                    "class for dropped labels; set it to 0",
+                    config.label_dropout));
+  }
+}
+
 // A U-Net and the text encoder that is trained with it, as one module.
 struct Joint : torch::nn::Module {
   explicit Joint(const std::shared_ptr<model::UNet>& unet) {
@@ -139,9 +167,11 @@ class PretrainTask : public PublicTask {
           at::where(dropped.unsqueeze(1), empty_caption_, tokens_.index_select(0, ids).to(torch::kLong));
     }
     if (labels_.defined()) {
-      const std::int64_t null_class = network_.config().num_labels() - 1;
-      conditioning.class_labels =
-          at::where(dropped, at::full({}, null_class, torch::kLong), labels_.index_select(0, ids));
+      conditioning.class_labels = labels_.index_select(0, ids);
+      // A table beside the time has no null class, and no label is dropped from it.
+      if (const std::int64_t rows = network_.config().num_classes; rows > 0) {
+        conditioning.class_labels = at::where(dropped, at::full({}, rows - 1, torch::kLong), conditioning.class_labels);
+      }
     }
     const at::Tensor x = schedule_.add_noise(z, noise, t).to(compute_type(config_.runtime));
     const at::Tensor prediction = network_.forward(x, t, conditioning);
@@ -204,6 +234,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
                                   network_config.in_channels, network_config.out_channels, config.latents,
                                   info.channels));
   }
+  require_labels_fit(config, network_config, info);
   // One row more for the null class, which guidance needs.
   if (takes_labels(config, network_config, info)) {
     network_config.num_classes = static_cast<std::int64_t>(info.class_names.size()) + 1;

@@ -74,6 +74,19 @@ void add_low_rank_pairs(const config::FinetuneConfig& config, model::UNet& netwo
   inputs["network with low-rank pairs"] = model::weights_sha256(network);
 }
 
+// Labels that no record has here, or that `sample` could not give beside a text.
+void require_known_labels(const model::UNetConfig& shape) {
+  if (!shape.class_embed_type.empty() && shape.num_class_embeds == 0) {
+    throw ConfigError(fmt::format("the model has the class_embed_type {}, and no labels of that kind are made here",
+                                  shape.class_embed_type));
+  }
+  if (shape.num_class_embeds > 0 && shape.family == model::UNetFamily::kConditional) {
+    throw ConfigError(
+        "the model takes class labels beside the time (num_class_embeds) and attends to a context too; only one of the "
+        "two is supported");
+  }
+}
+
 Setup make_setup(const config::FinetuneConfig& config) {
   if (config.latents.empty()) throw ConfigError("finetune.data.latents is not set; name a file of private latents");
   if (config.model.empty()) throw ConfigError("finetune.model.base is not set; name a public model");
@@ -97,6 +110,7 @@ Setup make_setup(const config::FinetuneConfig& config) {
     throw ConfigError(fmt::format("the network takes {} latent channels and answers {}; {} has {}", shape.in_channels,
                                   shape.out_channels, config.latents, info.channels));
   }
+  require_known_labels(network->config());
   model::require_finite(*autoencoder, config.model);
   model::require_finite(*network, config.model);
   if (network->text_encoder()) model::require_finite(*network->text_encoder(), config.model);

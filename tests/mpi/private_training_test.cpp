@@ -1005,6 +1005,20 @@ TEST_F(PrivateTrainingOnRanks, NetworkThatAnswersWithOtherChannelsIsRefused) {
   EXPECT_NE(failure.message.find("takes 4 latent channels and answers 8"), std::string::npos) << failure.message;
 }
 
+TEST_F(PrivateTrainingOnRanks, ModelWithClassesBesideTheTimeAndAContextIsRefused) {
+  if (world_->is_root()) {
+    model::UNetConfig shape = model::load_unet(root_ / "tiny")->config();
+    shape.num_classes = 0;
+    shape.num_class_embeds = 3;
+    model::save_unet(model::UNet(shape), root_ / "tiny/unet");
+  }
+  world_->barrier();
+  const Failure failure = failure_of([&] { run(config(), "refused", *world_); });
+  EXPECT_EQ(failure.code, ExitCode::kConfig);
+  EXPECT_NE(failure.message.find("num_class_embeds"), std::string::npos) << failure.message;
+  EXPECT_FALSE(std::filesystem::exists(root_ / "refused"));
+}
+
 TEST_F(PrivateTrainingOnRanks, WeightsThatAreNoNumbersAreFoundBeforeTheFirstStep) {
   if (world_->is_root()) {
     auto unet = model::load_unet(root_ / "tiny");

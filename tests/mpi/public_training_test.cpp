@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/torch.h"
 #include "data/image_file.h"
+#include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
 #include "support/last_deadline.h"
@@ -67,6 +68,30 @@ config::AutoencoderTrainingConfig tiny_autoencoder_config(const std::filesystem:
   config.runtime.threads = 1;
   config.runtime.micro_batch_size = 2;
   return config;
+}
+
+// Of a network whose classes are added to the time embedding.
+config::PretrainConfig config_with_classes_beside_the_time(const std::filesystem::path& root) {
+  config::PretrainConfig config = tiny_config(root);
+  config.network = {{"_class_name", "UNet2DModel"},
+                    {"block_out_channels", {8, 16}},
+                    {"down_block_types", {"DownBlock2D", "AttnDownBlock2D"}},
+                    {"up_block_types", {"AttnUpBlock2D", "UpBlock2D"}},
+                    {"layers_per_block", 1},
+                    {"norm_num_groups", 4},
+                    {"attention_head_dim", 4},
+                    {"num_class_embeds", 3}};
+  return config;
+}
+
+// Collective. What such a run throws, on every rank the message of rank 0's error; empty when it runs.
+std::string refusal_of(config::PretrainConfig config, const std::filesystem::path& run_dir, comm::Communicator& world) {
+  try {
+    run_pretraining(config, {.run_dir = run_dir}, world);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return {};
 }
 
 at::Tensor all_weights(const std::filesystem::path& run_dir, const std::string& component = "unet") {
@@ -172,6 +197,38 @@ TEST(PretrainingOnRanks, NetworkWithOtherChannelsThanTheLatentsIsRefused) {
     EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError) << key;
   }
   EXPECT_FALSE(std::filesystem::exists(root / "run"));
+  world->barrier();
+}
+
+TEST(PretrainingOnRanks, TableOfClassesBesideTheTimeHasARowForEachClassAndNoneForDroppedLabels) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
+  world->barrier();
+  const auto expect_refused = [&](const config::PretrainConfig& config, const std::string& named) {
+    const std::string refusal = refusal_of(config, root / "run", *world);
+    EXPECT_NE(refusal.find(named), std::string::npos) << named << ": " << refusal;
+    EXPECT_FALSE(std::filesystem::exists(root / "run"));
+    world->barrier();
+  };
+  config::PretrainConfig config = config_with_classes_beside_the_time(root);
+  expect_refused(config, "training.label_dropout is 0.1");
+  config.label_dropout = 0;
+  for (const std::int64_t rows : {2, 4}) {
+    config.network["num_class_embeds"] = rows;
+    expect_refused(config, "network.num_class_embeds is " + std::to_string(rows));
+  }
+  config::PretrainConfig attending = tiny_config(root);
+  attending.label_dropout = 0;
+  attending.network["num_class_embeds"] = 3;
+  expect_refused(attending, "network.num_class_embeds");
+  config.network["class_embed_type"] = "timestep";
+  expect_refused(config, "network.class_embed_type");
+  config = config_with_classes_beside_the_time(root);
+  config.label_dropout = 0;
+  EXPECT_EQ(refusal_of(config, root / "run", *world), "");
+  EXPECT_EQ(io::read_json_file(root / "run/model/unet/config.json")["num_class_embeds"], 3);
   world->barrier();
 }
 

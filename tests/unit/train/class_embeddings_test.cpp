@@ -1,5 +1,7 @@
 #include "train/class_embeddings.h"
 
+#include <string>
+
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -26,6 +28,19 @@ TEST(FreshClasses, NullClassAndAllOtherWeights_AreKept) {
     EXPECT_TRUE(at::equal(parameter.value(), network.named_parameters()[parameter.key()])) << parameter.key();
   }
   EXPECT_THROW(with_fresh_classes(network, 0, 0.5, 7), ConfigError);
+}
+
+TEST(FreshClasses, ForATableBesideTheTime_AreRefusedAsThat) {
+  model::UNetConfig config = model::small_unet_config();
+  config.num_classes = 0;
+  config.num_class_embeds = 3;
+  model::UNet network(config);
+  try {
+    with_fresh_classes(network, 3, 0.5, 7);
+    FAIL() << "accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("num_class_embeds"), std::string::npos) << error.what();
+  }
 }
 
 // What was not trained goes back in the type of the public file, fresh classes or not.
