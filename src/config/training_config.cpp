@@ -121,8 +121,8 @@ Schema PretrainConfig::schema() {
       "The tokenizer's directory; when empty, tokenizer/ beside the text encoder. It becomes part of the model.");
   schema.add_tree(
       "network", network,
-      "The U-Net in diffusers' UNet2DConditionModel or UNet2DModel keys; channels, classes and the width of "
-      "the context follow the latents and the text encoder when not stated.");
+      "The U-Net in diffusers' UNet2DConditionModel or UNet2DModel keys; channels, size, classes and the width "
+      "of the context follow the latents and the text encoder when not stated.");
   schema.add_tree("text_network", text_network,
                   "A fresh text encoder, in place of model.text_encoder, in diffusers' LDMBertModel or transformers' "
                   "CLIPTextModel keys; `_class_name` says which.");

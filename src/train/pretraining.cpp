@@ -86,6 +86,20 @@ void require_labels_fit(const config::PretrainConfig& config, const model::UNetC
   }
 }
 
+// Sets the network's sample_size where it is not stated: a model is sampled at the size that it states.
+void require_sample_size(config::PretrainConfig& config, const data::LatentFileInfo& info) {
+  if (!config.network.contains("sample_size") || config.network["sample_size"].is_null()) {
+    config.network["sample_size"] =
+        info.height == info.width ? nlohmann::json(info.height) : nlohmann::json{info.height, info.width};
+  }
+  const model::UNetConfig network = model::UNetConfig::from_json(config.network);
+  if (network.sample_height != info.height || network.sample_width != info.width) {
+    throw ConfigError(
+        fmt::format("pretrain.network.sample_size is {}x{}, but the latents of {} are {}x{}; leave it out",
+                    network.sample_height, network.sample_width, config.latents, info.height, info.width));
+  }
+}
+
 // A U-Net and the text encoder that is trained with it, as one module.
 struct Joint : torch::nn::Module {
   explicit Joint(const std::shared_ptr<model::UNet>& unet) {
@@ -219,10 +233,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   model::require_finite(*autoencoder, config.autoencoder);
   if (!config.network.contains("in_channels")) config.network["in_channels"] = info.channels;
   if (!config.network.contains("out_channels")) config.network["out_channels"] = info.channels;
-  if (!config.network.contains("sample_size")) {
-    config.network["sample_size"] =
-        info.height == info.width ? nlohmann::json(info.height) : nlohmann::json{info.height, info.width};
-  }
+  require_sample_size(config, info);
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
   const std::shared_ptr<model::TextEncoder> encoder = text_encoder_of(config);
   if (encoder && !config.network.contains("cross_attention_dim")) {

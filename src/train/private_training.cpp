@@ -36,6 +36,7 @@
 #include "train/cost_estimate.h"
 #include "train/deadlines.h"
 #include "train/engine_setup.h"
+#include "train/latent_size.h"
 #include "train/local_copy.h"
 #include "train/optimizer.h"
 #include "train/privacy_ledger.h"
@@ -63,6 +64,7 @@ struct Setup {
   nlohmann::json inputs;            // what a resumed run must start from, name -> SHA-256
   PrivacyPlan plan;
   at::Device device = at::kCPU;  // where the network is
+  std::string size_warning;      // empty when the base model states the latents' size, or none
 };
 
 // With trained.set "lora": pairs beside the weights, drawn from the public seed.
@@ -111,6 +113,8 @@ Setup make_setup(const config::FinetuneConfig& config) {
                                   shape.out_channels, config.latents, info.channels));
   }
   require_known_labels(network->config());
+  const std::string size_warning = warning_about_sample_size(network->config(), info);
+  network = with_sample_size_of(std::move(network), info);
   model::require_finite(*autoencoder, config.model);
   model::require_finite(*network, config.model);
   if (network->text_encoder()) model::require_finite(*network->text_encoder(), config.model);
@@ -148,7 +152,8 @@ Setup make_setup(const config::FinetuneConfig& config) {
   PrivacyPlan plan = make_privacy_plan(config, info.num_records);
   return {std::move(latents),  std::move(network),     std::move(autoencoder),
           std::move(schedule), std::move(base_sha256), std::move(text_encoder_sha256),
-          std::move(inputs),   std::move(plan),        at::kCPU};
+          std::move(inputs),   std::move(plan),        at::kCPU,
+          size_warning};
 }
 
 // The start-up table: every effective setting that a person would ask for.
@@ -527,6 +532,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   if (comm.is_root()) {
     print_table(config, setup, trained, comm, threads);
     for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);
+    if (!setup.size_warning.empty()) spdlog::warn("{}", setup.size_warning);
   }
   const std::int64_t lasting = lasting_bytes_of(config, trained, num_elements(*setup.autoencoder));
   const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, lasting, comm);

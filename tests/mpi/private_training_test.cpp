@@ -35,6 +35,7 @@
 #include "data/latent_file.h"
 #include "dp/keys.h"
 #include "dp/record_selection.h"
+#include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
@@ -1003,6 +1004,32 @@ TEST_F(PrivateTrainingOnRanks, NetworkThatAnswersWithOtherChannelsIsRefused) {
   const Failure failure = failure_of([&] { run(config(), "refused", *world_); });
   EXPECT_EQ(failure.code, ExitCode::kConfig);
   EXPECT_NE(failure.message.find("takes 4 latent channels and answers 8"), std::string::npos) << failure.message;
+}
+
+TEST_F(PrivateTrainingOnRanks, ModelThatStatesAnotherSizeIsWrittenWithTheLatentsSizeAndAWarning) {
+  setup_log(world_->rank(), world_->size());
+  const auto size_in = [](const std::filesystem::path& model) {
+    return io::read_json_file(model / "unet/config.json")["sample_size"];
+  };
+  EXPECT_TRUE(size_in(root_ / "tiny").is_null());
+  EXPECT_EQ(size_in(run(config(), "not stated", *world_) / "model"), 4);
+  world_->barrier();
+  if (world_->is_root()) {
+    nlohmann::json shape = io::read_json_file(root_ / "tiny/unet/config.json");
+    shape["sample_size"] = {6, 4};
+    io::write_json_file(root_ / "tiny/unet/config.json", shape);
+  }
+  world_->barrier();
+  for (const bool dry_run : {true, false}) {
+    config::FinetuneConfig settings = config();
+    testing::internal::CaptureStderr();
+    run_private_training(settings, {.run_dir = root_ / "another", .dry_run = dry_run}, *world_);
+    const std::string printed = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(printed.find("sample_size is 6x4, the latents are 4x4") != std::string::npos, world_->is_root())
+        << printed;
+  }
+  EXPECT_EQ(size_in(root_ / "another/model"), 4);
+  EXPECT_EQ(largest_difference(weights(root_ / "another"), weights(root_ / "not stated")), 0);
 }
 
 TEST_F(PrivateTrainingOnRanks, ModelWithClassesBesideTheTimeAndAContextIsRefused) {

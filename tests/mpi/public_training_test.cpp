@@ -200,6 +200,28 @@ TEST(PretrainingOnRanks, NetworkWithOtherChannelsThanTheLatentsIsRefused) {
   world->barrier();
 }
 
+TEST(PretrainingOnRanks, NetworkThatStatesAnotherSizeThanTheLatentsIsRefused) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
+  world->barrier();
+  for (const nlohmann::json& size : {nlohmann::json(64), nlohmann::json{4, 6}}) {
+    config::PretrainConfig config = tiny_config(root);
+    config.network["sample_size"] = size;
+    const std::string refusal = refusal_of(config, root / "run", *world);
+    EXPECT_NE(refusal.find("network.sample_size"), std::string::npos) << size << ": " << refusal;
+  }
+  EXPECT_FALSE(std::filesystem::exists(root / "run"));
+  world->barrier();
+  config::PretrainConfig config = tiny_config(root);
+  config.network["sample_size"] = nullptr;
+  config.steps = 1;
+  EXPECT_EQ(refusal_of(config, root / "run", *world), "");
+  EXPECT_EQ(io::read_json_file(root / "run/model/unet/config.json")["sample_size"], 4);
+  world->barrier();
+}
+
 TEST(PretrainingOnRanks, TableOfClassesBesideTheTimeHasARowForEachClassAndNoneForDroppedLabels) {
   const auto world = test::make_world_communicator();
   const test::TemporaryDirectory own;
