@@ -248,10 +248,10 @@ std::shared_ptr<UNet> load_unet(const fs::path& model) {
   UNetConfig config = UNetConfig::from_json(io::read_json_file(directory / kConfigName));
   Tensors tensors = read_weights(directory, kDiffusersStem);
   rename_old_attention(tensors, directory);
-  // Models that others folded carry no mark, but no trained projection has a bias of exactly zero.
+  // Models that others folded carry no mark, but a bias of exactly zero, and no text that the map could project.
   const auto bias = tensors.find(kClassTableBias);
   if (config.encoder_hid_dim > 0 && bias != tensors.end() &&
-      at::count_nonzero(bias->second).item<std::int64_t>() == 0) {
+      at::count_nonzero(bias->second).item<std::int64_t>() == 0 && !has_text_encoder(pipeline_directory(model))) {
     config.num_classes = std::exchange(config.encoder_hid_dim, 0);
   }
   if (config.num_classes > 0) fold_class_table(tensors);

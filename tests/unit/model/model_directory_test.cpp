@@ -238,6 +238,22 @@ TEST_F(ModelDirectory, SeparateClassEmbedderIsFoldedIntoTheUnet) {
   EXPECT_THAT(refusal(), HasSubstr("embedding.weight"));
 }
 
+// The projection of a text's encoding, whose bias happens to be zero, beside a table that others folded.
+TEST_F(ModelDirectory, ZeroBiasMakesAClassTableOnlyWhereNoTextIsEncoded) {
+  nlohmann::json config = unet_->config_json();
+  config.erase("_num_class_labels");
+  io::write_json_file(root_ / "unet" / "config.json", config);
+  EXPECT_EQ(load_unet(root_)->config().num_classes, 6);
+  fs::create_directories(root_ / "text_encoder");
+  io::write_json_file(root_ / "text_encoder" / "config.json", {{"architectures", {"CLIPTextModel"}}});
+  for (const fs::path& model : {root_, root_ / "unet"}) {
+    const auto unet = load_unet(model);
+    EXPECT_EQ(unet->config().num_classes, 0) << model;
+    EXPECT_EQ(unet->config().encoder_hid_dim, 6) << model;
+    EXPECT_TRUE(unet->takes_context()) << model;
+  }
+}
+
 TEST_F(ModelDirectory, OtherKindsOfModelsAreRefused) {
   fs::create_directories(root_ / "text_encoder_2");
   io::write_json_file(root_ / "text_encoder_2" / "config.json", nlohmann::json::object());
