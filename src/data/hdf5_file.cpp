@@ -349,7 +349,10 @@ File File::open_read_only(const std::filesystem::path& path) {
   }
   const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
   if (is_hdf5 == 0) throw IoError(path.string() + " is not an HDF5 file");
-  return {path, own(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose, "cannot open " + path.string())};
+  const Handle properties = own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "cannot create HDF5 properties");
+  // The driver that has one descriptor, whatever the environment names.
+  if (H5Pset_fapl_sec2(properties.id()) < 0) fail("cannot set HDF5 properties");
+  return {path, own(H5Fopen(path.c_str(), H5F_ACC_RDONLY, properties.id()), H5Fclose, "cannot open " + path.string())};
 }
 
 File File::open_for_writing(const std::filesystem::path& path) {
@@ -365,6 +368,12 @@ File File::create(const std::filesystem::path& path) {
   if (H5Pset_obj_track_times(properties.id(), false) < 0) fail("cannot set HDF5 properties");
   return {path, own(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, properties.id(), H5P_DEFAULT), H5Fclose,
                     "cannot create " + path.string())};
+}
+
+int File::descriptor() const {
+  void* descriptor = nullptr;
+  if (H5Fget_vfd_handle(handle_.id(), H5P_DEFAULT, &descriptor) < 0) fail(path_.string() + " has no descriptor");
+  return *static_cast<const int*>(descriptor);
 }
 
 bool File::has_dataset(const std::string& name) const {

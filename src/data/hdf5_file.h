@@ -88,6 +88,8 @@ class File {
   static File create(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
+  // What the system knows this open file by; of a file that was opened read-only. Valid as long as the file is open.
+  int descriptor() const;
 
   bool has_dataset(const std::string& name) const;
   // Of any layout and shape.

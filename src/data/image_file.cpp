@@ -70,12 +70,16 @@ Visibility visibility_from(const std::string& text) {
 
 struct ImageFile::Impl {
   explicit Impl(const std::filesystem::path& path)
-      : file(hdf5::File::open_read_only(path)), info(read_info(file)), images(file.open_dataset("images")) {
+      : file(hdf5::File::open_read_only(path)),
+        watched(path, file.descriptor()),
+        info(read_info(file)),
+        images(file.open_dataset("images")) {
     images.require(hdf5::ElementType::kUInt8, images_shape(info));
     labels = open_labels(file, info.num_records, info.class_names);
   }
 
   hdf5::File file;
+  WatchedFile watched;
   ImageFileInfo info;
   hdf5::Dataset images;
   std::optional<hdf5::Dataset> labels;
@@ -87,6 +91,8 @@ ImageFile::ImageFile(const std::filesystem::path& path) {
 }
 ImageFile::~ImageFile() = default;
 ImageFile::ImageFile(ImageFile&&) noexcept = default;
+
+const std::filesystem::path& ImageFile::path() const { return impl_->file.path(); }
 
 const ImageFileInfo& ImageFile::info() const { return impl_->info; }
 
@@ -117,6 +123,10 @@ void ImageFile::verify_content() const {
   if (impl_->info.has_captions) add_captions(digest, read_captions());
   require_digest(impl_->file.path(), impl_->info.content_sha256, digest.finish());
 }
+
+void ImageFile::require_unchanged() const { impl_->watched.require_unchanged(); }
+
+const FileState& ImageFile::when_opened() const { return impl_->watched.when_opened(); }
 
 struct ImageFileWriter::Impl {
   Impl(const std::filesystem::path& path, const ImageFileInfo& given)

@@ -14,6 +14,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "data/watched_file.h"
+
 namespace dpldm::data {
 
 // Public data may be looked at and trained on freely; private data leaves only through the mechanism.
@@ -42,6 +44,7 @@ class ImageFile {
   ~ImageFile();
   ImageFile(ImageFile&&) noexcept;
 
+  const std::filesystem::path& path() const;
   const ImageFileInfo& info() const;
   // uint8 [count, C, H, W].
   at::Tensor read_images(std::int64_t first, std::int64_t count) const;
@@ -51,6 +54,11 @@ class ImageFile {
 
   // Reads everything once: labels in range, checksum as recorded. Throws IoError otherwise.
   void verify_content() const;
+  // Throws IoError when the file that was opened has been written to since. Another file that took its place by a
+  // rename is not this one. Any thread.
+  void require_unchanged() const;
+  // What the file system said of the file when it was opened.
+  const FileState& when_opened() const;
 
  private:
   struct Impl;

@@ -11,7 +11,6 @@
 #include <ATen/ATen.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/atomic_file.h"
@@ -104,46 +103,6 @@ void write_info(hdf5::File& file, const LatentFileInfo& info) {
   }
 }
 
-// What a write to a file changes.
-struct FileState {
-  std::int64_t num_bytes = 0;
-  timespec modified{};
-
-  bool operator==(const FileState& other) const {
-    return num_bytes == other.num_bytes && modified.tv_sec == other.modified.tv_sec &&
-           modified.tv_nsec == other.modified.tv_nsec;
-  }
-};
-
-// A descriptor of its own, beside HDF5's: it follows the file that was opened, not the name.
-class WatchedFile {
- public:
-  explicit WatchedFile(const std::filesystem::path& path) : path_(path) {
-    const WatchedFileCall watched("opening", path);
-    descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor_ < 0) throw IoError("cannot open " + path.string() + ": " + std::strerror(errno));
-    at_start_ = state();
-  }
-  ~WatchedFile() { ::close(descriptor_); }
-  WatchedFile(const WatchedFile&) = delete;
-  WatchedFile& operator=(const WatchedFile&) = delete;
-
-  FileState state() const {
-    const WatchedFileCall watched("looking at", path_);
-    struct stat status {};
-    if (::fstat(descriptor_, &status) != 0) {
-      throw IoError("cannot look at " + path_.string() + ": " + std::strerror(errno));
-    }
-    return {status.st_size, status.st_mtim};
-  }
-  const FileState& at_start() const { return at_start_; }
-
- private:
-  std::filesystem::path path_;
-  int descriptor_ = -1;
-  FileState at_start_;
-};
-
 at::ScalarType scalar_type_of(hdf5::ElementType type) {
   return type == hdf5::ElementType::kFloat16 ? at::kHalf : at::kFloat;
 }
@@ -165,8 +124,8 @@ void require_finite(const std::string& what, const at::Tensor& values) {
 
 struct LatentFile::Impl {
   explicit Impl(const std::filesystem::path& path)
-      : watched(path),
-        file(hdf5::File::open_read_only(path)),
+      : file(hdf5::File::open_read_only(path)),
+        watched(path, file.descriptor()),
         info(read_info(file)),
         moments(file.open_dataset("moments")) {
     const bool half = moments.type() == hdf5::ElementType::kFloat16;
@@ -195,8 +154,8 @@ struct LatentFile::Impl {
     }
   }
 
-  WatchedFile watched;
   hdf5::File file;
+  WatchedFile watched;
   LatentFileInfo info;
   hdf5::Dataset moments;
   std::optional<hdf5::Dataset> labels;
@@ -210,6 +169,8 @@ LatentFile::LatentFile(const std::filesystem::path& path) {
 LatentFile::~LatentFile() = default;
 LatentFile::LatentFile(LatentFile&&) noexcept = default;
 LatentFile& LatentFile::operator=(LatentFile&&) noexcept = default;
+
+const std::filesystem::path& LatentFile::path() const { return impl_->file.path(); }
 
 const LatentFileInfo& LatentFile::info() const { return impl_->info; }
 
@@ -261,11 +222,9 @@ void LatentFile::verify_content() const {
   require_digest(impl_->file.path(), impl_->info.content_sha256, digest.finish());
 }
 
-void LatentFile::require_unchanged() const {
-  if (impl_->watched.state() == impl_->watched.at_start()) return;
-  throw IoError(impl_->file.path().string() +
-                " was written to while it was being read; what was trained on is no longer what the ledger describes");
-}
+void LatentFile::require_unchanged() const { impl_->watched.require_unchanged(); }
+
+const FileState& LatentFile::when_opened() const { return impl_->watched.when_opened(); }
 
 MomentsWriter::MomentsWriter(const MomentsPlace& place, const LatentFileInfo& info) : place_(place), info_(info) {
   const WatchedFileCall watched("opening", place.path);

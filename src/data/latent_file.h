@@ -15,6 +15,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "data/image_file.h"
+#include "data/watched_file.h"
 
 namespace dpldm::data {
 
@@ -35,6 +36,8 @@ struct LatentFileInfo {
   std::int64_t vocabulary_size = 0;  // token ids are below it; 0 without captions
   std::string tokenizer_sha256;      // of what made the tokens; empty without captions
   std::string content_sha256;
+
+  bool operator==(const LatentFileInfo&) const = default;
 };
 
 class LatentFile {
@@ -46,6 +49,7 @@ class LatentFile {
   LatentFile(LatentFile&&) noexcept;
   LatentFile& operator=(LatentFile&&) noexcept;
 
+  const std::filesystem::path& path() const;
   const LatentFileInfo& info() const;
   // float32 [n, V, 2c, h, w] in the order of `record_ids`. Throws IoError for an id outside the file or values that are
   // not finite.
@@ -62,6 +66,8 @@ class LatentFile {
   // Throws IoError when the file that was opened has been written to since. A file of the same name that took its place
   // by a rename is another file: this one stays readable, and is still what it was. Does not use HDF5: any thread.
   void require_unchanged() const;
+  // What the file system said of the file when it was opened.
+  const FileState& when_opened() const;
 
  private:
   struct Impl;

@@ -1,5 +1,8 @@
 #include "data/image_file.h"
 
+#include <chrono>
+#include <filesystem>
+
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -141,6 +144,33 @@ TEST(ImageFile, ChangedPixel_IsFoundByVerify) {
   test::write_bytes(folder.path() / "a.h5", bytes);
   const ImageFile file(folder.path() / "a.h5");
   EXPECT_THAT(complaint([&] { file.verify_content(); }), HasSubstr("damaged"));
+}
+
+TEST(ImageFile, WrittenToOrCutAfterItWasOpened_IsNoticed) {
+  const TemporaryDirectory folder;
+  const std::filesystem::path path = folder.path() / "a.h5";
+  write_small(path);
+  const std::string whole = test::bytes_of(path);
+  {
+    const ImageFile file(path);
+    EXPECT_NO_THROW(file.require_unchanged());
+    std::filesystem::resize_file(path, whole.size() / 2);
+    EXPECT_THAT(complaint([&] { file.require_unchanged(); }), HasSubstr("was written to while it was being read"));
+  }
+  test::write_bytes(path, whole);
+  const ImageFile file(path);
+  std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) + std::chrono::milliseconds(1));
+  EXPECT_THROW(file.require_unchanged(), IoError);
+}
+
+TEST(ImageFile, ReplacedByARenameAfterItWasOpened_StaysWhatItWas) {
+  const TemporaryDirectory folder;
+  write_small(folder.path() / "a.h5");
+  const ImageFile file(folder.path() / "a.h5");
+  test::write_bytes(folder.path() / "b.h5", "another file");
+  std::filesystem::rename(folder.path() / "b.h5", folder.path() / "a.h5");
+  EXPECT_NO_THROW(file.require_unchanged());
+  EXPECT_NO_THROW(file.verify_content());
 }
 
 TEST(ImageFile, FileThatIsNotHdf5_IsRefused) {
