@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "base/atomic_file.h"
+#include "base/crash_leftovers.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/watchdog.h"
@@ -134,6 +135,7 @@ RunState::RunState(const std::filesystem::path& run_dir, const config::Checkpoin
                    .events = {},
                    .writing = {}})) {
   if (!comm.is_root()) return;
+  cut_to_whole_lines(run_dir / "metrics.jsonl");
   {
     const WatchedFileCall watched("opening", run_dir / "metrics.jsonl");
     impl_->metrics.open(run_dir / "metrics.jsonl", std::ios::app);
@@ -264,6 +266,21 @@ void require_fitting(const std::filesystem::path& run_dir, bool resume) {
   }
 }
 
+// Rank 0, under the run's lock. What a crash left half-written of the model and beside it; checkpoints have their own.
+void remove_leftovers(const std::filesystem::path& run_dir) {
+  const auto all = [](const std::string& /*name*/) { return true; };
+  remove_abandoned(run_dir, all);
+  const std::filesystem::path model = run_dir / "model";
+  if (!path_exists(model)) return;
+  remove_abandoned(model, all);
+  const WatchedFileCall watched("listing", model);
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(model, error)) {
+    if (entry.is_directory(error)) remove_abandoned(entry.path(), all);
+  }
+  if (error) spdlog::warn("cannot list {}: {}", model.string(), error.message());
+}
+
 }  // namespace
 
 void require_usable_run_dir(const std::filesystem::path& run_dir, bool resume, comm::Communicator& comm) {
@@ -278,7 +295,10 @@ std::unique_ptr<FileLock> prepare_run_dir(const std::filesystem::path& run_dir, 
     if (!resume) make_directories(run_dir);
     // Before anything else is read or written there: of two that come at once, one goes on.
     lock = std::make_unique<FileLock>(run_dir / "run.lock");
-    if (resume) return;
+    if (resume) {
+      remove_leftovers(run_dir);
+      return;
+    }
     require_fitting(run_dir, resume);
     write_file_atomically(run_dir / "config.yaml", effective_config);
   });

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,10 +14,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/torch.h"
 #include "base/watchdog.h"
+#include "support/file_bytes.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
 #include "train/flat_parameters.h"
@@ -138,6 +143,45 @@ TEST_F(RunStateOnRanks, CheckpointThatOneRankCannotRead_IsReadByNone) {
     message = error.what();
   }
   EXPECT_THAT(message, testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: "));
+}
+
+TEST_F(RunStateOnRanks, LineOfMetricsThatACrashCutShort_IsNotGoneOnWith) {
+  if (world_->is_root()) {
+    fs::create_directories(seen_by_root());
+    std::ofstream(seen_by_root() / "metrics.jsonl") << "{\"step\":1}\n{\"st";
+  }
+  world_->barrier();
+  {
+    OneRun run(seen_by_root(), {}, *world_);
+    run.state.record({{"step", 2}});
+  }
+  world_->barrier();
+  if (!world_->is_root()) return;
+  EXPECT_EQ(test::bytes_of(seen_by_root() / "metrics.jsonl"), "{\"step\":1}\n{\"step\":2}\n");
+}
+
+TEST_F(RunStateOnRanks, WhatADeadProcessLeftHalfWrittenOfTheModel_IsRemovedWhenTheRunGoesOn) {
+  const fs::path run_dir = root_ / "run";
+  prepare_run_dir(run_dir, /*resume=*/false, "a: 1", *world_);
+  std::vector<fs::path> left;
+  if (world_->is_root()) {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(0);
+    ::waitpid(child, nullptr, 0);
+    fs::create_directories(run_dir / "model/unet");
+    const std::string gone = ".tmp-" + std::to_string(child);
+    left = {run_dir / ("report.html" + gone), run_dir / "model" / ("model_index.json" + gone),
+            run_dir / "model/unet" / ("config.json" + gone)};
+    for (const fs::path& path : left) std::ofstream(path) << "half of it";
+    std::ofstream(run_dir / "model/unet/config.json") << "whole";
+    std::ofstream(run_dir / "model/unet" / ("config.json.tmp-" + std::to_string(::getppid()))) << "being written";
+  }
+  world_->barrier();
+  prepare_run_dir(run_dir, /*resume=*/true, "a: 1", *world_);
+  for (const fs::path& path : left) EXPECT_FALSE(fs::exists(path)) << path;
+  if (!world_->is_root()) return;
+  EXPECT_TRUE(fs::exists(run_dir / "config.yaml"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(run_dir / "model/unet"), fs::directory_iterator()), 2);
 }
 
 TEST_F(RunStateOnRanks, WithoutACheckpointAtRankZero_AllStartAtStepZero) {
