@@ -14,6 +14,7 @@
 #include "train/rank_agreement.h"
 #include "train/run_state.h"
 #include "train/threads.h"
+#include "train/verified_file.h"
 
 namespace dpldm::train {
 namespace {
@@ -47,6 +48,7 @@ class AutoencoderTask : public PublicTask {
   std::string name() const override { return "autoencoder"; }
   torch::nn::Module& network() override { return network_; }
   std::int64_t num_records() const override { return images_.info().num_records; }
+  void require_unchanged_data() const override { images_.require_unchanged(); }
 
   at::Tensor summed_loss(const BatchShare& share) override {
     const at::Tensor images = read_records(images_, share.records);
@@ -161,6 +163,7 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
   stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) return;
 
+  verify_on_ranks(images, comm);
   const auto lock = prepare_run_dir(options.run_dir, options.resume, effective, comm);
   AutoencoderTask task(config, images, network);
   train_publicly(task,
@@ -176,6 +179,7 @@ void run_autoencoder_training(config::AutoencoderTrainingConfig& config, const R
                  stop, comm);
   network.eval();
   standardise_latents(network, images, config.runtime);
+  images.require_unchanged();
   const LongerForFiles longer(comm, bytes_of_weights({&network}));
   comm::run_on_root(comm, [&] {
     const std::filesystem::path model = options.run_dir / "model";

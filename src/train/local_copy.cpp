@@ -1,20 +1,22 @@
 #include "train/local_copy.h"
 
-#include <cerrno>
-#include <csignal>
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <string>
 #include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "base/atomic_file.h"
+#include "base/crash_leftovers.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/watchdog.h"
-#include "data/latent_file.h"
 #include "train/deadlines.h"
 #include "train/rank_agreement.h"
+#include "train/verified_file.h"
 
 namespace dpldm::train {
 namespace {
@@ -30,40 +32,46 @@ std::uintmax_t bytes_of(const fs::path& file, std::error_code& error) {
   return fs::file_size(file, error);
 }
 
-// Reads the whole file once. A record that is not finite, or damaged, must be found before the first step and not when
-// it is selected: then the moment at which a run dies would tell of one record.
-void verify(const fs::path& path, const std::string& content_sha256) {
-  const data::LatentFile file(path);
-  if (file.info().content_sha256 != content_sha256) throw IoError(path.string() + " has another content than expected");
-  file.verify_content();
+data::LatentFile open_copy(const fs::path& copy, const data::LatentFileInfo& original) {
+  data::LatentFile file(copy);
+  if (file.info() != original) throw IoError(copy.string() + " has another content than expected");
+  return file;
 }
 
-bool is_whole_copy(const fs::path& copy, const std::string& content_sha256) {
-  if (!path_exists(copy)) return false;
+// Opens a copy of `original` and reads the whole of it once. A record that is not finite, or damaged, must be found
+// before the first step and not when it is selected: then the moment at which a run dies would tell of one record.
+data::LatentFile open_verified(const fs::path& copy, const data::LatentFileInfo& original) {
+  data::LatentFile file = open_copy(copy, original);
+  file.verify_content();
+  return file;
+}
+
+// None where there is none, or none that is whole.
+std::optional<data::LatentFile> whole_copy(const fs::path& copy, const data::LatentFileInfo& original) {
+  if (!path_exists(copy)) return std::nullopt;
   try {
-    verify(copy, content_sha256);
-    return true;
+    return open_verified(copy, original);
   } catch (const IoError& damage) {
     spdlog::warn("the local copy {} is made again: {}", copy.string(), damage.what());
-    return false;
+    return std::nullopt;
   }
 }
 
 // A copy that was killed left its temporary file on this node's disk, and nobody else will remove it.
 void remove_dead_copies(const fs::path& directory) {
-  const WatchedFileCall watched("listing", directory);
-  std::error_code error;
-  fs::directory_iterator entries(directory, error);
-  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-    const std::string name = entries->path().filename().string();
-    const auto writer = writer_of(name);
-    const bool is_copy = name.find_first_not_of("0123456789abcdef") == kDigits && name.find(kExtension) == kDigits;
-    if (!is_copy || !writer || ::kill(*writer, 0) == 0 || errno != ESRCH) continue;
-    std::error_code failure;
-    fs::remove(entries->path(), failure);
-    if (failure) spdlog::warn("cannot remove {}: {}", entries->path().string(), failure.message());
+  remove_abandoned(directory, [](const std::string& name) {
+    return name.find_first_not_of("0123456789abcdef") == kDigits && name.find(kExtension) == kDigits;
+  });
+}
+
+// Empty where nothing failed.
+std::string failure_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const IoError& error) {
+    return error.what();
   }
-  if (error) spdlog::warn("cannot list {}: {}", directory.string(), error.message());
+  return "";
 }
 
 // Asked before, because a copy that fails does not say for want of what.
@@ -77,7 +85,8 @@ void require_room(const fs::path& file, std::uintmax_t num_bytes, const fs::path
   }
 }
 
-void make_copy(const fs::path& file, const fs::path& copy, const std::string& content_sha256) {
+data::LatentFile make_copy(const data::LatentFile& original, const fs::path& copy) {
+  const fs::path& file = original.path();
   make_directories(copy.parent_path());
   remove_dead_copies(copy.parent_path());
   const fs::path temporary = temporary_name_for(copy);
@@ -96,8 +105,9 @@ void make_copy(const fs::path& file, const fs::path& copy, const std::string& co
     throw IoError("cannot copy " + file.string() + " to " + copy.parent_path().string() + ": " + error.message());
   }
   commit_file(temporary, copy);
-  verify(copy, content_sha256);
+  data::LatentFile made = open_verified(copy, original.info());
   spdlog::info("{} copied to {}", file.string(), copy.string());
+  return made;
 }
 
 }  // namespace
@@ -114,27 +124,27 @@ void require_place_for_copy(const fs::path& directory) {
                                 directory.string()));
 }
 
-fs::path readable_copy(const fs::path& file, const std::string& content_sha256, const fs::path& directory,
-                       comm::Communicator& comm) {
-  const fs::path copy = directory.empty() ? file : directory / (content_sha256.substr(0, kDigits) + kExtension);
-  const bool works = directory.empty() ? comm.is_root() : comm.local_rank() == 0;
-  std::error_code unknown;
-  const auto num_bytes = bytes_of(file, unknown);
-  const LongerForFiles longer(comm, unknown ? 0 : 3 * num_bytes);  // to read, to write, to read again
-  std::string failure;
-  if (works) {
-    try {
-      if (directory.empty()) {
-        verify(file, content_sha256);
-      } else if (!is_whole_copy(copy, content_sha256)) {
-        make_copy(file, copy, content_sha256);
-      }
-    } catch (const IoError& error) {
-      failure = error.what();
-    }
+data::LatentFile verified_latents(data::LatentFile file, const fs::path& directory, comm::Communicator& comm) {
+  if (directory.empty()) {
+    verify_on_ranks(file, comm);
+    return file;
   }
-  throw_on_all_ranks(comm, failure);
-  return copy;
+  const data::LatentFileInfo& info = file.info();
+  const fs::path copy = directory / (info.content_sha256.substr(0, kDigits) + kExtension);
+  // To read, to write, to read again.
+  const LongerForFiles longer(comm, 3 * static_cast<std::uintmax_t>(file.when_opened().num_bytes));
+  std::optional<data::LatentFile> opened;
+  throw_on_all_ranks(comm, failure_of([&] {
+                       if (comm.local_rank() != 0) return;
+                       opened = whole_copy(copy, info);
+                       if (!opened) opened = make_copy(file, copy);
+                     }));
+  const bool is_verified = opened.has_value();
+  throw_on_all_ranks(comm, failure_of([&] {
+                       if (!opened) opened = open_copy(copy, info);
+                     }));
+  verify_on_ranks(*opened, comm, is_verified);
+  return std::move(*opened);
 }
 
 }  // namespace dpldm::train

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <filesystem>
-#include <string>
 
 #include "comm/communicator.h"
+#include "data/latent_file.h"
 
 namespace dpldm::train {
 
@@ -12,12 +12,12 @@ namespace dpldm::train {
 // more often than a wish. An empty `directory` is no copy.
 void require_place_for_copy(const std::filesystem::path& directory);
 
-// Collective. The path to read `file` from: a copy in `directory`, made by one rank of each node, named after
-// `content_sha256` and verified; a copy that is there already is used again when it verifies. Before one is made, what
-// processes that are gone left half-copied there is removed. With an empty `directory` it is `file` itself, verified by
-// rank 0. Until then the ranks wait for each other as much longer as a slow disk takes for the file. Throws IoError on
-// every rank when any copy cannot be made or does not verify.
-std::filesystem::path readable_copy(const std::filesystem::path& file, const std::string& content_sha256,
-                                    const std::filesystem::path& directory, comm::Communicator& comm);
+// Collective. The file to read instead of `file`, verified through what is returned: a copy in `directory`, made by one
+// rank of each node and named after the content; one that is there already is used again when it verifies. Before one
+// is made, what processes that are gone left half-copied there is removed. With an empty `directory` it is `file`
+// itself. Until then the ranks wait for each other as much longer as a slow disk takes for the file. Throws IoError on
+// every rank when a copy cannot be made, or when any file is damaged.
+data::LatentFile verified_latents(data::LatentFile file, const std::filesystem::path& directory,
+                                  comm::Communicator& comm);
 
 }  // namespace dpldm::train

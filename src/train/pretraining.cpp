@@ -1,6 +1,7 @@
 #include "train/pretraining.h"
 
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -151,6 +152,7 @@ class PretrainTask : public PublicTask {
   std::string name() const override { return "pretrain"; }
   torch::nn::Module& network() override { return trained_ ? *trained_ : static_cast<torch::nn::Module&>(network_); }
   std::int64_t num_records() const override { return latents_.info().num_records; }
+  void require_unchanged_data() const override { latents_.require_unchanged(); }
 
   void announce(std::span<const std::int64_t> records) override { reader_->request(records); }
   double seconds_waited_for_data() const override { return reader_->waited().count(); }
@@ -217,8 +219,8 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   if (config.latents.empty()) throw ConfigError("pretrain.data.latents is not set; name a file of public latents");
   if (config.autoencoder.empty())
     throw ConfigError("pretrain.model.autoencoder is not set; name the autoencoder that made the latents");
-  const data::LatentFile latents(config.latents);
-  const data::LatentFileInfo& info = latents.info();
+  data::LatentFile latents(config.latents);
+  const data::LatentFileInfo info = latents.info();
   if (info.visibility != data::Visibility::kPublic) {
     throw ConfigError(config.latents + " is private; pre-training uses public latents only");
   }
@@ -279,11 +281,11 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) return;
 
+  latents = verified_latents(std::move(latents), config.local_copy, comm);
   const auto lock = prepare_run_dir(options.run_dir, options.resume, effective, comm);
-  const data::LatentFile readable(readable_copy(config.latents, info.content_sha256, config.local_copy, comm));
   nlohmann::json inputs{{"latent file", info.content_sha256}};
   if (encoder) inputs["text encoder"] = encoder_sha256;
-  PretrainTask task(config, readable, schedule, network, empty);
+  PretrainTask task(config, latents, schedule, network, empty);
   train_publicly(task,
                  {config.steps,
                   config.batch_size,

@@ -543,8 +543,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
     return;
   }
 
-  setup.latents =
-      data::LatentFile(readable_copy(config.latents, setup.latents.info().content_sha256, config.local_copy, comm));
+  setup.latents = verified_latents(std::move(setup.latents), config.local_copy, comm);
   const auto lock = prepare_run_dir(options.run_dir, options.resume, effective, comm);
   PrivateTraining(config, options, comm, stop, setup, trained, engine, companion).run();
 }

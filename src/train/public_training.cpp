@@ -109,6 +109,7 @@ void train_publicly(PublicTask& task, const PublicRun& run, StopRequest& stop, c
           "{}: the loss is not finite at step {}; a smaller optimizer.learning_rate usually helps", task.name(), step));
     }
     optimizer.step(gradient, step);
+    task.require_unchanged_data();
 
     shown_loss = shown_loss == 0 ? loss : 0.98 * shown_loss + 0.02 * loss;
     state.record({{"step", step + 1},

@@ -37,6 +37,8 @@ class PublicTask {
   virtual at::Tensor summed_loss(const BatchShare& share) = 0;
   // These records' losses will be asked for, in this order of calls: a chance to read ahead.
   virtual void announce(std::span<const std::int64_t>) {}
+  // Throws IoError when the file that the records come from has been written to since it was verified.
+  virtual void require_unchanged_data() const = 0;
   // How long losses have waited for data, in all, in seconds.
   virtual double seconds_waited_for_data() const { return 0; }
 };

@@ -1,17 +1,23 @@
 // Whole runs of public training: on N ranks against one rank, and interrupted against whole.
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <string>
+#include <utility>
 
 #include <gtest/gtest.h>
 
 #include "accounting/privacy_stamp.h"
 #include "base/error.h"
 #include "base/torch.h"
+#include "data/hdf5_file.h"
 #include "data/image_file.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
+#include "support/forwarding_communicator.h"
 #include "support/last_deadline.h"
 #include "support/mpi_test.h"
 #include "support/temporary_directory.h"
@@ -122,6 +128,50 @@ std::chrono::milliseconds time_to_write(const at::Tensor& weights) {
   return std::chrono::milliseconds(weights.nbytes() / 20'000);
 }
 
+// Does something when the run comes to a step.
+class Interfering : public test::ForwardingCommunicator {
+ public:
+  Interfering(comm::Communicator& lent, std::string context, std::function<void()> act)
+      : ForwardingCommunicator(lent), context_(std::move(context)), act_(std::move(act)) {}
+  void set_context(const std::string& context) override {
+    ForwardingCommunicator::set_context(context);
+    if (context == context_) act_();
+  }
+
+ private:
+  std::string context_;
+  std::function<void()> act_;
+};
+
+void cut(const std::filesystem::path& file) {
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
+}
+
+void overwrite(const std::filesystem::path& file) {
+  std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(static_cast<std::streamoff>(std::filesystem::file_size(file) / 2));  // among the records
+  stream.write("damaged", 7);
+}
+
+// Rank 0 alone: `start(comm, run_dir)` ends with IoError when `file` is cut or overwritten at `context`, leaves no
+// model, and ends as it should when the file is whole again and the run is resumed.
+template <class Start>
+void expect_changes_are_noticed(const std::filesystem::path& file, const std::string& context, const Start& start) {
+  const auto whole = file.string() + ".whole";
+  std::filesystem::copy_file(file, whole);
+  const auto alone = comm::make_self_communicator();
+  for (const auto& [name, change] : {std::pair("cut", &cut), std::pair("overwritten", &overwrite)}) {
+    const std::filesystem::path run_dir = file.parent_path() / name;
+    Interfering comm(*alone, context, [&, act = change] { act(file); });
+    EXPECT_THROW(start(comm, run_dir, false), IoError) << name;
+    EXPECT_TRUE(std::filesystem::exists(run_dir / "config.yaml")) << name << ": it was noticed before the start";
+    EXPECT_FALSE(std::filesystem::exists(run_dir / "model")) << name;
+    std::filesystem::copy_file(whole, file, std::filesystem::copy_options::overwrite_existing);
+    EXPECT_NO_THROW(start(*alone, run_dir, true)) << name;
+    EXPECT_TRUE(std::filesystem::exists(run_dir / "model")) << name;
+  }
+}
+
 TEST(PretrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
   const auto world = test::make_world_communicator();
   const test::TemporaryDirectory own;
@@ -182,6 +232,36 @@ TEST(PretrainingOnRanks, PrivateLatentsAreRefused) {
   world->barrier();
   config::PretrainConfig config = tiny_config(root);
   EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError);
+  world->barrier();
+}
+
+TEST(PretrainingOnRanks, LatentsThatAreCutOrOverwrittenUnderWayEndTheRun) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  if (world->is_root()) {
+    test::make_tiny_model(own.path(), 20, data::Visibility::kPublic);
+    // At the last step: what is noticed then is noticed before the model is written.
+    expect_changes_are_noticed(own.path() / "latents.h5", "pretrain step 5",
+                               [&](comm::Communicator& comm, const std::filesystem::path& run_dir, bool resume) {
+                                 config::PretrainConfig config = tiny_config(own.path());
+                                 run_pretraining(config, {.run_dir = run_dir, .resume = resume}, comm);
+                               });
+  }
+  world->barrier();
+}
+
+TEST(PretrainingOnRanks, DamagedLatentsAreRefusedBeforeAnythingIsWritten) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) {
+    test::make_tiny_model(root, 20, data::Visibility::kPublic);
+    overwrite(root / "latents.h5");
+  }
+  world->barrier();
+  config::PretrainConfig config = tiny_config(root);
+  EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), IoError);
+  EXPECT_FALSE(std::filesystem::exists(root / "run"));
   world->barrier();
 }
 
@@ -275,6 +355,40 @@ TEST(AutoencoderTraining, PrivateImagesAreRefused) {
   const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
   config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPrivate, *world);
   EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), ConfigError);
+  EXPECT_FALSE(std::filesystem::exists(root / "run"));
+  world->barrier();
+}
+
+TEST(AutoencoderTraining, ImagesThatAreCutOrOverwrittenUnderWayEndTheRun) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const config::AutoencoderTrainingConfig settings =
+      tiny_autoencoder_config(own.path(), data::Visibility::kPublic, *world);
+  if (world->is_root()) {
+    expect_changes_are_noticed(own.path() / "images.h5", "autoencoder step 3",
+                               [&](comm::Communicator& comm, const std::filesystem::path& run_dir, bool resume) {
+                                 config::AutoencoderTrainingConfig config = settings;
+                                 run_autoencoder_training(config, {.run_dir = run_dir, .resume = resume}, comm);
+                               });
+  }
+  world->barrier();
+}
+
+TEST(AutoencoderTraining, DamagedImagesAreRefusedBeforeAnythingIsWritten) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPublic, *world);
+  world->barrier();
+  if (world->is_root()) {
+    const std::uint64_t first =
+        data::hdf5::File::open_read_only(root / "images.h5").open_dataset("images").file_offset();
+    std::fstream stream(root / "images.h5", std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(static_cast<std::streamoff>(first) + 100);
+    stream.write("damaged", 7);
+  }
+  world->barrier();
+  EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), IoError);
   EXPECT_FALSE(std::filesystem::exists(root / "run"));
   world->barrier();
 }

@@ -2,6 +2,8 @@
 #include "train/rank_agreement.h"
 
 #include <fstream>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -15,6 +17,7 @@
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
 #include "train/local_copy.h"
+#include "train/verified_file.h"
 
 namespace dpldm::train {
 namespace {
@@ -90,25 +93,27 @@ class LocalCopy : public RankAgreement {
   LocalCopy() : root_(comm::broadcast_text(*world_, own_.path().string())) {
     if (world_->is_root()) test::make_tiny_model(root_, 6, data::Visibility::kPrivate);
     world_->barrier();
-    sha256_ = data::LatentFile(file()).info().content_sha256;
   }
   ~LocalCopy() override { world_->barrier(); }
   std::filesystem::path file() const { return root_ / "latents.h5"; }
+  // Collective.
+  data::LatentFile verified(const std::filesystem::path& directory) {
+    return verified_latents(data::LatentFile(file()), directory, *world_);
+  }
 
   test::TemporaryDirectory own_;
   std::filesystem::path root_;
-  std::string sha256_;
 };
 
-TEST_F(LocalCopy, WithoutADirectory_IsTheFileItself) { EXPECT_EQ(readable_copy(file(), sha256_, "", *world_), file()); }
+TEST_F(LocalCopy, WithoutADirectory_IsTheFileItself) { EXPECT_EQ(verified("").path(), file()); }
 
 TEST_F(LocalCopy, IsMadeOncePerNodeAndUsedAgain) {
-  const std::filesystem::path copy = readable_copy(file(), sha256_, root_ / "local", *world_);
+  const std::filesystem::path copy = verified(root_ / "local").path();
   EXPECT_EQ(copy.parent_path(), root_ / "local");
   EXPECT_NO_THROW(data::LatentFile(copy).verify_content());
   const auto written = std::filesystem::last_write_time(copy);
   world_->barrier();
-  EXPECT_EQ(readable_copy(file(), sha256_, root_ / "local", *world_), copy);
+  EXPECT_EQ(verified(root_ / "local").path(), copy);
   EXPECT_EQ(std::filesystem::last_write_time(copy), written);
   std::size_t count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(root_ / "local")) ++count;
@@ -130,7 +135,7 @@ TEST_F(LocalCopy, LeftoversOfProcessesThatAreGone_AreRemoved) {
     }
   }
   gone = comm::broadcast_text(*world_, gone);
-  readable_copy(file(), sha256_, local, *world_);
+  verified(local);
   EXPECT_FALSE(std::filesystem::exists(local / gone));
   std::size_t count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(local)) ++count;
@@ -138,16 +143,60 @@ TEST_F(LocalCopy, LeftoversOfProcessesThatAreGone_AreRemoved) {
 }
 
 TEST_F(LocalCopy, DamagedCopy_IsMadeAgain) {
-  const std::filesystem::path copy = readable_copy(file(), sha256_, root_ / "local", *world_);
+  const std::filesystem::path copy = verified(root_ / "local").path();
   world_->barrier();
   if (world_->is_root()) std::filesystem::resize_file(copy, 1000);
   world_->barrier();
-  readable_copy(file(), sha256_, root_ / "local", *world_);
+  verified(root_ / "local");
   EXPECT_NO_THROW(data::LatentFile(copy).verify_content());
 }
 
 TEST_F(LocalCopy, DirectoryThatCannotBeMade_FailsOnEveryRank) {
-  EXPECT_THROW(readable_copy(file(), sha256_, file() / "below_a_file", *world_), IoError);
+  EXPECT_THROW(verified(file() / "below_a_file"), IoError);
+}
+
+// As on nodes that each have the file on a disk of their own.
+TEST_F(LocalCopy, DamageThatOneRankAloneSees_StopsAllRanks) {
+  const std::filesystem::path mine = own_.path() / "mine.h5";
+  std::filesystem::copy_file(file(), mine);
+  if (is_last()) {
+    std::fstream stream(mine, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(static_cast<std::streamoff>(std::filesystem::file_size(mine) / 2));  // among the moments
+    stream.write("damaged", 7);
+  }
+  // As faithful as `cp -p` is.
+  std::filesystem::last_write_time(mine, std::filesystem::last_write_time(file()));
+  EXPECT_THROW(verified_latents(data::LatentFile(mine), "", *world_), IoError);
+}
+
+TEST_F(LocalCopy, FileThatTookTheNameSinceItWasOpened_IsNotTheOneThatIsRead) {
+  data::LatentFile opened(file());
+  world_->barrier();
+  if (world_->is_root()) {
+    std::ofstream(root_ / "other.h5") << "no latents";
+    std::filesystem::rename(root_ / "other.h5", file());
+  }
+  world_->barrier();
+  const data::LatentFile read = verified_latents(std::move(opened), "", *world_);
+  EXPECT_NO_THROW(read.require_unchanged());
+  EXPECT_NO_THROW(read.verify_content());
+}
+
+TEST(WhoVerifies, TheLowestRankOfThoseThatOpenedTheSameFile) {
+  const data::FileState shared{.inode = 1, .num_bytes = 100, .modified = 7, .changed = 7};
+  data::FileState copied_later = shared;
+  copied_later.changed = 8;
+  const auto who = [](const std::vector<OpenedFile>& opened) {
+    std::vector<int> ranks;
+    for (int rank = 0; rank < static_cast<int>(opened.size()); ++rank) {
+      if (has_to_verify(opened, rank)) ranks.push_back(rank);
+    }
+    return ranks;
+  };
+  EXPECT_EQ(who({{shared}, {shared}, {shared}}), (std::vector{0}));
+  EXPECT_EQ(who({{shared}, {copied_later}, {shared}, {copied_later}}), (std::vector{0, 1}));
+  EXPECT_EQ(who({{shared}, {shared, true}, {copied_later}}), (std::vector{2}));
+  EXPECT_EQ(who({{shared, true}, {shared}, {copied_later, true}}), (std::vector<int>{}));
 }
 
 }  // namespace
