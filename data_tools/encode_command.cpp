@@ -33,7 +33,9 @@
 #include "model/autoencoder_kl.h"
 #include "model/model_directory.h"
 #include "train/deadlines.h"
+#include "train/rank_agreement.h"
 #include "train/threads.h"
+#include "train/verified_file.h"
 
 namespace dpldm::tools {
 namespace {
@@ -150,6 +152,8 @@ void check_fit(const data::ImageFileInfo& images, const model::CoderConfig& conf
   }
 }
 
+std::string name_of(at::ScalarType precision) { return precision == at::kFloat ? "fp32" : "bf16"; }
+
 // A digest of what decides the file's content: an unfinished file is gone on with only under the same.
 std::string work_key(const data::ImageFileInfo& images, const data::LatentFileInfo& latents,
                      const EncodeOptions& options) {
@@ -161,9 +165,19 @@ std::string work_key(const data::ImageFileInfo& images, const data::LatentFileIn
                                 {"batch", options.batch},
                                 {"tokenizer", latents.tokenizer_sha256},
                                 {"num_tokens", latents.num_tokens},
-                                {"precision", options.precision == at::kFloat ? "fp32" : "bf16"},
+                                {"precision", name_of(options.precision)},
                                 {"libtorch", TORCH_VERSION}};
   return sha256_of(decisive.dump()).substr(0, 16);
+}
+
+// What the ranks must have been given alike, one line for each.
+std::string decisive_text(const EncodeOptions& options, const model::Autoencoder& autoencoder) {
+  return fmt::format(
+      "--output {}\n--batch {}\n--flips {}\n--half {}\n--precision {}\n--save-every {}\n--captions {}\n"
+      "--num-tokens {}\nautoencoder {}\n",
+      options.output.string(), options.batch, options.flips, options.half, name_of(options.precision),
+      options.save_every.count(), options.captions.captions.string(), options.captions.num_tokens,
+      autoencoder.config_json().dump());
 }
 
 // An interrupted encode with other options or images left its file, which nobody will go on with by this command.
@@ -283,6 +297,8 @@ class Encoding {
           const std::lock_guard lock(mutex_);
           if (failure_) return;
           images = images_.read_images(first, count);
+          // What was cut off a file reads as zeros; such a batch must not be marked as done.
+          images_.require_unchanged();
         }
         writer_.write(first, encode_batch(autoencoder_, images, options_));
         const std::lock_guard lock(mutex_);
@@ -343,8 +359,10 @@ void run_encode(app::Invocation& invocation) {
   require_finite_moments(example, *options);
   const auto tokenizer = tokenizer_for(options->captions, options->model, images.info());
   const data::LatentFileInfo info = latent_info(images.info(), *autoencoder, example, tokenizer.get());
-  comm::require_equal_on_all_ranks(comm, "images, autoencoder and tokenizer",
-                                   images.info().content_sha256 + info.encoder_sha256 + info.tokenizer_sha256);
+  train::require_same_run_on_all_ranks(comm, {.config = decisive_text(*options, *autoencoder),
+                                              .data_sha256 = images.info().content_sha256,
+                                              .model_sha256 = info.encoder_sha256 + info.tokenizer_sha256});
+  train::verify_on_ranks(images, comm);
 
   std::optional<data::LatentFileWriter> writer;
   if (comm.is_root()) {
@@ -365,9 +383,11 @@ void run_encode(app::Invocation& invocation) {
   const std::int64_t num_bytes = info.num_records * example.numel() * (options->half ? 2 : 4);
   comm.set_deadline(comm.deadline() + 3 * slow_disk_time(static_cast<std::uintmax_t>(num_bytes)));
   moments.close();
+  images.require_unchanged();
   comm.barrier();
   if (writer) {
     if (!info.class_names.empty()) writer->write_labels(images.read_labels());
+    images.require_unchanged();
     writer->commit();
     fmt::print("{}: {} {} records of {} latent(s) {}x{}x{}, {}{}\n", options->output.string(), info.num_records,
                data::to_text(info.visibility), info.num_variants, info.channels, info.height, info.width,

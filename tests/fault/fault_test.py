@@ -156,6 +156,13 @@ class Case:
             time.sleep(0.02)
         raise Failed(f"the run did not come to step {count}; it said:\n{self.said()}")
 
+    def wait_until_said(self, text):
+        until = time.time() + LIMIT
+        while text not in self.said():
+            if time.time() > until:
+                raise Failed(f"does not say '{text}', but:\n{self.said()}")
+            time.sleep(0.02)
+
     def ledger(self):
         """Epsilon and number of steps that were charged."""
         out = subprocess.run([self.build / "bin/dpldm", "privacy", "ledger", self.run_dir, "--json"], capture_output=True, text=True,
@@ -734,16 +741,19 @@ class Encode:
         subprocess.run([case.build / "bin/dpldm-data", *render], check=True, env=case.environment(), timeout=60, capture_output=True)
         require(self.run(1, "whole.h5").code == 0, case.said())
 
-    def run(self, ranks, output, signal_number=0, rank=0, sync=0, save_every=0):
+    def run(self, *args, **kwargs):
+        return self.case.finish(*self.start(*args, **kwargs))
+
+    def start(self, ranks, output, signal_number=0, rank=0, sync=0, save_every=0, deadline=DEADLINE):
         """The rank gets the signal (0: hangs for ever) at that sync of what it wrote, counted from 1."""
         case = self.case
-        fault_of_encode = map(str, (int(signal_number), rank, sync, int(DEADLINE)))
+        fault_of_encode = map(str, (int(signal_number), rank, sync, int(deadline)))
         command = ["mpirun", "-np", str(ranks), str(case.build / "tests/fault_run"), "encode", *fault_of_encode, "--model", case.folder / "tiny",
                    "--images", self.images, "--flips", "--batch", "2", "--threads", "1", "--save-every", str(save_every), "-o", case.folder / output]
         began = time.time()
         process = subprocess.Popen(command, env=case.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=open(case.folder / "err", "wb"), start_new_session=True)
-        return case.finish(process, began)
+        return process, began
 
     def goes_on(self, at_least):
         """On one rank less, from the batches that are safe, to the same file."""
@@ -772,6 +782,29 @@ def case_encode_stopped(case):
     encode = Encode(case)
     missing = rf"encode: all_reduce_max of 1 int32 .*missing: rank {last(case)} on "
     case.expect(encode.run(case.ranks, "out.h5", signal.SIGSTOP, last(case), 3), 71, DEADLINE + 4, [missing])
+    return encode.goes_on(at_least=2)
+
+
+def case_encode_images_cut(case):
+    """the images are truncated or overwritten while `dpldm-data encode` reads them"""
+    encode = Encode(case)
+    whole = encode.images.read_bytes()
+
+    def overwrite():
+        with open(encode.images, "r+b") as file:
+            file.seek(len(whole) // 2)
+            file.write(bytes(64))
+
+    for change in (lambda: os.truncate(encode.images, len(whole) // 2), overwrite):
+        # While the last rank, which has two of its batches safe, stands still.
+        process, began = encode.start(case.ranks, "out.h5", signal.SIGSTOP, last(case), 3, deadline=20)
+        case.wait_until_said("fault at")
+        change()
+        for pid in case.rank_processes():
+            os.kill(pid, signal.SIGCONT)
+        case.expect(case.finish(process, began), 74, 4, ["images.h5 was written to while it was being read"])
+        require(not (case.folder / "out.h5").exists(), "there is a file")
+        encode.images.write_bytes(whole)
     return encode.goes_on(at_least=2)
 
 

@@ -60,6 +60,15 @@ class Encode : public ToolTest {
     return test::run_process(arguments);
   }
 
+  // And what belongs to a file of that name.
+  int files_named(const std::string& name) const {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(path(name).parent_path())) {
+      if (entry.path().filename().string().starts_with(name)) ++count;
+    }
+    return count;
+  }
+
   std::shared_ptr<model::AutoencoderKL> autoencoder_;
   at::Tensor images_;
 };
@@ -98,6 +107,43 @@ TEST_F(Encode, File_IsTheSameForEveryNumberOfRanksAndThreads) {
     ASSERT_EQ(result.exit_code, 0) << result.err;
     EXPECT_EQ(test::bytes_of(path("threads.h5")), test::bytes_of(path("one.h5"))) << precision;
     EXPECT_EQ(test::bytes_of(path("ranks.h5")), test::bytes_of(path("one.h5"))) << precision;
+  }
+}
+
+TEST_F(Encode, DamagedImages_AreRefusedBeforeAnythingIsWritten) {
+  std::string bytes = test::bytes_of(path("images.h5"));
+  const std::string pixels(static_cast<const char*>(images_.const_data_ptr()),
+                           static_cast<std::size_t>(images_.numel()));
+  const std::size_t at = bytes.find(pixels);
+  ASSERT_NE(at, std::string::npos);
+  bytes[at + 100] ^= 1;
+  write("images.h5", bytes);
+  const test::ProcessResult result = run(arguments({"-o", text("l.h5")}));
+  EXPECT_EQ(result.exit_code, 74) << result.err;
+  EXPECT_THAT(result.err, testing::HasSubstr("damaged"));
+  EXPECT_EQ(files_named("l.h5"), 0);
+}
+
+TEST_F(Encode, RanksWithDifferentOptions_AreRefused) {
+  const auto command = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = arguments({"--threads", "1", "-o", text("l.h5")});
+    all.insert(all.end(), more.begin(), more.end());
+    all.insert(all.begin(), {"-np", "1", DPLDM_BIN_DIR "/dpldm-data"});
+    return all;
+  };
+  for (const std::vector<std::string>& other : std::vector<std::vector<std::string>>{
+           {"--batch", "4"}, {"--flips"}, {"--half"}, {"--precision", "bf16"}, {"--save-every", "9"}}) {
+    std::vector<std::string> all{"mpirun", "--oversubscribe", "--bind-to", "none"};
+    const std::vector<std::string> first = command({});
+    const std::vector<std::string> second = command(other);
+    all.insert(all.end(), first.begin(), first.end());
+    all.emplace_back(":");
+    all.insert(all.end(), second.begin(), second.end());
+    const test::ProcessResult result = test::run_process(all);
+    EXPECT_EQ(result.exit_code, 64) << other.front() << result.err;
+    EXPECT_THAT(result.err, testing::HasSubstr("the configuration must be the same on all ranks"));
+    EXPECT_THAT(result.err, testing::HasSubstr(other.front() + " "));
+    EXPECT_EQ(files_named("l.h5"), 0);
   }
 }
 
