@@ -10,16 +10,14 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/running_time.h"
 
 namespace dpldm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPeriod{1000};
-// A wake-up that comes later than this beyond its time means that the process, or its machine, stood still.
-constexpr milliseconds kStandstill{2000};
 // How long the last message may take.
 constexpr milliseconds kMessageGrace{5000};
 constexpr std::uintmax_t kSlowBytesPerMs = 20'000;
@@ -29,7 +27,7 @@ class Watchdog {
   std::uint64_t add(std::function<std::string()> what, milliseconds limit) {
     // The thread is not woken: this is called for every collective and every read, and a second more does not matter.
     const std::lock_guard lock(mutex_);
-    entries_.emplace(++last_ticket_, Entry{std::move(what), Clock::now() + limit});
+    entries_.emplace(++last_ticket_, Entry{std::move(what), running_.now() + limit});
     return last_ticket_;
   }
 
@@ -57,18 +55,14 @@ class Watchdog {
  private:
   struct Entry {
     std::function<std::string()> what;
-    Clock::time_point until;
+    RunningTime::Clock::duration until;
   };
 
   void run(const std::stop_token& stop) {
     std::unique_lock lock(mutex_);
-    auto last = Clock::now();
     while (!stopped_.wait_for(lock, stop, kPeriod, [&] { return stop.stop_requested(); })) {
-      const auto now = Clock::now();
-      const auto standstill = now - last - kPeriod;
-      last = now;
-      for (auto& [ticket, entry] : entries_) {
-        if (standstill > kStandstill) entry.until += standstill;
+      const auto now = running_.now();
+      for (const auto& [ticket, entry] : entries_) {
         if (now >= entry.until) end_process(entry);
       }
     }
@@ -87,6 +81,7 @@ class Watchdog {
   std::condition_variable_any stopped_;
   std::map<std::uint64_t, Entry> entries_;  // by ticket
   std::uint64_t last_ticket_ = 0;
+  RunningTime running_{kPeriod};
   milliseconds file_deadline_ = std::chrono::minutes(10);
   std::string context_;
   std::jthread thread_{[this](const std::stop_token& stop) { run(stop); }};  // last: it uses the others

@@ -183,7 +183,7 @@ void MpiCommunicator::begin(const Call& call, std::initializer_list<Place> place
   }
   call_ = call;
   ++num_calls_;
-  give_up_at_ = Clock::now() + deadline_;
+  waited_ = RunningTime(kLongestPause);
   if (size_ > 1) require_same_call_on_all_ranks();
 }
 
@@ -234,7 +234,7 @@ void MpiCommunicator::complete(const std::function<int(MPI_Request*)>& start, bo
   if (const int started = start(&request); started != MPI_SUCCESS) fail(mpi_error_text(started));
   // MPI makes progress only while it is polled. A waiting rank first polls without a pause, then offers its core to
   // others, and sleeps only when the wait is long; a transfer keeps polling for longer, since a pause would slow it.
-  const auto began = Clock::now();
+  const auto began = RunningTime::Clock::now();
   const auto yield_after = microseconds(20);
   const auto sleep_after = patient ? microseconds(500) : microseconds(50'000);
   auto pause = microseconds(20);
@@ -244,8 +244,8 @@ void MpiCommunicator::complete(const std::function<int(MPI_Request*)>& start, bo
     const int result = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
     if (result != MPI_SUCCESS) fail(mpi_error_text(result));
     if (done != 0) return;
-    const auto now = Clock::now();
-    if (now >= give_up_at_) {
+    const auto now = RunningTime::Clock::now();
+    if (waited_.at(now) >= deadline_) {
       // The request stays open: to cancel a collective is not allowed. The job must end (communicator.h).
       fail(fmt::format("not complete after {} ms; {}", deadline_.count(), who_is_missing()));
     }

@@ -15,6 +15,7 @@
 
 #include <mpi.h>
 
+#include "base/running_time.h"
 #include "comm/communicator.h"
 #include "comm/roll_call.h"
 
@@ -51,7 +52,6 @@ class MpiCommunicator : public Communicator {
   static constexpr std::chrono::milliseconds kDefaultDeadline = std::chrono::minutes(10);
 
  private:
-  using Clock = std::chrono::steady_clock;
   enum class Operation : std::int64_t {
     kAllReduceSum,
     kAllReduceMax,
@@ -68,6 +68,9 @@ class MpiCommunicator : public Communicator {
     std::int64_t count;
     std::int64_t root;
   };
+
+  // Between two polls.
+  static constexpr std::chrono::milliseconds kLongestPause{1};
 
   static std::string to_text(const Call& call);
   static Call call_from(const Position& position);
@@ -98,8 +101,8 @@ class MpiCommunicator : public Communicator {
   std::chrono::milliseconds deadline_ = kDefaultDeadline;
   std::string context_;
   std::int64_t num_calls_ = 0;
-  Call call_{};  // the one under way
-  Clock::time_point give_up_at_;
+  Call call_{};                        // the one under way
+  RunningTime waited_{kLongestPause};  // since it began
   bool failed_ = false;
   std::optional<RollCall> roll_call_;  // made when the communicator is ready, and there from then on
 };

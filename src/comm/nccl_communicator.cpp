@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/running_time.h"
 #include "base/watchdog.h"
 #include "comm/device_communicator.h"
 
@@ -24,7 +25,7 @@ namespace {
 
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
-using Clock = std::chrono::steady_clock;
+using Clock = RunningTime::Clock;
 
 // After a failure NCCL's own abort is known to hang at times; then the process ends all the same.
 constexpr std::chrono::seconds kAbortGrace{10};
@@ -34,6 +35,8 @@ constexpr std::chrono::seconds kWatchdogGrace{20};
 constexpr std::chrono::minutes kDriverLimit{10};
 // How long the ranks that gave up wait for each other, to find out who is missing.
 constexpr milliseconds kMeetingDeadline{5'000};
+// Between two polls.
+constexpr milliseconds kLongestPause{1};
 
 void require_cuda(cudaError_t result, const char* what) {
   if (result != cudaSuccess) throw CommunicationError(fmt::format("{} failed: {}", what, cudaGetErrorString(result)));
@@ -233,7 +236,8 @@ class NcclCommunicator : public Communicator {
     const auto start = Clock::now();
     while (!is_done()) {
       const auto now = Clock::now();
-      if (now >= give_up_at_) fail(fmt::format("not complete after {} ms; {}", deadline_.count(), who_is_missing()));
+      if (waited_.at(now) >= deadline_)
+        fail(fmt::format("not complete after {} ms; {}", deadline_.count(), who_is_missing()));
       if (now - start > milliseconds(50)) {
         std::this_thread::sleep_for(microseconds(50));
       } else {
@@ -264,7 +268,7 @@ class NcclCommunicator : public Communicator {
     return {[this] { return what_is_under_way(); }, deadline_ + kMeetingDeadline + kWatchdogGrace};
   }
 
-  void begin_deadline() { give_up_at_ = Clock::now() + deadline_; }
+  void begin_deadline() { waited_ = RunningTime(kLongestPause); }
 
   // A first small collective finds out, within the start-up deadline and not in the middle of a step, whether the links
   // work.
@@ -311,8 +315,8 @@ class NcclCommunicator : public Communicator {
   milliseconds deadline_;
   std::string context_;
   std::string call_;
-  Clock::time_point give_up_at_;
-  bool failed_ = false;  // and then there is no comm_
+  RunningTime waited_{kLongestPause};  // since the call under way began
+  bool failed_ = false;                // and then there is no comm_
   int exceptions_at_start_ = std::uncaught_exceptions();
 };
 
