@@ -46,6 +46,10 @@ class ProgramInvocation : public Invocation {
       world_.emplace(nullptr, nullptr);
       communicator_ = world_->make_communicator();
       setup_log(communicator_->rank(), communicator_->size());
+      // Before anything else is said: what other builds do next is not known.
+      if (communicator_->size() > 1) {
+        comm::require_equal_on_all_ranks(*communicator_, "the program", running_program());
+      }
     }
     return *communicator_;
   }

@@ -19,7 +19,8 @@ class Invocation {
   // argv[0] is "program subcommand"; the rest are the subcommand's arguments, for cxxopts.
   virtual int argc() const = 0;
   virtual char** argv() = 0;
-  // All ranks of the job. The first call starts MPI, so a command that needs no ranks never pays for it.
+  // Collective, the first time: all ranks of the job. That call starts MPI, so a command that needs no ranks never pays
+  // for it, and throws ConfigError unless all ranks were started from the same executable file.
   virtual comm::Communicator& communicator() = 0;
 };
 

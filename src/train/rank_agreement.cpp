@@ -7,7 +7,6 @@
 #include <fmt/ranges.h>
 #include <torch/version.h>
 
-#include "base/build_facts.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "comm/device_communicator.h"
@@ -17,7 +16,6 @@
 namespace dpldm::train {
 
 void require_same_run_on_all_ranks(comm::Communicator& comm, const RunFacts& facts) {
-  comm::require_equal_on_all_ranks(comm, "the program", build_facts());
   comm::require_equal_on_all_ranks(comm, "LibTorch", TORCH_VERSION);
   comm::require_equal_on_all_ranks(comm, "the MPI library", comm::mpi_library_version());
   comm::require_equal_on_all_ranks(comm, "the HDF5 library", data::hdf5::library_version());

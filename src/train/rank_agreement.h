@@ -20,8 +20,8 @@ struct RunFacts {
   std::string model_sha256{};  // of the weights that training starts from, where there are any
 };
 
-// Collective. Compares facts, program and libraries. Throws ConfigError on every rank, naming what differs, where, and
-// both values.
+// Collective. Compares facts and libraries; that the program is the same is seen where MPI starts (app/cli.h). Throws
+// ConfigError on every rank, naming what differs, where, and both values.
 void require_same_run_on_all_ranks(comm::Communicator& comm, const RunFacts& facts);
 
 // Collective. Throws CommunicationError on every rank, naming those that differ from rank 0, unless all hold the same
