@@ -9,6 +9,7 @@ ledger says was spent before and after: it may never become less.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -175,6 +176,40 @@ class Case:
         folder = self.run_dir / "checkpoints"
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
+    def checkpointed_steps(self):
+        """Of the checkpoints that have their final name, in order. None of them may be partial."""
+        whole = [name for name in self.checkpoints() if re.fullmatch(r"step-\d{8}", name)]
+        for name in whole:
+            folder = self.run_dir / "checkpoints" / name
+            manifest = json.loads((folder / "manifest.json").read_text())
+            require(manifest["step"] == int(name[5:]), f"{name} says that it is of step {manifest['step']}")
+            for file in manifest["files"]:
+                digest = hashlib.sha256((folder / file["name"]).read_bytes()).hexdigest()
+                require(digest == file["sha256"], f"{name}/{file['name']} is not what the manifest says")
+            names = sorted([file["name"] for file in manifest["files"]] + ["manifest.json"])
+            require(sorted(path.name for path in folder.iterdir()) == names, f"{name} has other files than {names}")
+        return [int(name[5:]) for name in whole]
+
+    def steps_in_metrics(self):
+        """The number of each step that was done, in the order in which they were."""
+        return [json.loads(line)["step"] for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+    def left(self, step, charged, unfinished=()):
+        """Sees what a broken run left: the newest checkpoint is of that step (None: the last one that was due), as many steps are charged
+        (several numbers: whichever of two ranks was first decides), and nothing partial has its final name. Returns the step."""
+        done = self.steps_in_metrics()
+        require(done == list(range(1, len(done) + 1)), f"the metrics are of the steps {done}")
+        due = len(done) - len(done) % CHECKPOINT_EVERY
+        step = due if step is None else step
+        require(self.checkpointed_steps()[-1] == step, f"{self.checkpoints()} instead of step {step}, after {len(done)} steps")
+        spent = self.ledger()[1]
+        charged = (charged,) if isinstance(charged, int) else charged
+        require(spent in charged and spent >= len(done) >= step, f"{spent} steps are charged instead of {charged}, and {len(done)} were done")
+        others = [name for name in self.checkpoints() if not re.fullmatch(r"step-\d{8}", name)]
+        require(others == list(unfinished), f"beside the checkpoints: {others}")
+        require(not (self.run_dir / "model").exists(), "there is a model of a run that was broken")
+        return step
+
     def expect(self, ended, codes, within, says=()):
         codes = codes if isinstance(codes, tuple) else (codes,)
         require(ended.code in codes, f"ended with {ended.code} instead of {codes}; it said:\n{ended.text}")
@@ -184,19 +219,27 @@ class Case:
             require(re.search(text, ended.text), f"does not say '{text}', but:\n{ended.text}")
         self.first = self.first or ended
 
-    def resumes(self, code=0):
-        """Goes on, and sees that nothing that was spent is forgotten."""
+    def resumes(self, from_step=None, seen_as=None):
+        """Goes on to the end from that step (None: of the newest checkpoint), and sees that nothing that was spent is forgotten. The run
+        may see its directory under another name than this process."""
         before, charged = self.ledger()
+        told = len(self.steps_in_metrics())
+        from_step = self.checkpointed_steps()[-1] if from_step is None else from_step
+        own, self.run_dir = self.run_dir, seen_as or self.run_dir
         ended = self.run(resume=True)
-        require(ended.code == code, f"the resumed run ended with {ended.code} instead of {code}; it said:\n{ended.text}")
+        self.run_dir = own
+        require(ended.code == 0, f"the resumed run ended with {ended.code}; it said:\n{ended.text}")
+        require(re.search(rf"going on from \S*/step-{from_step:08d}\n", ended.text), f"did not go on from step {from_step}:\n{ended.text}")
+        done = self.steps_in_metrics()[told:]
+        require(done == list(range(from_step + 1, STEPS + 1)), f"the resumed run did the steps {done}")
         after, charged_in_all = self.ledger()
         require(after >= before, f"epsilon fell from {before} to {after}")
-        if code == 0:
-            require(charged_in_all >= STEPS, f"only {charged_in_all} steps were charged")
-            require(charged_in_all >= charged, "charged steps are gone")
-            require((self.run_dir / "model/dp_metadata.json").exists(), "there is no model")
-            leftover = [name for name in self.checkpoints() if not re.fullmatch(r"step-\d{8}", name)]
-            require(not leftover, f"left on disk: {leftover}")
+        require(charged_in_all == charged + STEPS - from_step, f"{charged_in_all} steps are charged, and before it were {charged}")
+        require(self.checkpointed_steps()[-1] == STEPS, self.checkpoints())
+        leftover = [name for name in self.checkpoints() if not re.fullmatch(r"step-\d{8}", name)]
+        require(not leftover, f"left on disk: {leftover}")
+        statement = json.loads((self.run_dir / "model/dp_metadata.json").read_text())
+        require(statement["steps_in_model"] == STEPS and statement["steps"] == charged_in_all, "the model states other steps")
         return ended
 
 
@@ -216,7 +259,7 @@ def case_rank_killed(case):
     """a rank is killed (SIGKILL)"""
     # The launcher notices, and its code is what a shell gives to a death by signal 9.
     case.expect(case.run(fault(int(signal.SIGKILL), last(case), 5, "all_reduce_sum")), 137, 1)
-    require(case.checkpoints()[-1] == "step-00000004", case.checkpoints())
+    case.left(4, charged=6)
     case.resumes()
     return "checkpoint of step 4"
 
@@ -224,7 +267,7 @@ def case_rank_killed(case):
 def case_root_killed(case):
     """rank 0 is killed between the charge and the noise"""
     case.expect(case.run(fault(int(signal.SIGKILL), 0, 5, "all_reduce_sum")), 137, 1)
-    require(case.ledger()[1] == 6, "the step that was charged is not in the ledger")
+    case.left(4, charged=6)  # the step that was charged is in the ledger
     case.resumes()
     require(case.ledger()[1] == 10, "steps 4 and 5 were charged twice, as they must be")
     return "checkpoint of step 4; the lost steps stay charged"
@@ -234,6 +277,7 @@ def case_rank_stopped(case):
     """a rank is stopped (SIGSTOP)"""
     missing = rf"finetune step 5: all_reduce_sum of \d+ float32 .*missing: rank {last(case)} on "
     case.expect(case.run(fault(int(signal.SIGSTOP), last(case), 5, "all_reduce_sum")), 71, DEADLINE + 3, [missing])
+    case.left(4, charged=6)
     case.resumes()
     return "checkpoint of step 4"
 
@@ -241,13 +285,37 @@ def case_rank_stopped(case):
 def case_root_stopped(case):
     """rank 0 is stopped (SIGSTOP)"""
     case.expect(case.run(fault(int(signal.SIGSTOP), 0, 5, "broadcast")), 71, DEADLINE + 3, [r"step 5: .*missing: rank 0 on "])
+    # The stop comes before the charge, and the launcher continues a rank before it ends it.
+    case.left(4, charged=(5, 6))
     case.resumes()
     return "checkpoint of step 4"
+
+
+def case_suspended_and_continued(case):
+    """all ranks are suspended (SIGSTOP) for longer than the deadline, and continued"""
+    # Rank 0 stops itself, so that the others are in the collective, waiting for it, when they are stopped.
+    process = case.start(fault(int(signal.SIGSTOP), 0, 5, "all_reduce_sum"))
+    until = time.time() + LIMIT
+    while "fault at" not in case.said():
+        require(time.time() < until, f"rank 0 did not stop; it said:\n{case.said()}")
+        time.sleep(0.02)
+    ranks = case.rank_processes()
+    time.sleep(DEADLINE / 10)
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2 * DEADLINE)
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
+    case.expect(case.finish(process, time.time()), 0, 2 * DEADLINE + 10)
+    require(len(ranks) == case.ranks and case.ledger()[1] == STEPS, f"{len(ranks)} ranks, and {case.ledger()[1]} steps are charged")
+    require(case.checkpointed_steps()[-1] == STEPS and (case.run_dir / "model").exists(), case.checkpoints())
+    return "the run ends as if nothing had happened"
 
 
 def case_rank_throws(case):
     """a rank throws an exception"""
     case.expect(case.run(fault("throw", last(case), 5, "all_reduce_sum")), 70, 1, ["injected exception"])
+    case.left(4, charged=6)
     case.resumes()
     return "checkpoint of step 4"
 
@@ -255,6 +323,7 @@ def case_rank_throws(case):
 def case_message_hangs(case):
     """all ranks throw, and where stderr goes does not answer"""
     case.expect(case.run(fault("throw-unheard", "all", 5, "all_reduce_sum")), 70, 6)
+    case.left(4, charged=6)
     case.resumes()
     return "checkpoint of step 4"
 
@@ -262,6 +331,7 @@ def case_message_hangs(case):
 def case_collective_fails(case):
     """a collective fails"""
     case.expect(case.run(fault("fail", last(case), 3, "all_reduce_sum")), 71, 1, ["finetune step 3: all_reduce_sum: injected failure"])
+    case.left(2, charged=4)
     case.resumes()
     return "checkpoint of step 2"
 
@@ -269,6 +339,8 @@ def case_collective_fails(case):
 def case_collective_never_completes(case):
     """a collective never completes"""
     case.expect(case.run(fault("never", last(case), 3, "broadcast")), 71, DEADLINE + 3, ["finetune step 3: broadcast"])
+    # The first broadcast of a step asks whether the budget allows it, before the charge.
+    case.left(2, charged=3)
     case.resumes()
     return "checkpoint of step 2"
 
@@ -278,6 +350,7 @@ def case_mpi_hangs(case):
     says = [r"finetune step 3: all_reduce_sum of \d+ float32 on rank \d of \d has not returned"]
     # The watchdog gives MPI twelve seconds beyond the deadline.
     case.expect(case.run(fault("mpi-hang", "all", 3, "all_reduce_sum")), 71, DEADLINE + 14, says)
+    case.left(2, charged=4)
     case.resumes()
     return "checkpoint of step 2"
 
@@ -323,22 +396,11 @@ def case_disk_full(case):
         case.run_dir = inside
         require("step-00000002" in case.checkpoints(), case.checkpoints())
         os.remove(inside / "filler")
-        resume_inside(case, outside, inside)
+        case.resumes(seen_as=outside)
         return "checkpoint of step 2"
     finally:
         keeper.kill()
         keeper.wait()
-
-
-def resume_inside(case, outside, inside):
-    """As Case.resumes, where the run sees its directory under another name than this process."""
-    before, _ = case.ledger()
-    case.run_dir = outside
-    ended = case.run(resume=True)
-    case.run_dir = inside
-    require(ended.code == 0, f"the resumed run ended with {ended.code}; it said:\n{ended.text}")
-    after, charged = case.ledger()
-    require(after >= before and charged >= STEPS, f"epsilon {before} became {after}")
 
 
 def case_directory_read_only(case):
@@ -354,7 +416,7 @@ def case_directory_read_only(case):
         subprocess.run([word.replace(",ro", ",rw") for word in remount], check=True)
         case.run_dir = inside
         require(case.checkpoints() == ["step-00000002", "step-00000004"], case.checkpoints())
-        resume_inside(case, outside, inside)
+        case.resumes(seen_as=outside)
         return "what was there"
     finally:
         keeper.kill()
@@ -384,7 +446,7 @@ def stopped_after_four_steps(case):
 
 def resumes_from_the_one_before(case, damage):
     began = time.time()
-    ended = case.resumes()
+    ended = case.resumes(from_step=CHECKPOINT_EVERY)
     require("step-00000004 is damaged and is passed over" in ended.text, ended.text)
     require(damage in ended.text, ended.text)
     require("going on from" in ended.text and "step-00000002" in ended.text, ended.text)
@@ -457,8 +519,10 @@ def case_latents_truncated_under_way(case):
     os.truncate(case.latents, 4096)
     case.expect(case.finish(process, at, fault_at=at), 74, 2, [re.escape(str(case.latents))])
     case.latents.write_bytes(whole)
+    # What was read ahead may still be trained on.
+    step = case.left(None, charged=range(3, STEPS))
     case.resumes()
-    return "checkpoint of step 2"
+    return f"checkpoint of step {step}"
 
 
 def case_latents_overwritten_under_way(case):
@@ -475,8 +539,10 @@ def case_latents_overwritten_under_way(case):
     with open(case.latents, "r+b") as file:
         file.seek(-64, os.SEEK_END)
         file.write(tail)
+    # What was read ahead may still be trained on.
+    step = case.left(None, charged=range(3, STEPS))
     case.resumes()
-    return "checkpoint of step 2"
+    return f"checkpoint of step {step}"
 
 
 def case_latents_replaced_under_way(case):
@@ -583,7 +649,7 @@ def case_parameters_differ(case):
     """one bit of what a rank received is wrong"""
     ended = case.run(fault("corrupt", last(case), 4, "all_reduce_sum"))
     case.expect(ended, 71, 3, [f"the parameters after step 6 are not the same on all ranks: rank {last(case)} differs from rank 0"])
-    require(case.checkpoints()[-1] == "step-00000004", case.checkpoints())
+    case.left(4, charged=6)
     case.resumes()
     return "checkpoint of step 4; the wrong one is not written"
 
@@ -631,6 +697,7 @@ def case_checkpoint_rename_hangs(case):
     says = [r"on rank 0 of \d: renaming .*step-00000004.tmp has not returned"]
     broken = ["--hang-at-rename", "step-00000004.tmp", "--slow", "500"]
     case.expect(case.run(fault=broken, more=IN_BACKGROUND), 71, DEADLINE + 4, says)
+    case.left(2, charged=(4, 5, 6), unfinished=["step-00000004.tmp"])
     case.resumes()
     return "checkpoint of step 2, and leftovers that the next save removes"
 
@@ -716,17 +783,38 @@ def case_background_checkpoint_fails(case):
     return "checkpoint of step 2"
 
 
-def case_ranks_differ(case):
-    """the ranks were given different configurations"""
-    started = case.build / "tests/fault_run"
-    one = [str(started), "finetune", *case.arguments(False)]
-    other = [*one, "--set", "optimizer.learning_rate=0.5"]
-    command = ["mpirun", "-np", str(case.ranks - 1), *one, ":", "-np", "1", *other]
+def last_rank_starts(case, own, other):
+    """How a job ended whose last rank was started by another command than the ranks before it."""
+    command = ["mpirun", "-np", str(case.ranks - 1), *own, ":", "-np", "1", *other]
     began = time.time()
     process = subprocess.Popen(command, env=case.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=open(case.folder / "err", "wb"), start_new_session=True)
-    case.expect(case.finish(process, began), 64, 5,
+    return case.finish(process, began)
+
+
+def case_ranks_differ(case):
+    """the ranks were given different configurations"""
+    own = [str(case.build / "tests/fault_run"), "finetune", *case.arguments(False)]
+    case.expect(last_rank_starts(case, own, [*own, "--set", "optimizer.learning_rate=0.5"]), 64, 5,
                 [rf"the configuration must be the same on all ranks, but rank {last(case)} has '  learning_rate: 0.5' where"])
+    require(not case.run_dir.exists(), "something was written")
+    return "nothing is written"
+
+
+def case_ranks_of_different_builds(case):
+    """a rank was started from another build of the same version"""
+    program = case.build / "tests/fault_run"
+    other = case.folder / "other/fault_run"
+    other.parent.mkdir()
+    # What follows the end of an ELF file does not change what it does.
+    other.write_bytes(program.read_bytes() + b"\0")
+    other.chmod(0o755)
+    arguments = ["finetune", *case.arguments(False)]
+    facts = r"'dpldm [^']*, executable {}'"
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in (program, other)]
+    case.expect(last_rank_starts(case, [str(program), *arguments], [str(other), *arguments]), 64, 5,
+                [rf"the program must be the same on all ranks, but rank {last(case)} has {facts.format(digests[1])} "
+                 rf"where rank 0 has {facts.format(digests[0])}"])
     require(not case.run_dir.exists(), "something was written")
     return "nothing is written"
 
