@@ -9,7 +9,7 @@ python3 - "$database" <<'PY'
 import json, pathlib, re, shlex, subprocess, sys
 database = pathlib.Path(sys.argv[1]).resolve()
 entries = json.load(open("build/compile_commands.json"))
-drop = re.compile(r"^(-fpch-preprocess|-Winvalid-pch|-Wno-restrict)$")
+drop = re.compile(r"^(-fpch-preprocess|-Winvalid-pch|-Wno-restrict|-Wno-stringop-.*)$")
 pch = None
 for entry in entries:
     words = shlex.split(entry["command"])
@@ -18,7 +18,7 @@ for entry in entries:
     kept, torch, i = [], False, 0
     while i < len(words):
         if words[i] == "-include" and "cmake_pch" in words[i + 1]:
-            torch, i = True, i + 2
+            torch, i = "torch" in words[i + 1], i + 2
             continue
         if not drop.match(words[i]):
             kept.append(words[i])

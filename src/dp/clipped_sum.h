@@ -74,8 +74,8 @@ class ClippedSum : public model::GradientTap {
   void begin_micro_batch(std::int64_t num_records, std::int64_t multiplicity, std::int64_t num_padding = 0);
   void report(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
               const model::NormStatistics& statistics) override;
-  // Throws InternalError with its name when a trained parameter was not reported: a gradient that is silently missing would be
-  // outside the clip.
+  // Throws InternalError with its name when a trained parameter was not reported: a gradient that is silently missing
+  // would be outside the clip.
   void finish_micro_batch();
 
   // fp32, one entry per trained parameter element, in units of C, in the memory where the parameters are. Valid until

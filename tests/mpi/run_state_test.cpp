@@ -162,7 +162,7 @@ TEST_F(RunStateOnRanks, LineOfMetricsThatACrashCutShort_IsNotGoneOnWith) {
 
 TEST_F(RunStateOnRanks, WhatADeadProcessLeftHalfWrittenOfTheModel_IsRemovedWhenTheRunGoesOn) {
   const fs::path run_dir = root_ / "run";
-  prepare_run_dir(run_dir, /*resume=*/false, "a: 1", *world_);
+  prepare_run_dir(run_dir, /*resume=*/false, "a: 1", *world_).reset();
   std::vector<fs::path> left;
   if (world_->is_root()) {
     const pid_t child = ::fork();
@@ -177,7 +177,7 @@ TEST_F(RunStateOnRanks, WhatADeadProcessLeftHalfWrittenOfTheModel_IsRemovedWhenT
     std::ofstream(run_dir / "model/unet" / ("config.json.tmp-" + std::to_string(::getppid()))) << "being written";
   }
   world_->barrier();
-  prepare_run_dir(run_dir, /*resume=*/true, "a: 1", *world_);
+  prepare_run_dir(run_dir, /*resume=*/true, "a: 1", *world_).reset();
   for (const fs::path& path : left) EXPECT_FALSE(fs::exists(path)) << path;
   if (!world_->is_root()) return;
   EXPECT_TRUE(fs::exists(run_dir / "config.yaml"));

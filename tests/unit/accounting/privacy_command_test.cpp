@@ -309,18 +309,10 @@ TEST_F(PrivacyCommand, Ledger_OfARunThatIsNotPrivateBesideAClaim_Fails) {
 }
 
 TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
-  Json claim{{"format", "dpldm-privacy"},
-             {"version", 1},
-             {"private", true},
-             {"epsilon", 1.82824365},
-             {"delta", 1e-5},
-             {"neighbouring", "add-remove"},
-             {"sampler", "poisson"},
-             {"accountant", "pld"},
-             {"sampling_rate", .01},
-             {"noise_multiplier", 1.0},
-             {"steps", 1000},
-             {"num_records", 50000},
+  Json claim{{"format", "dpldm-privacy"}, {"version", 1},        {"private", true},
+             {"epsilon", 1.82824365},     {"delta", 1e-5},       {"neighbouring", "add-remove"},
+             {"sampler", "poisson"},      {"accountant", "pld"}, {"sampling_rate", .01},
+             {"noise_multiplier", 1.0},   {"steps", 1000},       {"num_records", 50000},
              {"expected_batch_size", 500}};
   write("model/dp_metadata.json", claim);
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["verified"], true);
