@@ -646,7 +646,7 @@ def case_step_limit(case):
 
 
 def case_parameters_differ(case):
-    """one bit of what a rank received is wrong"""
+    """one bit of each number that a rank received is wrong"""
     ended = case.run(fault("corrupt", last(case), 4, "all_reduce_sum"))
     case.expect(ended, 71, 3, [f"the parameters after step 6 are not the same on all ranks: rank {last(case)} differs from rank 0"])
     case.left(4, charged=6)

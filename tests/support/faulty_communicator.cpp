@@ -1,5 +1,6 @@
 #include "support/faulty_communicator.h"
 
+#include <algorithm>
 #include <csignal>
 #include <stdexcept>
 #include <thread>
@@ -54,8 +55,12 @@ void FaultyCommunicator::go_wrong(const std::string& where) {
 
 void FaultyCommunicator::after(comm::Buffer buffer) {
   if (!std::exchange(corrupts_, false) || buffer.count == 0) return;
-  // Of a float32 in the middle a high bit of the mantissa: wrong, and still an ordinary number.
-  static_cast<unsigned char*>(buffer.data)[buffer.count / 2 * comm::size_of(buffer.dtype) + 2] ^= 0x40;
+  // Of every number a high bit of the mantissa, where it is a float32: wrong, and still ordinary. One alone may be so
+  // small that the noise which is added to it swallows the difference.
+  const std::size_t size = comm::size_of(buffer.dtype);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(buffer.count); ++i) {
+    static_cast<unsigned char*>(buffer.data)[i * size + std::min<std::size_t>(2, size - 1)] ^= 0x40;
+  }
 }
 
 void FaultyCommunicator::all_reduce_sum(comm::Buffer buffer) {
