@@ -1,15 +1,14 @@
 #include "accounting/ledger_witnesses.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <fstream>
 #include <string>
-#include <string_view>
 #include <system_error>
 
 #include <fmt/format.h>
 
+#include "accounting/checkpoint_name.h"
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -70,20 +69,6 @@ Json whole_manifest(const fs::path& path) {
   return Json::object();
 }
 
-// N of "step-N" and of what follows it; 0 for any other name.
-std::int64_t step_in_name(const std::string& name) {
-  constexpr std::string_view kPrefix = "step-";
-  std::int64_t step = 0;
-  if (name.starts_with(kPrefix)) std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), step);
-  return step;
-}
-
-// A checkpoint gets its manifest last, and its own name, which has nothing behind the number, after that.
-bool is_finished(const fs::path& checkpoint) {
-  const std::string name = checkpoint.filename().string();
-  return step_in_name(name) > 0 && name.find_last_not_of("0123456789") == name.find('-');
-}
-
 void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
   const fs::path checkpoints = run_dir / "checkpoints";
   const WatchedFileCall watched("reading", checkpoints);
@@ -92,7 +77,9 @@ void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_d
     const fs::path path = entry.path() / "manifest.json";
     std::error_code unknown;
     if (!fs::exists(path, unknown) && !unknown) {
-      if (is_finished(entry.path())) {
+      // A checkpoint gets its manifest last, and its own name after that.
+      const auto name = checkpoint_name_from(entry.path().filename().string());
+      if (name && name->suffix.empty()) {
         spdlog::warn("the checkpoint {} has no manifest.json, so what it had seen of the ledger cannot be compared",
                      entry.path().string());
       }
@@ -112,7 +99,8 @@ void compare_with_names_of_checkpoints(const PrivacyLedger& ledger, const fs::pa
   if (!fs::is_directory(checkpoints)) return;
   for (const auto& entry : fs::directory_iterator(checkpoints)) {
     const std::string name = entry.path().filename().string();
-    if (step_in_name(name) > ledger.num_steps()) {
+    const auto checkpoint = checkpoint_name_from(name);
+    if (checkpoint && checkpoint->step > ledger.num_steps()) {
       throw IoError(
           fmt::format("the ledger has {} steps, but there is a checkpoint {}: its end was cut off or replaced",
                       ledger.num_steps(), name));

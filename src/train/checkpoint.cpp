@@ -1,7 +1,6 @@
 #include "train/checkpoint.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <set>
 #include <system_error>
@@ -9,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "accounting/checkpoint_name.h"
 #include "accounting/ledger_witnesses.h"
 #include "base/atomic_file.h"
 #include "base/build_facts.h"
@@ -22,41 +22,28 @@ namespace dpldm::train {
 namespace {
 
 namespace fs = std::filesystem;
+using accounting::CheckpointName;
 using nlohmann::json;
 
 constexpr const char* kFormat = "dpldm-checkpoint";
 constexpr int kVersion = 1;
 constexpr const char* kManifest = "manifest.json";
 constexpr std::size_t kMaxManifestBytes = std::size_t{16} << 20;
-constexpr const char* kPrefix = "step-";
-constexpr std::size_t kStepDigits = 8;
 constexpr const char* kTemporary = ".tmp";
 // A checkpoint that is being replaced by one of the same step, for the moment between two renames.
 constexpr const char* kReplaced = ".replaced";
 
-std::string directory_name(std::int64_t step) { return fmt::format("{}{:0{}}", kPrefix, step, kStepDigits); }
-
-// The step of "step-00000123", or of that name with `suffix`; none for any other name.
-std::optional<std::int64_t> step_of(const std::string& name, const std::string& suffix = "") {
-  const std::string prefix = kPrefix;
-  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return std::nullopt;
-  if (name.size() < prefix.size() + kStepDigits + suffix.size()) return std::nullopt;
-  const char* begin = name.data() + prefix.size();
-  const char* end = name.data() + name.size() - suffix.size();
-  std::int64_t step = 0;
-  const auto [stopped, error] = std::from_chars(begin, end, step);
-  if (error != std::errc() || stopped != end || step < 0) return std::nullopt;
-  return step;
-}
-
-std::vector<std::string> names_in(const fs::path& directory) {
+// Those that are checkpoints', whole or not.
+std::vector<CheckpointName> checkpoints_in(const fs::path& directory) {
   const WatchedFileCall watched("listing", directory);
-  std::vector<std::string> names;
+  std::vector<CheckpointName> names;
   std::error_code error;
   fs::directory_iterator entries(directory, error);
   if (error == std::errc::no_such_file_or_directory) return names;
   for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-    names.push_back(entries->path().filename().string());
+    if (auto name = accounting::checkpoint_name_from(entries->path().filename().string())) {
+      names.push_back(std::move(*name));
+    }
   }
   if (error) throw IoError(fmt::format("cannot list {}: {}", directory.string(), error.message()));
   return names;
@@ -185,7 +172,7 @@ CheckpointStore::CheckpointStore(fs::path directory, std::int64_t keep_last, std
 }
 
 void CheckpointStore::save(const CheckpointInfo& info, std::span<const CheckpointFile> files) const {
-  const fs::path final_name = directory_ / directory_name(info.step);
+  const fs::path final_name = directory_ / to_text(CheckpointName{info.step, ""});
   const fs::path temporary = final_name.string() + kTemporary;
   make_directories(directory_);
   remove_leftovers();
@@ -216,28 +203,21 @@ void CheckpointStore::save(const CheckpointInfo& info, std::span<const Checkpoin
 }
 
 std::optional<Checkpoint> CheckpointStore::newest() const {
-  struct Candidate {
-    std::int64_t step;
-    bool is_replaced;
-    std::string name;
-  };
-  std::vector<Candidate> candidates;
-  for (const std::string& name : names_in(directory_)) {
-    if (const auto step = step_of(name)) candidates.push_back({*step, false, name});
-    if (const auto step = step_of(name, kReplaced)) candidates.push_back({*step, true, name});
-  }
-  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
-    return std::pair(a.step, !a.is_replaced) > std::pair(b.step, !b.is_replaced);
+  std::vector<CheckpointName> candidates = checkpoints_in(directory_);
+  std::erase_if(candidates,
+                [](const CheckpointName& name) { return !name.suffix.empty() && name.suffix != kReplaced; });
+  std::sort(candidates.begin(), candidates.end(), [](const CheckpointName& a, const CheckpointName& b) {
+    return std::pair(a.step, a.suffix.empty()) > std::pair(b.step, b.suffix.empty());
   });
-  for (const Candidate& candidate : candidates) {
+  for (const CheckpointName& candidate : candidates) {
     try {
-      Checkpoint checkpoint = verify_checkpoint(directory_ / candidate.name);
+      Checkpoint checkpoint = verify_checkpoint(directory_ / to_text(candidate));
       if (checkpoint.info.step != candidate.step) {
-        throw IoError(fmt::format("{} says it is of step {}", candidate.name, checkpoint.info.step));
+        throw IoError(fmt::format("{} says it is of step {}", to_text(candidate), checkpoint.info.step));
       }
       return checkpoint;
     } catch (const IoError& damage) {
-      spdlog::warn("the checkpoint {} is damaged and is passed over: {}", candidate.name, damage.what());
+      spdlog::warn("the checkpoint {} is damaged and is passed over: {}", to_text(candidate), damage.what());
     }
   }
   if (!candidates.empty()) {
@@ -247,26 +227,27 @@ std::optional<Checkpoint> CheckpointStore::newest() const {
 }
 
 void CheckpointStore::remove_leftovers() const {
-  for (const std::string& name : names_in(directory_)) {
-    const auto replaced = step_of(name, kReplaced);
-    const bool was_replaced = replaced && path_exists(directory_ / directory_name(*replaced));
-    if (!was_replaced && !step_of(name, kTemporary)) continue;
+  for (const CheckpointName& name : checkpoints_in(directory_)) {
+    const bool was_replaced =
+        name.suffix == kReplaced && path_exists(directory_ / to_text(CheckpointName{name.step, ""}));
+    if (!was_replaced && name.suffix != kTemporary) continue;
+    const fs::path leftover = directory_ / to_text(name);
     std::error_code error;
-    remove_directory(directory_ / name, error);
-    if (error) throw IoError(fmt::format("cannot remove {}: {}", (directory_ / name).string(), error.message()));
+    remove_directory(leftover, error);
+    if (error) throw IoError(fmt::format("cannot remove {}: {}", leftover.string(), error.message()));
   }
 }
 
 void CheckpointStore::remove_those_not_kept(std::int64_t saved) const {
   std::set<std::int64_t> steps;
-  for (const std::string& name : names_in(directory_)) {
-    if (const auto step = step_of(name); step && *step <= saved) steps.insert(*step);
+  for (const CheckpointName& name : checkpoints_in(directory_)) {
+    if (name.suffix.empty() && name.step <= saved) steps.insert(name.step);
   }
   std::int64_t newer = 0;
   for (auto step = steps.rbegin(); step != steps.rend(); ++step, ++newer) {
     if (newer < keep_last_ || (keep_every_ > 0 && *step % keep_every_ == 0)) continue;
     std::error_code error;
-    const fs::path path = directory_ / directory_name(*step);
+    const fs::path path = directory_ / to_text(CheckpointName{*step, ""});
     const WatchedFileCall watched("removing", path);
     // Under a temporary name first: a removal that is cut short must not leave a checkpoint that looks damaged.
     const fs::path doomed = path.string() + kTemporary;
