@@ -59,7 +59,7 @@ Json setting_json(const GaussianEvent& event, const AccountingChoice& choice) {
 
 std::string setting_text(const GaussianEvent& event, const AccountingChoice& choice) {
   const std::string sampling =
-      event.sampler == Sampler::kNone ? "every record in every step" : fmt::format("q {:.6g}", event.sampling_rate);
+      event.sampler == Sampler::kNone ? "no amplification" : fmt::format("q {:.6g}", event.sampling_rate);
   return fmt::format("{}, sigma {:.6g}, {} steps, delta {}, {}, {}", sampling, event.noise_multiplier, event.count,
                      accounting::up_to_digits(choice.delta, 3), to_text(choice.neighbouring), to_text(choice.kind));
 }
@@ -94,17 +94,22 @@ void run_privacy_epsilon(int argc, char** argv) {
   cxxopts::Options options(argv[0], "What a run costs: an upper bound of epsilon.");
   add_setting_options(options);
   options.add_options()("sampler",
-                        "poisson; or none: every record in every step (shuffled data: once per epoch, --steps counts "
-                        "epochs; under zero-out, since one record less would "
-                        "move others to other batches)",
+                        "poisson; or none, for no amplification: every record in every step, or, of shuffled data, "
+                        "once in an epoch, and then --steps counts epochs. With none, --neighbouring is zero-out "
+                        "unless given: add-remove has the same epsilon for every record in every step, and does not "
+                        "hold for shuffled data, where one record less moves others to other batches",
                         cxxopts::value<std::string>()->default_value("poisson"), "W");
   add_accounting_options(options);
   const auto arguments = parse_or_help(options, argc, argv);
   if (!arguments) return;
   const cxxopts::ParseResult& given = *arguments;
-  const AccountingChoice choice = accounting_choice(given);
+  AccountingChoice choice = accounting_choice(given);
   GaussianEvent event;
   event.sampler = accounting::sampler_from(given["sampler"].as<std::string>());
+  // Of the two with the same epsilon, the one that is true for shuffled data too.
+  if (event.sampler == Sampler::kNone && given.count("neighbouring") == 0) {
+    choice.neighbouring = accounting::Neighbouring::kZeroOut;
+  }
   const auto rate = sampling_rate(given);
   if (!rate && event.sampler == Sampler::kPoisson) throw ConfigError("--sampling-rate is missing; see --help");
   event.sampling_rate = rate.value_or(1);

@@ -132,6 +132,25 @@ TEST_F(PrivacyCommand, Epsilon_TakesAccountantRelationAndSampler) {
       17.86, 0.005);
 }
 
+// Removing a record from shuffled data moves others to other batches, which this number does not cover.
+TEST_F(PrivacyCommand, Epsilon_WithoutAmplification_IsUnderZeroOutUnlessAskedOtherwise) {
+  const std::vector<std::string> none = {"epsilon", "--sampler", "none", "--noise-multiplier", "1", "--steps",
+                                         "10",      "--delta",   "1e-5"};
+  const auto under = [&](const std::string& relation) {
+    std::vector<std::string> words = none;
+    words.insert(words.end(), {"--neighbouring", relation});
+    return json(words);
+  };
+  EXPECT_EQ(json(none)["neighbouring"], "zero-out");
+  EXPECT_THAT(answer(none), testing::HasSubstr("no amplification, sigma 1, 10 steps, delta 1e-05, zero-out, pld"));
+  EXPECT_EQ(under("add-remove")["neighbouring"], "add-remove");
+  EXPECT_EQ(under("add-remove")["epsilon"], json(none)["epsilon"]);
+  // The sensitivity is 2 C: as with half the noise.
+  std::vector<std::string> half = none;
+  half[4] = "0.5";
+  EXPECT_DOUBLE_EQ(under("replace-one")["epsilon"].get<double>(), json(half)["epsilon"].get<double>());
+}
+
 TEST_F(PrivacyCommand, Epsilon_TakesBatchAndRecordsForRateAndDelta) {
   const Json answer = json(
       {"epsilon", "--expected-batch", "500", "--num-records", "50000", "--noise-multiplier", "1", "--steps", "10"});
