@@ -10,7 +10,6 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
 
 namespace dpldm::accounting {
@@ -20,7 +19,6 @@ using Json = nlohmann::json;
 
 constexpr double kTolerance = 1e-6;  // relative: what another machine's mathematical library may change
 constexpr std::array<std::string_view, 3> kClippings{"flat", "automatic", "per-group"};  // see dp/clipped_sum.h
-constexpr std::size_t kMaxMetadataBytes = std::size_t{1} << 24;
 
 bool agree(double a, double b) { return std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b)); }
 
@@ -61,16 +59,17 @@ PrivacyClaim claim_from(const Json& json) {
 
 }  // namespace
 
-PrivacyClaim read_claim(const std::filesystem::path& dp_metadata) {
-  const std::string text = read_file(dp_metadata, kMaxMetadataBytes);
+PrivacyClaim claim_of(const Statement& statement) {
   try {
-    return claim_from(Json::parse(text));
+    return claim_from(statement.content);
   } catch (const Json::exception& error) {
-    throw ConfigError(dp_metadata.string() + " is not a privacy statement: " + error.what());
+    throw ConfigError(statement.file.string() + " is not a privacy statement: " + error.what());
   } catch (const ConfigError& error) {
-    throw ConfigError(dp_metadata.string() + ": " + error.what());
+    throw ConfigError(statement.file.string() + ": " + error.what());
   }
 }
+
+PrivacyClaim read_claim(const std::filesystem::path& dp_metadata) { return claim_of(read_statement(dp_metadata)); }
 
 std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
   if (!claim.is_private) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "accounting/accountant.h"
+#include "accounting/statement.h"
 
 namespace dpldm::accounting {
 
@@ -29,8 +30,10 @@ struct PrivacyClaim {
   std::vector<GaussianEvent> other_releases;
 };
 
-// Reads the keys above; others only describe, and are not looked at. Throws IoError when the file cannot be read and
-// ConfigError when a key is missing or is not what it should be.
+// Reads the keys above; others only describe, and are not looked at. Throws ConfigError when a key is missing or is not
+// what it should be.
+PrivacyClaim claim_of(const Statement& statement);
+// The same of the statement in a file; throws as read_statement does, too.
 PrivacyClaim read_claim(const std::filesystem::path& dp_metadata);
 
 // Epsilon from the claim's own numbers; none when it claims nothing. Throws ConfigError with what disagrees: an epsilon

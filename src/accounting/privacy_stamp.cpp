@@ -10,7 +10,6 @@
 
 #include "accounting/bound_text.h"
 #include "accounting/claim.h"
-#include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/watchdog.h"
@@ -24,9 +23,7 @@ using nlohmann::json;
 constexpr const char* kPrivacy = "dpldm.privacy";
 constexpr const char* kStatement = "dpldm.statement_sha256";
 constexpr const char* kWeights = "weights_sha256";
-constexpr const char* kStatementFile = "dp_metadata.json";
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as in io/safetensors.cpp
-constexpr std::size_t kMaxStatementBytes = std::size_t{1} << 24;
 
 // A safetensors file begins with the header's length, 8 bytes little-endian, and the header, a JSON object.
 struct Header {
@@ -73,43 +70,28 @@ std::vector<fs::path> places(const fs::path& model) {
   return found;
 }
 
-// The statement lies in the pipeline's directory; `model` may be a network's own inside it.
-std::optional<fs::path> find_statement(const fs::path& model) {
-  for (const fs::path& place : {model, model / ".."}) {
-    if (path_exists(place / kStatementFile)) return place / kStatementFile;
-  }
-  return std::nullopt;
-}
-
-json read_statement(const fs::path& statement) {
-  json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
-  if (!content.is_object()) throw ConfigError(statement.string() + " is not a JSON object");
-  return content;
-}
-
 // A claim of privacy must follow from its own numbers. What claims nothing is not looked at.
-void require_true_claim(const fs::path& statement) {
-  const json content = read_statement(statement);
-  const auto is_private = content.find("private");
-  if (is_private == content.end() || *is_private != true) return;
+void require_true_claim(const Statement& statement) {
+  const auto is_private = statement.content.find("private");
+  if (is_private == statement.content.end() || *is_private != true) return;
   try {
-    verified_epsilon(read_claim(statement));
+    verified_epsilon(claim_of(statement));
   } catch (const Error& error) {
-    throw ConfigError(fmt::format("{} does not hold: {}", statement.string(), error.what()));
+    throw ConfigError(fmt::format("{} does not hold: {}", statement.file.string(), error.what()));
   }
 }
 
 // Whether the part of a model at `named` (its own directory, or the model's for all of it) saw private records by the
 // word of the model's statement. Of a model that was trained elsewhere nobody knows which part did; the statement of a
 // fine-tuning names what was trained, those of a text encoder by its directory, and the rest stays as public as it was.
-bool says_private(const fs::path& statement, const fs::path& named) {
-  const json content = read_statement(statement);
+bool says_private(const Statement& statement, const fs::path& named) {
+  const json& content = statement.content;
   const auto records = content.find("training_records");
   if (records == content.end() || *records != "private") return false;
   const auto trained = content.find("trained_parameters");
   if (trained == content.end() || !trained->is_array()) return true;
   std::error_code unknown;
-  if (fs::equivalent(statement.parent_path(), named, unknown)) return !trained->empty();
+  if (fs::equivalent(statement.file.parent_path(), named, unknown)) return !trained->empty();
   const auto belongs_to = [](const json& name, const std::string& component) {
     return name.is_string() && name.get<std::string>().starts_with(component + ".");
   };
@@ -169,68 +151,68 @@ std::vector<PrivacyStamp> read_privacy_stamps(const fs::path& model) {
 
 void require_unstamped(const fs::path& model, const std::string& purpose) {
   const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
-  const std::optional<fs::path> statement = find_statement(model);
+  const std::optional<Statement> statement = statement_of(model);
   if (statement && says_private(*statement, model)) {
     throw ConfigError(
-        fmt::format("{} says that {} saw private records; {}", statement->string(), model.string(), purpose));
+        fmt::format("{} says that {} saw private records; {}", statement->file.string(), model.string(), purpose));
   }
   if (stamps.empty()) return;
   throw ConfigError(fmt::format("{} holds weights that were trained on private records ({}); {}",
                                 stamps.front().file.string(), stamps.front().privacy, purpose));
 }
 
-void require_own_statement(const fs::path& model) {
+std::optional<Statement> require_own_statement(const fs::path& model) {
   const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
-  const std::optional<fs::path> statement = find_statement(model);
+  std::optional<Statement> statement = statement_of(model);
   if (stamps.empty()) {
-    if (path_exists(model / kStatementFile)) require_true_claim(model / kStatementFile);
-    return;
+    if (statement && statement->file == model / kStatementFile) require_true_claim(*statement);
+    return statement;
   }
   if (!statement) {
     throw ConfigError(fmt::format("{} says '{}', but the dp_metadata.json that belongs to it is missing in {}",
                                   stamps.front().file.string(), stamps.front().privacy, model.string()));
   }
-  const std::string digest = sha256_of(read_file(*statement, kMaxStatementBytes));
+  const std::string digest = sha256_of(statement->text);
   for (const PrivacyStamp& stamp : stamps) {
     if (stamp.statement_sha256 == digest) continue;
     throw ConfigError(fmt::format("the dp_metadata.json of {} is not the one that {} was written with, which said '{}'",
                                   model.string(), stamp.file.string(), stamp.privacy));
   }
   require_true_claim(*statement);
+  return statement;
 }
 
-bool statement_names_weights(const fs::path& named) {
-  const std::optional<fs::path> statement = find_statement(named);
-  return statement && read_statement(*statement).contains(kWeights);
-}
+bool names_weights(const Statement& statement) { return statement.content.contains(kWeights); }
 
 std::string weights_beside_the_statement(const fs::path& named) {
-  const std::optional<fs::path> found = find_statement(named);
-  if (!found) return "";
-  const fs::path& statement = *found;
-  const fs::path model = statement.parent_path();
-  const json content = json::parse(read_file(statement, kMaxStatementBytes), nullptr, /*allow_exceptions=*/false);
-  if (!content.is_object() || !content.contains(kWeights)) return "";
+  const std::optional<Statement> statement = statement_of(named);
+  return statement ? weights_beside_the_statement(*statement) : "";
+}
+
+std::string weights_beside_the_statement(const Statement& statement) {
+  if (!names_weights(statement)) return "";
+  const fs::path model = statement.file.parent_path();
   std::map<std::string, std::string> digests;
   try {
-    digests = content[kWeights].get<std::map<std::string, std::string>>();
+    digests = statement.content.at(kWeights).get<std::map<std::string, std::string>>();
   } catch (const json::exception& error) {
     throw ConfigError(
-        fmt::format("{}: {} is not a digest for each file: {}", statement.string(), kWeights, error.what()));
+        fmt::format("{}: {} is not a digest for each file: {}", statement.file.string(), kWeights, error.what()));
   }
   for (const fs::path& file : weights_in(model)) {
     const std::string name = fs::proximate(file, model).generic_string();
     const auto digest = digests.find(name);
     if (digest == digests.end()) {
-      return fmt::format("{} is not among the weights that {} names", file.string(), statement.string());
+      return fmt::format("{} is not among the weights that {} names", file.string(), statement.file.string());
     }
     if (digest->second != sha256_of_tensors(file)) {
-      return fmt::format("{} does not hold the weights that {} was written for", file.string(), statement.string());
+      return fmt::format("{} does not hold the weights that {} was written for", file.string(),
+                         statement.file.string());
     }
     digests.erase(digest);
   }
   if (digests.empty()) return "";
-  return fmt::format("{} names weights that are not there: {}", statement.string(), digests.begin()->first);
+  return fmt::format("{} names weights that are not there: {}", statement.file.string(), digests.begin()->first);
 }
 
 }  // namespace dpldm::accounting

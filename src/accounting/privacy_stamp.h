@@ -12,10 +12,11 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
+#include "accounting/statement.h"
 
 namespace dpldm::accounting {
 
@@ -42,15 +43,17 @@ void require_unstamped(const std::filesystem::path& model, const std::string& pu
 
 // Throws ConfigError when weights in `model` are stamped, and the dp_metadata.json beside them is missing or is not the
 // one that they were written with; and when its own numbers do not make the epsilon that it claims (claim.h), whether
-// or not weights are stamped. Weights without stamp and statement pass.
-void require_own_statement(const std::filesystem::path& model);
+// or not weights are stamped. Weights without stamp and statement pass. Returns the statement that was looked at.
+std::optional<Statement> require_own_statement(const std::filesystem::path& model);
 
-// What keeps the weights of `named`, a pipeline's directory or a network's in it, from being those that the pipeline's
-// dp_metadata.json was written for, by the digests in it: a sentence, or empty. A statement without digests is not
-// compared. Reads all files of weights; throws IoError when that fails, ConfigError for digests that are none.
+// What keeps the weights of the pipeline in whose directory `statement` lies from being those that it was written for,
+// by the digests in it: a sentence, or empty. A statement without digests is not compared. Reads all files of weights;
+// throws IoError when that fails, ConfigError for digests that are none.
+std::string weights_beside_the_statement(const Statement& statement);
+// The same for the model at `named`, a pipeline's directory or a network's in it; empty where it has no statement.
 std::string weights_beside_the_statement(const std::filesystem::path& named);
 
-// Whether the statement of the model at `named` has digests of its weights: those from before there were any do not.
-bool statement_names_weights(const std::filesystem::path& named);
+// Whether it has digests of weights: a statement from before there were any has not.
+bool names_weights(const Statement& statement);
 
 }  // namespace dpldm::accounting

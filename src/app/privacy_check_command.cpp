@@ -1,5 +1,7 @@
 #include <cmath>
 #include <filesystem>
+#include <optional>
+#include <vector>
 
 #include <cxxopts.hpp>
 #include <fmt/format.h>
@@ -11,17 +13,24 @@
 #include "accounting/ledger.h"
 #include "accounting/ledger_witnesses.h"
 #include "accounting/privacy_stamp.h"
+#include "accounting/statement.h"
+#include "accounting/statement_page.h"
 #include "app/arguments.h"
 #include "app/privacy_command.h"
 #include "app/privacy_options.h"
 #include "base/atomic_file.h"
+#include "base/build_facts.h"
 #include "base/error.h"
+#include "base/log.h"
 
 namespace dpldm::app {
 namespace {
 
+namespace fs = std::filesystem;
 using accounting::PrivacyLedger;
 using Json = nlohmann::ordered_json;
+
+constexpr const char* kModelOfARun = "model";  // its directory in the run's
 
 // `name` is what the one positional argument is called in messages.
 cxxopts::Options check_options(const char* program, const std::string& about, const std::string& name) {
@@ -78,6 +87,70 @@ std::string others_text(const PrivacyLedger& ledger) {
   return count == 0 ? "" : fmt::format(" and {} other release{}", count, count == 1 ? "" : "s");
 }
 
+// Where a page about the model in the directory `model` lies: with the model itself, or in the directory of its run,
+// which keeps it under the name that the page calls it by. A page beside models of other names may be about any of
+// them.
+std::vector<fs::path> pages_about(const fs::path& model) {
+  std::vector<fs::path> pages{model / accounting::kStatementPage};
+  fs::path whole_name = fs::absolute(model).lexically_normal();
+  if (!whole_name.has_filename()) whole_name = whole_name.parent_path();
+  if (whole_name.filename() == kModelOfARun) pages.push_back(whole_name.parent_path() / accounting::kStatementPage);
+  std::erase_if(pages, [](const fs::path& page) { return !path_exists(page); });
+  return pages;
+}
+
+// Whether there was a page to compare. Throws ConfigError when one says something else than the statement.
+bool compare_pages(const fs::path& model, const accounting::Statement& statement) {
+  const std::vector<fs::path> pages = pages_about(model);
+  if (pages.empty()) return false;
+  const auto version = statement.content.find("program_version");
+  if (version == statement.content.end() || *version != program_version()) {
+    spdlog::warn("{} was not compared: {} is of another version of dpldm, whose words {} does not know",
+                 pages.front().string(), statement.file.string(), program_version());
+    return false;
+  }
+  for (const fs::path& page : pages) {
+    const std::string difference = accounting::difference_from_page(page, statement.content);
+    if (!difference.empty()) throw ConfigError(difference);
+  }
+  return true;
+}
+
+// What `verify` found to be true.
+struct Verified {
+  accounting::PrivacyClaim claim;
+  std::optional<double> epsilon;
+  bool weights_compared = false;
+  bool page_compared = false;
+};
+
+Verified verified_statement(const accounting::Statement& statement) {
+  const accounting::PrivacyClaim claim = accounting::claim_of(statement);
+  return {.claim = claim, .epsilon = verified_epsilon(claim)};
+}
+
+// Of a model in its directory, with its weights and its page. The statement must be the directory's own: one that lies
+// above it may be about another model.
+Verified verified_model(const fs::path& model) {
+  const std::optional<accounting::Statement> statement = accounting::require_own_statement(model);
+  if (!statement || statement->file != model / accounting::kStatementFile) {
+    throw IoError(fmt::format("{} has no {}, so nothing is claimed of it", model.string(), accounting::kStatementFile));
+  }
+  const std::string difference = accounting::weights_beside_the_statement(*statement);
+  if (!difference.empty()) throw ConfigError(difference + ": its claim is not about them");
+  Verified verified = verified_statement(*statement);
+  verified.weights_compared = accounting::names_weights(*statement);
+  verified.page_compared = compare_pages(model, *statement);
+  return verified;
+}
+
+// `path` is a model's directory, a run's, or a statement by itself.
+Verified verified_at(const fs::path& path) {
+  if (!fs::is_directory(path)) return verified_statement(accounting::read_statement(path));
+  const bool is_run = !path_exists(path / accounting::kStatementFile) && path_exists(path / kModelOfARun);
+  return verified_model(is_run ? path / kModelOfARun : path);
+}
+
 }  // namespace
 
 void run_privacy_ledger(int argc, char** argv) {
@@ -112,32 +185,28 @@ void run_privacy_ledger(int argc, char** argv) {
 }
 
 void run_privacy_verify(int argc, char** argv) {
-  cxxopts::Options options =
-      check_options(argv[0], "Recomputes a model's epsilon from the numbers in its dp_metadata.json.", "MODEL");
+  cxxopts::Options options = check_options(
+      argv[0],
+      "Recomputes a model's epsilon from the numbers in its dp_metadata.json, and compares its weights and its page, "
+      "privacy_statement.md, with it. MODEL is the model's directory, its run's, or a dp_metadata.json by itself.",
+      "MODEL");
   const auto arguments = parse_or_help(options, argc, argv);
   if (!arguments) return;
   const cxxopts::ParseResult& given = *arguments;
-  const std::filesystem::path path = required_value<std::string>(given, "path");
+  const fs::path path = required_value<std::string>(given, "path");
   const bool json = given.count("json") > 0;
-  const bool is_model = std::filesystem::is_directory(path);
-  bool names_weights = false;
-  const auto [claim, epsilon] = reporting_failure(json, [&] {
-    if (is_model) {
-      names_weights = accounting::statement_names_weights(path);
-      accounting::require_own_statement(path);
-      const std::string difference = accounting::weights_beside_the_statement(path);
-      if (!difference.empty()) throw ConfigError(difference + ": its claim is not about them");
-    }
-    const accounting::PrivacyClaim read = accounting::read_claim(is_model ? path / "dp_metadata.json" : path);
-    return std::pair(read, verified_epsilon(read));
-  });
+  const Verified verified = reporting_failure(json, [&] { return verified_at(path); });
+  const accounting::PrivacyClaim& claim = verified.claim;
+  const std::optional<double>& epsilon = verified.epsilon;
+  const char* page_note = verified.page_compared ? "; privacy_statement.md says the same" : "";
   if (epsilon) {
     warn_of(accounting::caution_about_delta(claim.delta, claim.num_records));
     warn_of(accounting::caution_about_epsilon(*epsilon));
   }
   if (json) {
     const Json answer{{"verified", true},
-                      {"weights_compared", names_weights},
+                      {"weights_compared", verified.weights_compared},
+                      {"page_compared", verified.page_compared},
                       {"private", claim.is_private},
                       {"epsilon", epsilon ? Json(*epsilon) : Json(nullptr)},
                       {"delta", claim.delta},
@@ -145,11 +214,12 @@ void run_privacy_verify(int argc, char** argv) {
                       {"neighbouring", to_text(claim.neighbouring)}};
     fmt::print("{}\n", answer.dump());
   } else if (epsilon) {
-    fmt::print("verified{}: epsilon {} at delta {} ({}, {})\n",
-               names_weights ? "" : " (the numbers; no weights were compared)", accounting::up_to_decimals(*epsilon, 6),
-               accounting::up_to_digits(claim.delta, 3), to_text(claim.neighbouring), to_text(claim.accountant));
+    fmt::print("verified{}: epsilon {} at delta {} ({}, {}){}\n",
+               verified.weights_compared ? "" : " (the numbers; no weights were compared)",
+               accounting::up_to_decimals(*epsilon, 6), accounting::up_to_digits(claim.delta, 3),
+               to_text(claim.neighbouring), to_text(claim.accountant), page_note);
   } else {
-    fmt::print("NOT PRIVATE: the model claims nothing, consistently\n");
+    fmt::print("NOT PRIVATE: the model claims nothing, consistently{}\n", page_note);
   }
 }
 

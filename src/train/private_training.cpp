@@ -450,6 +450,7 @@ class PrivateTraining {
                                  .num_trained = trained_.num_elements(),
                                  .base_unet_sha256 = setup_.base_sha256,
                                  .base_text_encoder_sha256 = setup_.text_encoder_sha256,
+                                 .tokenizer_sha256 = setup_.latents.info().tokenizer_sha256,
                                  .encoder_sha256 = setup_.latents.info().encoder_sha256,
                                  .class_names = setup_.latents.info().class_names,
                                  .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate,

@@ -27,6 +27,8 @@
 #include "accounting/claim.h"
 #include "accounting/ledger.h"
 #include "accounting/privacy_stamp.h"
+#include "accounting/statement.h"
+#include "accounting/statement_page.h"
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -595,6 +597,8 @@ TEST_F(PrivateTrainingOnRanks, StatementIsVerifiedFromItsOwnNumbers) {
   const std::filesystem::path directory = run(real, "real", *world_);
   const accounting::PrivacyClaim claim = accounting::read_claim(directory / "model/dp_metadata.json");
   EXPECT_EQ(accounting::verified_epsilon(claim), accounting::PrivacyLedger::read(directory / "ledger.jsonl").epsilon());
+  const accounting::Statement statement = accounting::read_statement(directory / "model/dp_metadata.json");
+  EXPECT_EQ(accounting::difference_from_page(directory / "privacy_statement.md", statement.content), "");
 }
 
 TEST_F(PrivateTrainingOnRanks, StatementNamesTheWeightsThatItIsAbout) {

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "accounting/privacy_stamp.h"
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/torch.h"
 #include "data/latent_file.h"
@@ -184,6 +185,10 @@ TEST_F(TextTraining, FrozenAndTrainedEncodersFromCaptionsToAModelThatReadsPrompt
   EXPECT_EQ(accounting::read_privacy_stamps(trained).size(), 2U);
   const auto metadata = model::read_dp_metadata(trained);
   EXPECT_TRUE(metadata["public_inputs"].contains("base_text_encoder_sha256"));
+  const std::string tokenizer_sha256 = text::load_tokenizer(golden_tokenizer(), kTokens)->sha256();
+  EXPECT_EQ(metadata["public_inputs"]["tokenizer_sha256"], tokenizer_sha256);
+  EXPECT_NE(read_file(trained.parent_path() / "privacy_statement.md", 1 << 20).find(tokenizer_sha256),
+            std::string::npos);
   const auto names = metadata["trained_parameters"].get<std::vector<std::string>>();
   EXPECT_NE(std::find(names.begin(), names.end(), "bert.model.layers.0.fc1.weight"), names.end());
 

@@ -13,8 +13,10 @@
 
 #include "accounting/ledger.h"
 #include "accounting/ledger_witnesses.h"
+#include "accounting/statement_page.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "unit/accounting/whole_statement.h"
 
 namespace dpldm::app {
 namespace {
@@ -345,6 +347,57 @@ TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
     EXPECT_THROW(json({"verify", (folder_ / "model").string()}), ConfigError);
     EXPECT_EQ(Json::parse(printed_)["verified"], false);
   }
+}
+
+TEST_F(PrivacyCommand, Verify_ComparesThePageOfTheRunAndThatOfTheModel) {
+  const Json statement = accounting::test::whole_statement();
+  const std::string page = accounting::statement_page(statement);
+  Json of_another = statement;
+  of_another["key_commitment"] = "dd";
+  const std::string other_page = accounting::statement_page(of_another);
+  write("model/dp_metadata.json", statement);
+  const std::vector<std::string> named = {folder_.string(), (folder_ / "model").string(),
+                                          (folder_ / "model").string() + "/"};
+  for (const std::string& path : named) EXPECT_EQ(json({"verify", path})["page_compared"], false) << "there is none";
+  for (const char* place : {"privacy_statement.md", "model/privacy_statement.md"}) {
+    std::ofstream(folder_ / place) << page;
+    for (const std::string& path : named) EXPECT_EQ(json({"verify", path})["page_compared"], true) << path;
+    EXPECT_THAT(answer({"verify", folder_.string()}), testing::HasSubstr("; privacy_statement.md says the same"));
+    std::ofstream(folder_ / place) << other_page;
+    for (const std::string& path : named) {
+      EXPECT_THAT(refusal({"verify", path}), testing::HasSubstr("it: '| commitment to the key | cc |'")) << path;
+    }
+    std::filesystem::remove(folder_ / place);
+  }
+  EXPECT_EQ(json({"verify", (folder_ / "model/dp_metadata.json").string()})["page_compared"], false);
+}
+
+// A directory of many models may hold the page of any of them.
+TEST_F(PrivacyCommand, Verify_LeavesAPageAloneThatNeedNotBeAboutTheModel) {
+  write("one/dp_metadata.json", accounting::test::whole_statement());
+  std::ofstream(folder_ / "privacy_statement.md") << "# Privacy statement of another model\n";
+  EXPECT_EQ(json({"verify", (folder_ / "one").string()})["page_compared"], false);
+  std::filesystem::rename(folder_ / "one", folder_ / "model");
+  EXPECT_THROW(answer({"verify", (folder_ / "model").string()}), ConfigError);
+}
+
+TEST_F(PrivacyCommand, Verify_SaysThatItDoesNotComparePagesOfAnotherVersion) {
+  for (const Json& version : {Json("0.0.0"), Json(7), Json()}) {
+    Json statement = accounting::test::whole_statement();
+    statement["program_version"] = version;
+    write("model/dp_metadata.json", statement);
+    std::ofstream(folder_ / "privacy_statement.md") << "other words\n";
+    testing::internal::CaptureStderr();
+    EXPECT_EQ(json({"verify", (folder_ / "model").string()})["page_compared"], false);
+    EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("privacy_statement.md was not compared"));
+  }
+}
+
+TEST_F(PrivacyCommand, Verify_TakesNoStatementFromTheDirectoryAbove) {
+  write("dp_metadata.json", accounting::test::whole_statement());
+  std::filesystem::create_directories(folder_ / "other/unet");
+  EXPECT_THROW(answer({"verify", (folder_ / "other").string()}), IoError);
+  EXPECT_EQ(json({"verify", folder_.string()})["verified"], true);
 }
 
 TEST_F(PrivacyCommand, WrongWords_AreRefusedWithASentence) {

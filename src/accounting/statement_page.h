@@ -1,0 +1,21 @@
+// privacy_statement.md: a model's statement as a page for people. It says nothing that dp_metadata.json does not say,
+// so that it can be made again from it and compared.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include <nlohmann/json_fwd.hpp>
+
+namespace dpldm::accounting {
+
+inline constexpr const char* kStatementPage = "privacy_statement.md";
+
+// Throws ConfigError when `statement`, the content of dp_metadata.json, lacks something that the page says.
+std::string statement_page(const nlohmann::json& statement);
+
+// What keeps the file `page` from being the page of `statement`: a sentence that names the first line that differs, or
+// empty. Throws IoError when it cannot be read, ConfigError as above.
+std::string difference_from_page(const std::filesystem::path& page, const nlohmann::json& statement);
+
+}  // namespace dpldm::accounting
