@@ -131,6 +131,7 @@ data::LatentFileInfo latent_info(const data::ImageFileInfo& images, model::Autoe
   info.scaling_factor = autoencoder.config().scaling_factor;
   info.encoder_sha256 = model::weights_sha256(autoencoder);
   info.class_names = images.class_names;
+  info.source = images.source;
   if (tokenizer != nullptr) {
     info.num_tokens = tokenizer->num_tokens();
     info.vocabulary_size = tokenizer->vocabulary_size();

@@ -50,6 +50,7 @@ Json description_of(const data::LatentFile& file) {
             {"image_size", {info.image_channels, info.image_height, info.image_width}},
             {"scaling_factor", info.scaling_factor},
             {"encoder_sha256", info.encoder_sha256},
+            {"source", info.source},
             {"num_tokens", info.num_tokens},
             {"class_names", info.class_names},
             {"content_sha256", info.content_sha256}};

@@ -101,6 +101,9 @@ std::string public_inputs_rows(const Json& inputs) {
     if (inputs.contains(key)) rows += row(what, text_at(inputs, key));
   }
   rows += row("public autoencoder (SHA-256)", text_at(inputs, "autoencoder_sha256"));
+  if (inputs.contains("training_records_source")) {
+    rows += row("public training records, made from", text_at(inputs, "training_records_source"));
+  }
   return rows;
 }
 

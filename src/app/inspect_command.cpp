@@ -183,6 +183,7 @@ Json describe_latents(const fs::path& path) {
           {"scaling_factor", info.scaling_factor},
           {"num_classes", info.class_names.size()},
           {"encoder_sha256", info.encoder_sha256},
+          {"source", info.source},
           {"content_sha256", info.content_sha256}};
 }
 

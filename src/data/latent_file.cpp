@@ -55,7 +55,8 @@ void check_info(const LatentFileInfo& info) {
   }
 }
 
-LatentFileInfo read_info(const hdf5::File& file) {
+// Of a file that was begun: all but the checksum, which a finished one has.
+LatentFileInfo read_info_without_checksum(const hdf5::File& file) {
   require_format(file, kFormat, kVersion);
   LatentFileInfo info;
   info.visibility = read_visibility(file);
@@ -72,16 +73,23 @@ LatentFileInfo read_info(const hdf5::File& file) {
   info.scaling_factor = file.read_real_attribute("scaling_factor");
   info.encoder_sha256 = file.read_text_attribute("encoder_sha256");
   info.class_names = file.read_texts_attribute("class_names");
+  if (file.has_attribute("source")) info.source = file.read_text_attribute("source");
   info.num_tokens = file.read_integer_attribute("num_tokens");
   if (info.num_tokens > 0) {
     info.vocabulary_size = file.read_integer_attribute("vocabulary_size");
     info.tokenizer_sha256 = file.read_text_attribute("tokenizer_sha256");
   }
-  info.content_sha256 = file.read_text_attribute("content_sha256");
   in_file(file.path(), [&] {
     check_info(info);
     check_class_names(info.class_names);
+    check_text("the source", info.source);
   });
+  return info;
+}
+
+LatentFileInfo read_info(const hdf5::File& file) {
+  LatentFileInfo info = read_info_without_checksum(file);
+  info.content_sha256 = file.read_text_attribute("content_sha256");
   return info;
 }
 
@@ -96,6 +104,7 @@ void write_info(hdf5::File& file, const LatentFileInfo& info) {
   file.write_attribute("scaling_factor", info.scaling_factor);
   file.write_attribute("encoder_sha256", info.encoder_sha256);
   file.write_attribute("class_names", std::span<const std::string>(info.class_names));
+  file.write_attribute("source", info.source);
   file.write_attribute("num_tokens", info.num_tokens);
   if (info.num_tokens > 0) {
     file.write_attribute("vocabulary_size", info.vocabulary_size);
@@ -304,13 +313,17 @@ struct LatentFileWriter::Impl {
     moments.emplace(place, info);
   }
 
-  // The file of an earlier writer with the same key, which was interrupted.
+  // The file of an earlier writer with the same key, which was interrupted. Content that is marked otherwise by now, as
+  // private above all, is another file's.
   bool find_earlier() {
     if (!path_exists(temporary->path())) return false;
     try {
       const hdf5::File file = hdf5::File::open_read_only(temporary->path());
       const hdf5::Dataset found = file.open_dataset("moments");
       found.require(type(), moments_shape(info));
+      LatentFileInfo said = read_info_without_checksum(file);
+      said.content_sha256 = info.content_sha256;
+      if (said != info) throw IoError("its attributes are not those of what is written now");
       place.offset = found.file_offset();
       // `commit` writes it last.
       if (file.has_attribute("content_sha256")) throw IoError("it was finished, but not renamed");
@@ -350,6 +363,7 @@ LatentFileWriter::LatentFileWriter(const std::filesystem::path& path, const Late
                                    bool half_precision, const std::string& work_key) {
   check_info(info);
   check_class_names(info.class_names);
+  check_text("the source '" + info.source + "'", info.source);
   if (has_labels == info.class_names.empty()) {
     throw ConfigError("latents have labels exactly when they have class names");
   }

@@ -32,6 +32,7 @@ struct LatentFileInfo {
   double scaling_factor = 1.0;  // of the encoder; the diffusion latent is sample * scaling_factor
   std::string encoder_sha256;   // of the autoencoder's weights
   std::vector<std::string> class_names;
+  std::string source;                // what the images were made from, for people; empty where it was not kept
   std::int64_t num_tokens = 0;       // L, 0 without captions
   std::int64_t vocabulary_size = 0;  // token ids are below it; 0 without captions
   std::string tokenizer_sha256;      // of what made the tokens; empty without captions
@@ -118,7 +119,7 @@ class LatentFileWriter {
   // `info.content_sha256` is ignored. Labels and class names come together or not at all. Throws IoError, ConfigError.
   //
   // With a `work_key` (a digest of everything that decides the content) the unfinished file is kept when the process
-  // fails, and the next writer with the same path and key goes on with it.
+  // fails, and the next writer with the same path, key and `info` goes on with it.
   LatentFileWriter(const std::filesystem::path& path, const LatentFileInfo& info, bool has_labels, bool half_precision,
                    const std::string& work_key = "");
   ~LatentFileWriter();

@@ -29,7 +29,8 @@ struct StatementFacts {
   const std::string& tokenizer_sha256;          // of the captions; what it says without a text encoder is left out
   const std::string& encoder_sha256;
   const std::vector<std::string>& class_names;
-  bool latents_are_private;  // as the file says; a run on public ones is accounted for all the same
+  bool latents_are_private;           // as the file says; a run on public ones is accounted for all the same
+  const std::string& latents_source;  // of public ones; that of private ones is as private as they are
   const std::map<std::string, std::string>& weights;  // model::weights_to_be_written
 };
 

@@ -454,6 +454,7 @@ class PrivateTraining {
                                  .encoder_sha256 = setup_.latents.info().encoder_sha256,
                                  .class_names = setup_.latents.info().class_names,
                                  .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate,
+                                 .latents_source = setup_.latents.info().source,
                                  .weights = weights};
       // The statement before the weights, and a stamp inside them: neither a crash in between nor a copy without the
       // statement may leave weights that look as if they were public.

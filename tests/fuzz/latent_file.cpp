@@ -45,10 +45,10 @@ class Recipe {
   std::string_view bytes_;
 };
 
-constexpr std::array kAttributes{"format",           "version",       "visibility", "num_records",
-                                 "num_variants",     "latent_shape",  "image_size", "scaling_factor",
-                                 "encoder_sha256",   "class_names",   "num_tokens", "vocabulary_size",
-                                 "tokenizer_sha256", "content_sha256"};
+constexpr std::array kAttributes{"format",           "version",        "visibility", "num_records",
+                                 "num_variants",     "latent_shape",   "image_size", "scaling_factor",
+                                 "encoder_sha256",   "class_names",    "num_tokens", "vocabulary_size",
+                                 "tokenizer_sha256", "content_sha256", "source"};
 
 // A whole file of one record, of which the recipe replaces attributes.
 void write_usual(data::hdf5::File& file, std::uint32_t left_out) {
@@ -68,6 +68,7 @@ void write_usual(data::hdf5::File& file, std::uint32_t left_out) {
   if (wanted(11)) file.write_attribute("vocabulary_size", std::int64_t{9});
   if (wanted(12)) file.write_attribute("tokenizer_sha256", std::string("t"));
   if (wanted(13)) file.write_attribute("content_sha256", std::string("c"));
+  if (wanted(14)) file.write_attribute("source", std::string("s"));
 }
 
 void write_attribute(data::hdf5::File& file, const std::string& name, Recipe& recipe) {

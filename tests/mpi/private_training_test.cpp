@@ -598,6 +598,7 @@ TEST_F(PrivateTrainingOnRanks, StatementIsVerifiedFromItsOwnNumbers) {
   const accounting::PrivacyClaim claim = accounting::read_claim(directory / "model/dp_metadata.json");
   EXPECT_EQ(accounting::verified_epsilon(claim), accounting::PrivacyLedger::read(directory / "ledger.jsonl").epsilon());
   const accounting::Statement statement = accounting::read_statement(directory / "model/dp_metadata.json");
+  EXPECT_FALSE(statement.content["public_inputs"].contains("training_records_source")) << "it is theirs to keep";
   EXPECT_EQ(accounting::difference_from_page(directory / "privacy_statement.md", statement.content), "");
 }
 
@@ -974,9 +975,12 @@ TEST_F(PrivateTrainingOnRanks, PublicLatentsAreNotCalledPrivate) {
   config::FinetuneConfig real = config();
   real.test_seed.reset();
   real.noise_multiplier = 3;
-  const std::string page = read_file(run(real, "public", *world_) / "privacy_statement.md", 1 << 20);
+  const std::filesystem::path directory = run(real, "public", *world_);
+  const std::string page = read_file(directory / "privacy_statement.md", 1 << 20);
   EXPECT_EQ(page.find("private training set"), std::string::npos);
   EXPECT_NE(page.find("differentially private"), std::string::npos);
+  EXPECT_NE(page.find("| public training records, made from | made up |"), std::string::npos) << page;
+  EXPECT_EQ(model::read_dp_metadata(directory / "model")["public_inputs"]["training_records_source"], "made up");
 }
 
 TEST_F(PrivateTrainingOnRanks, EnvironmentThatLowersPrecisionIsRefused) {

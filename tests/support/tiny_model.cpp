@@ -51,6 +51,7 @@ TinyModel make_tiny_model(const std::filesystem::path& directory, std::int64_t n
   info.scaling_factor = 0.5;
   info.encoder_sha256 = model::weights_sha256(vae);
   info.class_names = {"a", "b", "c"};
+  info.source = "made up";
   data::LatentFileWriter writer(directory / "latents.h5", info, /*has_labels=*/true, /*half_precision=*/false);
   writer.write_moments(0, torch::randn({num_records, 2, 8, 4, 4}));
   writer.write_labels(torch::randint(0, 3, {num_records}, torch::kLong));

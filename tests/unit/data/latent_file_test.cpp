@@ -32,6 +32,7 @@ LatentFileInfo small_info() {
   info.scaling_factor = 0.5;
   info.encoder_sha256 = "abc";
   info.class_names = {"cat", "dog"};
+  info.source = "folder pets";
   info.num_tokens = 3;
   info.vocabulary_size = 18;
   info.tokenizer_sha256 = "def";
@@ -62,6 +63,7 @@ TEST(LatentFile, WhatIsWritten_IsReadInAnyOrder) {
     EXPECT_EQ(file.info().image_width, 16);
     EXPECT_EQ(file.info().scaling_factor, 0.5);
     EXPECT_EQ(file.info().encoder_sha256, "abc");
+    EXPECT_EQ(file.info().source, "folder pets");
     EXPECT_EQ(file.info().vocabulary_size, 18);
     EXPECT_EQ(file.info().tokenizer_sha256, "def");
     const std::vector<std::int64_t> ids{5, 0, 1, 2, 4, 4};
@@ -177,6 +179,23 @@ TEST(LatentFileWriter, WithoutCommitOrWithPartsMissing_LeavesNothing) {
     EXPECT_THROW(writer.commit(), ConfigError);  // no tokens
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+// Images that were imported as public by mistake, and again as private after their encode was interrupted.
+TEST(LatentFileWriter, UnfinishedFileWithOtherAttributes_IsBegunAgain) {
+  const TemporaryDirectory folder;
+  const auto goes_on = [&](const LatentFileInfo& info) {
+    return LatentFileWriter(folder.path() / "l.h5", info, true, false, "key").goes_on();
+  };
+  LatentFileInfo open_to_all = small_info();
+  open_to_all.visibility = Visibility::kPublic;
+  EXPECT_FALSE(goes_on(open_to_all)) << "there is none yet";
+  EXPECT_TRUE(goes_on(open_to_all));
+  EXPECT_FALSE(goes_on(small_info()));
+  EXPECT_TRUE(goes_on(small_info()));
+  LatentFileInfo from_elsewhere = small_info();
+  from_elsewhere.source = "synthetic";
+  EXPECT_FALSE(goes_on(from_elsewhere));
 }
 
 TEST(LatentFileWriter, WhatDoesNotFitTheAnnouncement_IsRefused) {

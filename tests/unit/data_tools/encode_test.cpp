@@ -41,6 +41,7 @@ class Encode : public ToolTest {
     info.channels = 1;
     info.height = info.width = 8;
     info.class_names = {"a", "b"};
+    info.source = "folder scans";
     images_ = at::randint(0, 256, {kNumImages, 1, 8, 8}).to(at::kByte);
     data::ImageFileWriter writer(path("images.h5"), info);
     writer.append(images_, at::arange(kNumImages).remainder(2));
@@ -78,6 +79,8 @@ TEST_F(Encode, Moments_AreTheAutoencodersWithTheFlipAsSecondVariant) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const data::LatentFile file(path("l.h5"));
   EXPECT_EQ(file.info().visibility, data::Visibility::kPrivate) << "visibility is the images'";
+  EXPECT_EQ(file.info().source, "folder scans") << "as the images say";
+  EXPECT_THAT(run({"inspect", "--json", text("l.h5")}).out, testing::HasSubstr("\"source\":\"folder scans\""));
   EXPECT_EQ(file.info().scaling_factor, 0.5);
   EXPECT_EQ(file.info().encoder_sha256, model::weights_sha256(*autoencoder_));
   EXPECT_EQ(file.info().image_height, 8);
