@@ -83,6 +83,11 @@ std::string relation_text(const std::string& neighbouring) {
   return "replace-one: with one record replaced by any other";
 }
 
+std::string sampling_text(const Json& statement) {
+  if (statement.at("sampler") != "poisson") return "no amplification";
+  return "Poisson, rate q = " + number_at(statement, "sampling_rate");
+}
+
 // Texts from elsewhere must not end the cell that they are in.
 std::string cell(std::string text) {
   const auto ends_a_cell = [](unsigned char c) { return c < ' ' || c == '|' || c == 0x7f; };
@@ -114,7 +119,7 @@ std::string table(const Json& statement) {
   rows += row("neighbouring relation", relation_text(text_at(statement, "neighbouring")));
   rows += row("records N", number_at(statement, "num_records"));
   rows += row("expected batch q N", number_at(statement, "expected_batch_size"));
-  rows += row("sampling", fmt::format("Poisson, rate q = {}", number_at(statement, "sampling_rate")));
+  rows += row("sampling", sampling_text(statement));
   rows += row("steps charged T", number_at(statement, "steps"));
   for (const Json& release : statement.at("other_releases")) {
     rows += row("further release", fmt::format("{}: {} times, sigma {}, sampler {}, q = {}", text_at(release, "kind"),

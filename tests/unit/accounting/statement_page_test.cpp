@@ -46,12 +46,20 @@ TEST_F(StatementPage, WhatTheStatementSays_IsOnIt) {
   EXPECT_THAT(page, Not(HasSubstr("tokenizer")));
 }
 
-TEST_F(StatementPage, TextModelsInputs_AreNamed) {
+TEST_F(StatementPage, InputsThatOnlySomeRunsHave_AreNamed) {
   nlohmann::json statement = statement_;
   statement["public_inputs"]["base_text_encoder_sha256"] = "dd";
   statement["public_inputs"]["tokenizer_sha256"] = "ee";
+  statement["public_inputs"]["training_records_source"] = "folder shapes";
   const std::string page = statement_page(statement);
+  EXPECT_THAT(page, HasSubstr("| public training records, made from | folder shapes |\n"));
   EXPECT_THAT(page, HasSubstr("| public text encoder (SHA-256) | dd |\n| public tokenizer (SHA-256) | ee |\n"));
+}
+
+TEST_F(StatementPage, OtherSamplers_AreNotCalledPoisson) {
+  nlohmann::json statement = statement_;
+  statement["sampler"] = "none";
+  EXPECT_THAT(statement_page(statement), Not(HasSubstr("Poisson")));
 }
 
 TEST_F(StatementPage, TextsFromElsewhere_StayInTheirCell) {
