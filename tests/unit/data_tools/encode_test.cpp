@@ -70,6 +70,27 @@ class Encode : public ToolTest {
     return count;
   }
 
+  // Two ranks, each started in a folder of its own and with options of its own, which must not agree.
+  void expect_refused_apart(const std::vector<std::string>& first, const std::vector<std::string>& second,
+                            const std::string& what, const std::string& model_of_second = "model") const {
+    std::vector<std::string> all{"mpirun", "--oversubscribe", "--bind-to", "none"};
+    const auto add_rank = [&](const std::string& folder, const std::string& model,
+                              const std::vector<std::string>& more) {
+      std::filesystem::create_directories(path(folder));
+      all.insert(all.end(), {"-np", "1", "--wdir", text(folder), DPLDM_BIN_DIR "/dpldm-data"});
+      all.insert(all.end(), {"encode", "--model", text(model), "--images", text("images.h5"), "--threads", "1", "-o",
+                             text("l.h5")});
+      all.insert(all.end(), more.begin(), more.end());
+    };
+    add_rank("first", "model", first);
+    all.emplace_back(":");
+    add_rank("second", model_of_second, second);
+    const test::ProcessResult result = test::run_process(all);
+    EXPECT_EQ(result.exit_code, 64) << what << result.err;
+    EXPECT_THAT(result.err, testing::HasSubstr(what));
+    EXPECT_EQ(files_named("l.h5"), 0);
+  }
+
   std::shared_ptr<model::AutoencoderKL> autoencoder_;
   at::Tensor images_;
 };
@@ -127,34 +148,39 @@ TEST_F(Encode, DamagedImages_AreRefusedBeforeAnythingIsWritten) {
   EXPECT_EQ(files_named("l.h5"), 0);
 }
 
-TEST_F(Encode, RanksWithDifferentOptions_AreRefused) {
-  const auto command = [&](const std::vector<std::string>& more) {
-    std::vector<std::string> all = arguments({"--threads", "1", "-o", text("l.h5")});
-    all.insert(all.end(), more.begin(), more.end());
-    all.insert(all.begin(), {"-np", "1", DPLDM_BIN_DIR "/dpldm-data"});
-    return all;
-  };
-  for (const std::vector<std::string>& other : std::vector<std::vector<std::string>>{
-           {"--batch", "4"}, {"--flips"}, {"--half"}, {"--precision", "bf16"}, {"--save-every", "9"}}) {
-    std::vector<std::string> all{"mpirun", "--oversubscribe", "--bind-to", "none"};
-    const std::vector<std::string> first = command({});
-    const std::vector<std::string> second = command(other);
-    all.insert(all.end(), first.begin(), first.end());
-    all.emplace_back(":");
-    all.insert(all.end(), second.begin(), second.end());
-    const test::ProcessResult result = test::run_process(all);
-    EXPECT_EQ(result.exit_code, 64) << other.front() << result.err;
-    EXPECT_THAT(result.err, testing::HasSubstr("the configuration must be the same on all ranks"));
-    EXPECT_THAT(result.err, testing::HasSubstr(other.front() + " "));
-    EXPECT_EQ(files_named("l.h5"), 0);
-  }
-}
-
 // The captions of the images 0, 1, ... as rows, in one text.
 std::string caption_rows(const std::function<std::string(std::int64_t)>& row) {
   std::string rows;
   for (std::int64_t i = 0; i < kNumImages; ++i) rows += row(i);
   return rows;
+}
+
+TEST_F(Encode, RanksWithDifferentOptions_AreRefused) {
+  for (const std::vector<std::string>& other : std::vector<std::vector<std::string>>{
+           {"--batch", "4"}, {"--flips"}, {"--half"}, {"--precision", "bf16"}, {"--save-every", "9"}}) {
+    expect_refused_apart({}, other,
+                         "the configuration must be the same on all ranks, but rank 1 has '" + other.front() + " ");
+  }
+}
+
+TEST_F(Encode, RanksThatSeeOtherCaptionsAnotherTokenizerOrOtherWeights_AreRefused) {
+  // One name, as on nodes that have the file on disks of their own.
+  write("first/c.csv", "caption\n" + caption_rows([](std::int64_t) { return std::string("cat\n"); }));
+  write("second/c.csv", "caption\n" + caption_rows([](std::int64_t) { return std::string("dog\n"); }));
+  write("words/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\ncat\ndog\n");
+  const std::vector<std::string> captions{"--captions", "c.csv", "--tokenizer", text("words")};
+  expect_refused_apart(captions, captions, "but rank 1 has '--captions SHA-256 ");
+
+  write("second/c.csv", test::bytes_of(path("first/c.csv")));
+  write("others/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\ndog\ncat\n");
+  expect_refused_apart(captions, {"--captions", "c.csv", "--tokenizer", text("others")},
+                       "but rank 1 has 'tokenizer: SHA-256 ");
+
+  const torch::NoGradGuard no_grad;
+  autoencoder_->named_parameters()["encoder.conv_in.bias"].add_(1);
+  model::save_autoencoder(*autoencoder_, path("other model/vae"));
+  expect_refused_apart({}, {}, "the SHA-256 of the model must be the same on all ranks, but rank 1 has ",
+                       "other model");
 }
 
 TEST_F(Encode, Captions_BecomeTokensInWhicheverFormTheyCome) {
