@@ -153,8 +153,8 @@ void overwrite(const std::filesystem::path& file) {
   stream.write("damaged", 7);
 }
 
-// Rank 0 alone: `start(comm, run_dir)` ends with IoError when `file` is cut or overwritten at `context`, leaves no
-// model, and ends as it should when the file is whole again and the run is resumed.
+// Rank 0 alone: `start(comm, run_dir)` ends with IoError when `file` is cut or overwritten at `context`, the last step,
+// leaves neither checkpoint nor model, and ends as it should when the file is whole again and the run is resumed.
 template <class Start>
 void expect_changes_are_noticed(const std::filesystem::path& file, const std::string& context, const Start& start) {
   const auto whole = file.string() + ".whole";
@@ -165,6 +165,7 @@ void expect_changes_are_noticed(const std::filesystem::path& file, const std::st
     Interfering comm(*alone, context, [&, act = change] { act(file); });
     EXPECT_THROW(start(comm, run_dir, false), IoError) << name;
     EXPECT_TRUE(std::filesystem::exists(run_dir / "config.yaml")) << name << ": it was noticed before the start";
+    EXPECT_FALSE(std::filesystem::exists(run_dir / "checkpoints")) << name;
     EXPECT_FALSE(std::filesystem::exists(run_dir / "model")) << name;
     std::filesystem::copy_file(whole, file, std::filesystem::copy_options::overwrite_existing);
     EXPECT_NO_THROW(start(*alone, run_dir, true)) << name;
@@ -240,7 +241,6 @@ TEST(PretrainingOnRanks, LatentsThatAreCutOrOverwrittenUnderWayEndTheRun) {
   const test::TemporaryDirectory own;
   if (world->is_root()) {
     test::make_tiny_model(own.path(), 20, data::Visibility::kPublic);
-    // At the last step: what is noticed then is noticed before the model is written.
     expect_changes_are_noticed(own.path() / "latents.h5", "pretrain step 5",
                                [&](comm::Communicator& comm, const std::filesystem::path& run_dir, bool resume) {
                                  config::PretrainConfig config = tiny_config(own.path());

@@ -6,7 +6,7 @@
     break_rules.py --table                                the same as the table of docs/testing.md
     break_rules.py --check                                do the list, the code, the tests and the document still fit together?
 
-rules.toml says what to change and which tests must fail then. Everything happens in a copy of the tree under DIR, with a build folder of
+rules.toml says what to change and which tests must fail then: GoogleTest's, or cases of tests/fault. Everything happens in a copy of the tree under DIR, with a build folder of
 its own; the tree that this file lies in is only read. Before anything is broken, every test must pass in the copy as it is. A rule
 counts as caught when each of its tests is reported as failed: a change that does not compile, a test that crashes, hangs or never starts
 proves nothing. Ends with "N caught, M missed", and with code 1 if any was missed.
@@ -28,6 +28,8 @@ ROOT = HERE.parents[1]
 DOCUMENT = "docs/testing.md"
 TABLE_BEGINS = "<!-- break_rules.py --table -->"
 TABLE_ENDS = "<!-- end of table -->"
+FAULTS = "fault_run"  # the target whose tests are cases of this script
+FAULT_SCRIPT = "tests/fault/fault_test.py"
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                    OMPI_MCA_btl_vader_single_copy_mechanism="none", HDF5_USE_FILE_LOCKING="BEST_EFFORT")
 
@@ -41,7 +43,13 @@ class Run:
         self.ranks = ranks
         self.says = says
 
+    def is_fault_case(self):
+        return self.target == FAULTS
+
     def command(self, build):
+        if self.is_fault_case():
+            case = self.tests[0].removeprefix("fault.")
+            return [sys.executable, str(build.parent / FAULT_SCRIPT), "--build", str(build), "--ranks", str(self.ranks), case]
         mpirun = ["mpirun", "-np", str(self.ranks), "--bind-to", "none", "--oversubscribe"] if self.ranks else []
         return [*mpirun, str(build / "tests" / self.target), "--gtest_color=no", "--gtest_filter=" + ":".join(self.tests)]
 
@@ -135,7 +143,7 @@ class Outcome:
 def why_not_passed(run, build, timeout):
     for _ in range(2):  # a busy machine may keep a rank waiting beyond its deadline
         outcome = Outcome(run, build, timeout)
-        absent = [test for test in run.tests if not outcome.reported("OK", test)]
+        absent = [test for test in run.tests if not run.is_fault_case() and not outcome.reported("OK", test)]
         if outcome.code == 0 and not absent:
             return ""
     return f"{run.target} does not pass with the rule kept ({absent or 'code ' + str(outcome.code)}):\n{outcome.text[-4000:]}"
@@ -206,12 +214,17 @@ def complaints_about(rules):
     """What has changed around the list without it."""
     sources = {path: path.read_text() for path in (ROOT / "tests").rglob("*") if path.suffix in (".cpp", ".txt")}
     everything = "\n".join(sources.values())
+    cases = set(re.findall(r"^def case_(\w+)", (ROOT / FAULT_SCRIPT).read_text(), re.MULTILINE))
     for rule in rules:
         try:
             applied(rule, ROOT)
         except (OSError, ValueError) as error:
             yield str(error)
         for run in rule.runs:
+            if run.is_fault_case():
+                if len(run.tests) != 1 or run.tests[0] not in {"fault." + case for case in cases} or not run.ranks or not run.says:
+                    yield f"'{rule.broken}': {run.tests} is not one case of {FAULT_SCRIPT}, with its ranks and what it must say"
+                continue
             if not re.search(rf"dpldm_test\({run.target}\b", everything):
                 yield f"'{rule.broken}': there is no test program {run.target}"
             for test in run.tests:
