@@ -51,7 +51,8 @@ TEST_P(TokenizerGolden, Ids_AreThoseOfTransformers) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, TokenizerGolden, testing::Values("clip", "clip_json", "bert", "bert_json"));
+INSTANTIATE_TEST_SUITE_P(All, TokenizerGolden, testing::Values("clip", "clip_json", "bert", "bert_json"),
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(Tokenizer, LongText_IsCutAndKeepsItsEnd) {
   const auto tokenizer = load_tokenizer(DPLDM_GOLDEN_DIR "/tokenizers/clip", 5);
