@@ -21,7 +21,8 @@ and a stop (exit code 75); a second Ctrl-C or SIGTERM ends it at once.
 Environment
   DPLDM_SITE      a file of site settings (configs/cluster/example.env)
   DPLDM_MPIRUN    another mpirun; given with its whole path, Open MPI is taken from there on the other hosts too
-  OMP_NUM_THREADS threads in each rank (default: this machine's cores divided by the ranks)
+  OMP_NUM_THREADS threads in each rank (default: this machine's cores divided by the ranks; with --hosts, each host's by its own;
+                  in an allocation, its --cpus-per-task)
   OMPI_ALLOW_RUN_AS_ROOT=1, OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1   needed as root, as in a container
   OMPI_MCA_rmaps_base_oversubscribe=1                          needed for more ranks than cores
 TEXT
