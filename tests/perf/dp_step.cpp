@@ -42,8 +42,13 @@ using dpldm::model::UNetConfig;
 
 struct Workload {
   std::shared_ptr<torch::nn::Module> network;
-  std::function<at::Tensor()> forward;
+  std::function<at::Tensor(std::int64_t)> forward;  // of so many records, the first ones
 };
+
+dpldm::model::Conditioning first_of(const dpldm::model::Conditioning& conditioning, std::int64_t records) {
+  const auto first = [&](const at::Tensor& all) { return all.defined() ? all.narrow(0, 0, records) : all; };
+  return {first(conditioning.context), first(conditioning.class_labels)};
+}
 
 UNetConfig config_of(const std::string& name) {
   UNetConfig config;
@@ -72,7 +77,9 @@ Workload unet(const std::string& name, std::int64_t batch, at::ScalarType dtype)
   const at::Tensor x = torch::randn({batch, config.in_channels, size, size}).to(dtype);
   const at::Tensor t = torch::randint(0, 1000, {batch}, torch::kLong);
   const dpldm::model::Conditioning conditioning{{}, torch::randint(0, 10, {batch}, torch::kLong)};
-  return {network, [=] { return network->forward(x, t, conditioning); }};
+  return {network, [=](std::int64_t records) {
+            return network->forward(x.narrow(0, 0, records), t.narrow(0, 0, records), first_of(conditioning, records));
+          }};
 }
 
 Workload given_unet(const std::string& folder, std::int64_t batch, at::ScalarType dtype) {
@@ -84,7 +91,9 @@ Workload given_unet(const std::string& folder, std::int64_t batch, at::ScalarTyp
   const at::Tensor t = inputs.at("timestep");
   dpldm::model::Conditioning conditioning;
   conditioning.context = inputs.at("encoder_hidden_states").to(dtype);
-  return {network, [=] { return network->forward(x, t, conditioning); }};
+  return {network, [=](std::int64_t records) {
+            return network->forward(x.narrow(0, 0, records), t.narrow(0, 0, records), first_of(conditioning, records));
+          }};
 }
 
 // One SpatialTransformer of Stable Diffusion's second level: 320 channels, 32 x 32 positions, 77 context tokens.
@@ -95,7 +104,9 @@ Workload transformer(std::int64_t batch, at::ScalarType dtype) {
   auto network = std::make_shared<dpldm::model::Transformer2D>(320, options);
   const at::Tensor x = torch::randn({batch, 320, 32, 32}).to(dtype);
   const at::Tensor context = torch::randn({batch, 77, 768}).to(dtype);
-  return {network, [=] { return network->forward(x, context); }};
+  return {network, [=](std::int64_t records) {
+            return network->forward(x.narrow(0, 0, records), context.narrow(0, 0, records));
+          }};
 }
 
 struct Trained {
@@ -193,12 +204,13 @@ int main(int argc, char** argv) {
       trained_of(*work.network, parsed["set"].as<std::string>(), /*is_unet=*/network != "transformer320");
   dpldm::dp::ClippedSum clipped(trained.tensors, 1.0, dpldm::dp::rule_from(rule));
   double loss_of_micro_batch = 0;
-  const auto pass = [&] {
+  const auto pass_over = [&](std::int64_t some) {
     // As in training: a mean over the record's entries in fp32.
-    const at::Tensor loss = work.forward().to(at::kFloat).pow(2).flatten(1).mean(1).sum();
+    const at::Tensor loss = work.forward(some).to(at::kFloat).pow(2).flatten(1).mean(1).sum();
     loss.backward();
     loss_of_micro_batch = loss.item<double>();
   };
+  const auto pass = [&] { pass_over(batch); };
   const auto attach = [&](dpldm::model::GradientTap& tap) {
     for (const auto& [name, layer] : trained.layers) layer->attach(&tap, name, true, layer->bias.defined());
   };
@@ -208,7 +220,7 @@ int main(int argc, char** argv) {
   if (rule == "auto" && only != "ordinary") {  // as in training
     dpldm::dp::RuleTimer timer(1);
     attach(timer);
-    pass();
+    pass_over(std::min<std::int64_t>(batch, 4));
     detach();
     clipped.use_rules(timer.plan());
   }
