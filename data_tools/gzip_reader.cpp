@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 
 namespace dpldm::tools {
@@ -16,10 +17,7 @@ constexpr int kGzipWindow = 15 + 16;          // the largest window, and gzip's 
 }  // namespace
 
 GzipReader::GzipReader(const std::filesystem::path& path) : path_(path), input_(kInputBytes) {
-  std::error_code error;
-  const bool is_file = std::filesystem::is_regular_file(path, error);
-  if (error) throw IoError("cannot read " + path.string() + ": " + error.message());
-  if (!is_file) throw IoError("cannot read " + path.string() + ": it is not a file");
+  require_regular_file(path);
   file_.open(path, std::ios::binary);
   if (!file_)
     throw IoError("cannot open " + path.string() + ": " + std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "data_tools/image_import.h"
 #include "data_tools/options.h"
@@ -26,9 +27,7 @@ class Batches {
   Batches(std::vector<std::filesystem::path> paths, std::int64_t record_bytes)
       : paths_(std::move(paths)), record_bytes_(record_bytes) {
     for (const auto& path : paths_) {
-      std::error_code error;
-      const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
-      if (error) throw IoError("cannot read " + path.string() + ": " + error.message());
+      const auto bytes = static_cast<std::int64_t>(require_regular_file(path));
       if (bytes == 0 || bytes % record_bytes != 0) {
         throw IoError(
             fmt::format("{} has {} bytes, not a multiple of a record's {}: it is truncated, or of the other CIFAR",

@@ -12,6 +12,7 @@
 #include FT_FREETYPE_H
 #include FT_OUTLINE_H
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 
 namespace dpldm::tools::render {
@@ -146,6 +147,7 @@ Glyphs::Glyphs(const fs::path& font_folder) {
   if (FT_Init_FreeType(&raw_library) != 0) throw InternalError("FreeType does not start");
   const Library library(raw_library, FT_Done_FreeType);
   for (const fs::path& font : fonts) {
+    require_regular_file(font);
     FT_Face raw_face = nullptr;
     if (FT_New_Face(library.get(), font.c_str(), 0, &raw_face) != 0)
       throw IoError("cannot read the font " + font.string());

@@ -48,6 +48,7 @@ std::uintmax_t num_bytes_of(const std::filesystem::path& path) {
 class LineReader {
  public:
   explicit LineReader(const std::filesystem::path& path) : path_(path) {
+    require_regular_file(path);
     const WatchedFileCall watched("opening", path);
     stream_.open(path, std::ios::binary);
     if (!stream_) throw IoError("cannot open " + path.string());

@@ -114,6 +114,7 @@ void compare_with_metrics(const PrivacyLedger& ledger, const fs::path& run_dir) 
   constexpr std::streamoff kTailBytes = 1 << 16;
   const fs::path path = run_dir / "metrics.jsonl";
   if (!path_exists(path)) return;
+  require_regular_file(path);
   const WatchedFileCall watched("reading", path);
   std::ifstream stream(path, std::ios::binary);
   stream.seekg(0, std::ios::end);

@@ -33,12 +33,11 @@ struct Header {
 
 Header read_header(const fs::path& file) {
   const WatchedFileCall watched("reading", file);
+  const std::uint64_t file_bytes = require_regular_file(file);
   std::ifstream stream(file, std::ios::binary);
   std::uint64_t num_bytes = 0;
   stream.read(reinterpret_cast<char*>(&num_bytes), sizeof(num_bytes));
-  std::error_code error;
-  const std::uint64_t file_bytes = fs::file_size(file, error);
-  if (!stream || error || num_bytes > kMaxHeaderBytes || num_bytes + sizeof(num_bytes) > file_bytes) {
+  if (!stream || num_bytes > kMaxHeaderBytes || num_bytes + sizeof(num_bytes) > file_bytes) {
     throw IoError(file.string() + " is not a safetensors file, or cannot be read");
   }
   std::string text(num_bytes, '\0');

@@ -40,6 +40,8 @@ std::optional<json> json_if_there(const fs::path& path) {
 // Lines that are whole; a crash may have cut the last one.
 std::vector<json> read_metrics(const fs::path& path) {
   std::vector<json> lines;
+  if (!path_exists(path)) return lines;
+  require_regular_file(path);
   std::ifstream stream(path);
   for (std::string line; std::getline(stream, line);) {
     json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);

@@ -143,11 +143,20 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
   commit_file(temporary, path);
 }
 
+std::uintmax_t require_regular_file(const std::filesystem::path& path) {
+  const WatchedFileCall watched("looking at", path);
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) throw IoError("cannot read " + path.string() + ": " + reason());
+  if (S_ISDIR(status.st_mode)) throw IoError("cannot read " + path.string() + ": it is a folder, not a file");
+  if (!S_ISREG(status.st_mode)) {
+    throw IoError("cannot read " + path.string() + ": it is a pipe, a socket or a device, not a file");
+  }
+  return static_cast<std::uintmax_t>(status.st_size);
+}
+
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) {
   const WatchedFileCall watched("reading", path, max_bytes);
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) throw IoError("cannot read " + path.string() + ": " + error.message());
+  const std::uintmax_t size = require_regular_file(path);
   if (size > max_bytes) {
     throw IoError(path.string() + " has " + std::to_string(size) + " bytes; at most " + std::to_string(max_bytes) +
                   " are accepted here");

@@ -4,6 +4,7 @@
 // one, and a failure leaves nothing behind. Appends go to logs whose every line must survive a power cut.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -40,6 +41,11 @@ void commit_file(const std::filesystem::path& temporary, const std::filesystem::
 
 // The whole of `content` as the new content of `path`. Throws IoError with the system's reason.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+// The size in bytes of a file that is to be read. Throws IoError where `path` is no regular file. Every reader of files
+// that a user names begins with it: to open a pipe waits until somebody writes, perhaps for ever, and a device may have
+// no end. (It looks and does not open: without waiting, a file that a server lends to others could not be opened.)
+std::uintmax_t require_regular_file(const std::filesystem::path& path);
 
 // The whole file, at most `max_bytes` of it: a larger one is refused before memory is taken. Throws IoError.
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes);

@@ -30,6 +30,7 @@ void remove_abandoned(const std::filesystem::path& directory, const std::functio
 
 void cut_to_whole_lines(const std::filesystem::path& path) {
   if (!path_exists(path)) return;
+  require_regular_file(path);
   const WatchedFileCall watched("cutting", path);
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) throw IoError("cannot open " + path.string());

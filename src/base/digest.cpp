@@ -5,6 +5,7 @@
 
 #include <sodium.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/watchdog.h"
 
@@ -39,6 +40,7 @@ std::string sha256_of(const std::string& bytes) {
 }
 
 std::string sha256_of_file(const std::filesystem::path& path, std::uint64_t begin) {
+  require_regular_file(path);
   std::ifstream stream;
   {
     const WatchedFileCall watched("opening", path);

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <hdf5.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/watchdog.h"
 #include "data/deflate_ratio.h"
@@ -341,12 +342,8 @@ void Dataset::require(ElementType type, const std::vector<std::int64_t>& shape) 
 
 File File::open_read_only(const std::filesystem::path& path) {
   quiet_error_stack();
+  require_regular_file(path);
   const WatchedFileCall watched("opening", path);
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) {
-    throw IoError("cannot open " + path.string() +
-                  (std::filesystem::exists(path, error) ? ": it is not a file" : ": there is no such file"));
-  }
   const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
   if (is_hdf5 == 0) throw IoError(path.string() + " is not an HDF5 file");
   const Handle properties = own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "cannot create HDF5 properties");

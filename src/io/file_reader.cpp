@@ -6,24 +6,21 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/watchdog.h"
 
 namespace dpldm::io {
 
 FileReader::FileReader(const std::filesystem::path& path) : name_(path.string()) {
+  size_ = require_regular_file(path);
   const WatchedFileCall watched("opening", path);
   descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  struct stat status {};
-  if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
-    const std::string reason = std::strerror(errno);  // NOLINT(concurrency-mt-unsafe)
-    if (descriptor_ >= 0) ::close(descriptor_);
-    throw IoError("cannot open " + name_ + ": " + reason);
+  if (descriptor_ < 0) {
+    throw IoError("cannot open " + name_ + ": " + std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
   }
-  size_ = S_ISREG(status.st_mode) ? static_cast<std::uint64_t>(status.st_size) : 0;
 }
 
 FileReader::~FileReader() { ::close(descriptor_); }

@@ -75,9 +75,7 @@ std::string header_of(const NamedTensors& sorted, const std::map<std::string, st
 NamedTensors read_safetensors(const std::filesystem::path& path, std::map<std::string, std::string>* metadata) {
   const std::string where = path.string();
   std::optional<WatchedFileCall> opening(std::in_place, "opening", path);
-  std::error_code failure;
-  const std::uint64_t file_bytes = std::filesystem::file_size(path, failure);
-  if (failure) throw IoError("cannot read " + where + ": " + failure.message());
+  const std::uint64_t file_bytes = require_regular_file(path);
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw IoError("cannot open " + where + ": " + std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
   opening.reset();

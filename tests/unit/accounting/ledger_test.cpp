@@ -291,7 +291,7 @@ TEST_F(Ledger, CreateOverAnExistingOne_IsRefused) {
   EXPECT_EQ(PrivacyLedger::read(path_).num_steps(), 1);
 }
 
-TEST_F(Ledger, Missing_IsRefused) { EXPECT_THAT(refusal(), testing::HasSubstr("cannot open")); }
+TEST_F(Ledger, Missing_IsRefused) { EXPECT_THAT(refusal(), testing::HasSubstr("cannot read")); }
 
 TEST_F(Ledger, Reopened_ContinuesTheChain_AndRepeatedStepsStaySpent) {
   write_steps(5);
@@ -549,8 +549,15 @@ TEST_F(Ledger, EpsilonAfter_CountsReleasesOutsideThePlan) {
 TEST(LedgerFile, WhoseOpeningHangs_EndsTheProcess) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const test::HangingFolder folder("hanging_ledger");
-  EXPECT_EXIT(test::hang_in([&] { PrivacyLedger::read(folder.file("ledger.jsonl")); }), testing::ExitedWithCode(71),
-              "opening .*/ledger.jsonl has not returned");
+  EXPECT_EXIT(test::hang_in([&] { PrivacyLedger::read(folder.held_file("ledger.jsonl")); }),
+              testing::ExitedWithCode(71), "opening .*/ledger.jsonl has not returned");
+}
+
+TEST(LedgerFile, ThatIsAPipe_IsRefused) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const test::HangingFolder folder("piped_ledger");
+  EXPECT_EXIT(test::hang_in([&] { PrivacyLedger::read(folder.file("ledger.jsonl")); }), testing::ExitedWithCode(74),
+              "cannot read .*/ledger.jsonl: it is a pipe");
 }
 
 }  // namespace

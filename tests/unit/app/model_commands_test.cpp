@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
 #include "accounting/privacy_stamp.h"
 #include "base/torch.h"
@@ -250,6 +251,14 @@ TEST_F(ModelCommands, ModelThatDoesNotFitOrIsDamaged_IsRefusedWithASentence) {
   model::save_unet(*unet, path("poisoned/unet"));
   expect_refusal(sample("poisoned", "x.h5", {"--num", "1"}), "the weight 'conv_in.bias'", 74);
   expect_refusal({"convert", "--check", path("poisoned")}, "the weight 'conv_in.bias'", 74);
+
+  for (const char* part : {"config.json", "diffusion_pytorch_model.safetensors"}) {
+    const std::string piped = std::string("piped_") + part;
+    fs::copy(path("tiny"), path(piped), fs::copy_options::recursive);
+    fs::remove(path(piped + "/unet/" + part));
+    ASSERT_EQ(::mkfifo(path(piped + "/unet/" + part).c_str(), 0600), 0);
+    expect_refusal(sample(piped, "x.h5", {"--num", "1"}), std::string(part) + ": it is a pipe", 74);
+  }
 
   fs::create_directories(path("nameless"));
   test::write_bytes(path("nameless/config.json"), R"({"_class_name": 3})");

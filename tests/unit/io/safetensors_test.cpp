@@ -9,6 +9,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/torch.h"
+#include "io/torch_archive.h"
 #include "support/hanging_file.h"
 
 namespace dpldm::io {
@@ -193,6 +194,15 @@ TEST(Safetensors, HolesOverlapAndSurplusAreRefused) {
 TEST(Safetensors, MissingFileIsNamed) {
   EXPECT_THAT(refusal_of("/nowhere/x.safetensors"), HasSubstr("/nowhere/x.safetensors"));
   EXPECT_THROW(write_safetensors("/nowhere/x.safetensors", {}), IoError);
+}
+
+TEST(Safetensors, PipeInPlaceOfAFile_IsRefusedBeforeItIsOpened) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const test::HangingFolder folder("piped_weights");
+  EXPECT_EXIT(test::hang_in([&] { read_safetensors(folder.file("x.safetensors")); }), testing::ExitedWithCode(74),
+              "/x.safetensors: it is a pipe");
+  EXPECT_EXIT(test::hang_in([&] { TorchArchive(folder.file("x.ckpt")); }), testing::ExitedWithCode(74),
+              "/x.ckpt: it is a pipe");
 }
 
 TEST(Safetensors, FileSystemThatHangsWhenTheFileIsOpened_EndsTheProcess) {
