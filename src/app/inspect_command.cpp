@@ -16,6 +16,7 @@
 #include "data/latent_file.h"
 #include "model/low_rank.h"
 #include "model/model_directory.h"
+#include "model/model_index.h"
 #include "model/trainable_set.h"
 #include "train/checkpoint.h"
 

@@ -15,16 +15,14 @@
 #include "base/error.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
+#include "model/model_index.h"
 #include "model/model_weights.h"
-#include "model/python_modules.h"
 
 namespace dpldm::model {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kConfigName = "config.json";
-constexpr const char* kIndexName = "model_index.json";
 constexpr const char* kDiffusersStem = "diffusion_pytorch_model";
 constexpr const char* kTransformersStem = "model";
 constexpr const char* kClassTable = "encoder_hid_proj.weight";
@@ -49,23 +47,6 @@ void refuse_other_pipelines(const fs::path& model) {
                       " has two text encoders, as Stable Diffusion XL; that is not supported, Stable Diffusion 1 and 2 "
                       "are");
   }
-}
-
-// What model_index.json says of a component that is there. diffusers would not load one that the index leaves out, and
-// would load the index's class with another class's configuration.
-void require_index_agrees(const fs::path& model, const std::string& component) {
-  const fs::path file = model / kIndexName;
-  if (!fs::exists(file)) return;
-  const nlohmann::json index = io::read_json_file(file);
-  const auto entry = index.find(component);
-  const bool named = entry != index.end() && entry->is_array() && entry->size() == 2 && (*entry)[1].is_string();
-  if (!named) throw ConfigError(fmt::format("{} does not name '{}', which is there", file.string(), component));
-  const std::string name = network_class(model / component);
-  const bool is_text_encoder =
-      std::ranges::find(kTextEncoderNames, component) != kTextEncoderNames.end();  // CLIPModel is one too
-  if (is_text_encoder || name.empty() || name == (*entry)[1]) return;
-  throw ConfigError(fmt::format("{} calls '{}' a {}, its {} a {}", file.string(), component,
-                                (*entry)[1].get<std::string>(), kConfigName, name));
 }
 
 template <std::size_t N>
@@ -173,29 +154,6 @@ void make_directory(const fs::path& directory) {
   if (failure) throw IoError("cannot create " + directory.string() + ": " + failure.message());
 }
 
-// The pipeline of diffusers that fits the components of `index`; else ours, whose code goes into the directory.
-void name_pipeline(const fs::path& model, nlohmann::json& index) {
-  const nlohmann::json null;
-  const auto has = [&](const char* component) { return index.contains(component); };
-  const nlohmann::json unet = read_if_there(model / "unet" / kConfigName);
-  const std::string name = network_class(model / "unet");
-  const auto is_set = [&](const char* key) { return unet.contains(key) && !unet[key].is_null(); };
-  if (name == "UNet2DConditionModel" && has("vae") && has("text_encoder") && has("tokenizer")) {
-    index["_class_name"] = "StableDiffusionPipeline";
-    index["safety_checker"] = {null, null};
-    index["feature_extractor"] = {null, null};
-    index["image_encoder"] = {null, null};
-    index["requires_safety_checker"] = false;
-  } else if (name == "UNet2DConditionModel" && has("vqvae") && has("bert") && has("tokenizer")) {
-    index["_class_name"] = "LDMTextToImagePipeline";
-  } else if (name == "UNet2DModel" && has("vqvae") && !is_set("num_class_embeds") && !is_set("class_embed_type")) {
-    index["_class_name"] = "LDMPipeline";
-  } else {
-    index["_class_name"] = {"dpldm_pipeline", "DPLDMPipeline"};
-    write_file_atomically(model / "dpldm_pipeline.py", kPipelineModule);
-  }
-}
-
 // StableDiffusionPipeline and what has no pipeline of its own say "vae"; latent diffusion's pipelines "vqvae".
 std::string autoencoder_component(const Pipeline& pipeline) {
   const bool unconditional = pipeline.unet && pipeline.unet->config().family == UNetFamily::kUnconditional;
@@ -215,17 +173,6 @@ void copy_files(const fs::path& from, const fs::path& to) {
 }
 
 }  // namespace
-
-std::string network_class(const fs::path& directory) {
-  const nlohmann::json config = read_if_there(directory / kConfigName);
-  if (!config.is_object()) return "";
-  nlohmann::json name = config.value("_class_name", nlohmann::json());
-  const auto architectures = config.find("architectures");
-  if (architectures != config.end() && architectures->is_array() && !architectures->empty()) {
-    name = architectures->front();
-  }
-  return name.is_string() ? name.get<std::string>() : "";
-}
 
 io::NamedTensors stored_parameters(const torch::nn::Module& network) {
   const auto* unet = dynamic_cast<const UNet*>(&network);
@@ -366,27 +313,6 @@ void require_finite(const torch::nn::Module& network, const std::string& where) 
     if (at::isfinite(parameter.value().detach()).all().item<bool>()) continue;
     throw IoError(fmt::format("{}: the weight '{}' holds infinities or what is not a number", where, parameter.key()));
   }
-}
-
-void write_model_index(const fs::path& model) {
-  nlohmann::json index{{"_diffusers_version", "0.30.0"}};
-  for (const char* component : {"unet", "vae", "vqvae"}) {
-    const std::string name = network_class(model / component);
-    if (!name.empty()) index[component] = {"diffusers", name};
-  }
-  const bool bert = fs::exists(model / "bert" / kConfigName);
-  if (fs::exists(model / "text_encoder" / kConfigName)) index["text_encoder"] = {"transformers", "CLIPTextModel"};
-  if (bert) index["bert"] = {"latent_diffusion", "LDMBertModel"};
-  if (fs::is_directory(model / "tokenizer")) {
-    index["tokenizer"] = {"transformers", bert ? "BertTokenizer" : "CLIPTokenizer"};
-  }
-  if (fs::is_directory(model / "scheduler")) index["scheduler"] = {"diffusers", "DDIMScheduler"};
-  if (network_class(model / "unet") == "DPLDMUNet2DModel") {
-    index["unet"] = {"dpldm_unet", "DPLDMUNet2DModel"};
-    write_file_atomically(model / "unet" / "dpldm_unet.py", kUNetModule);
-  }
-  name_pipeline(model, index);
-  io::write_json_file(model / kIndexName, index);
 }
 
 nlohmann::json read_scheduler_config(const fs::path& model) {

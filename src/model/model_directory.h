@@ -33,8 +33,6 @@ std::shared_ptr<Autoencoder> load_autoencoder(const std::filesystem::path& model
 std::filesystem::path autoencoder_directory(const std::filesystem::path& model);
 // CLIPTextModel or LDMBertModel.
 std::shared_ptr<TextEncoder> load_text_encoder(const std::filesystem::path& model);
-// "UNet2DModel": the class that the config.json of a network's own directory names; empty where it names none.
-std::string network_class(const std::filesystem::path& directory);
 // Whether `model` is a pipeline with a text encoder, or a text encoder's own directory.
 bool has_text_encoder(const std::filesystem::path& model);
 
@@ -76,9 +74,6 @@ std::string weights_sha256(const torch::nn::Module& network);
 // Throws IoError naming the first parameter that holds something else than finite numbers: a damaged model, or one
 // whose training diverged. `where` is for the message.
 void require_finite(const torch::nn::Module& network, const std::string& where);
-
-// model_index.json for the components that are present, by the classes that their config.json files name.
-void write_model_index(const std::filesystem::path& model);
 
 // scheduler/scheduler_config.json as it is, and dp_metadata.json; null where there is none. `model` may be a network's
 // own directory inside a pipeline.

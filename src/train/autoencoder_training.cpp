@@ -9,6 +9,7 @@
 #include "data/image_file.h"
 #include "model/autoencoder_kl.h"
 #include "model/model_directory.h"
+#include "model/model_index.h"
 #include "train/deadlines.h"
 #include "train/public_training.h"
 #include "train/rank_agreement.h"

@@ -4,6 +4,7 @@
 #include "data/latent_file.h"
 #include "diffusion/noise_schedule.h"
 #include "model/model_directory.h"
+#include "model/model_index.h"
 
 namespace dpldm::test {
 

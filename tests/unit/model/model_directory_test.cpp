@@ -10,6 +10,7 @@
 #include "io/json_file.h"
 #include "model/clip_text_model.h"
 #include "model/ldm_bert.h"
+#include "model/model_index.h"
 #include "support/file_bytes.h"
 #include "unit/model/networks.h"
 
