@@ -17,6 +17,7 @@ namespace {
 using model::ConfigReader;
 
 constexpr std::size_t kMaxYamlBytes = 1 << 20;
+constexpr const char* kConditionIsAnImage = "the condition is an image; nothing here makes one";
 
 // The class at the end of a dotted path of Python modules.
 std::string class_of(const std::string& target) { return target.substr(target.rfind('.') + 1); }
@@ -200,7 +201,7 @@ void read_conditioner(Mapping& params, CompVisConfig& config) {
   if (params.has("cond_stage_config")) {
     try {
       const std::string word = params.text("cond_stage_config", "");
-      if (word == "__is_first_stage__") config.notes.emplace_back("the condition is an image; nothing here makes one");
+      if (word == "__is_first_stage__") config.notes.emplace_back(kConditionIsAnImage);
       return;
     } catch (const ConfigError&) {
       // A mapping, then.
@@ -210,7 +211,10 @@ void read_conditioner(Mapping& params, CompVisConfig& config) {
   const std::string kind = class_of(node.text("target", ""));
   Mapping settings = node.mapping("params");
   if (kind.empty()) return;
-  if (kind == "ClassEmbedder") {
+  if (kind == "Identity") {
+    // torch.nn's: the image itself, as in super-resolution.
+    config.notes.emplace_back(kConditionIsAnImage);
+  } else if (kind == "ClassEmbedder") {
     config.conditioner = Conditioner::kClassTable;
     config.num_classes = settings.positive("n_classes", 1000);
   } else if (kind == "BERTEmbedder") {
@@ -232,7 +236,8 @@ void read_conditioner(Mapping& params, CompVisConfig& config) {
     config.drop_last_clip_layer = layer == "penultimate";
   } else {
     node.refuse("target",
-                "is not supported; ClassEmbedder, BERTEmbedder, FrozenCLIPEmbedder and FrozenOpenCLIPEmbedder are");
+                "is not supported; ClassEmbedder, BERTEmbedder, FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder and Identity "
+                "are");
   }
 }
 

@@ -25,6 +25,9 @@ void name_pipeline(const fs::path& model, nlohmann::json& index) {
   const nlohmann::json unet = config_of(model / "unet");
   const std::string name = network_class(model / "unet");
   const auto is_set = [&](const char* key) { return unet.contains(key) && !unet[key].is_null(); };
+  const bool unlabelled =
+      name == "UNet2DModel" && has("vqvae") && !is_set("num_class_embeds") && !is_set("class_embed_type");
+  const auto channels = [&](const char* key) { return unet.value(key, 3); };
   if (name == "UNet2DConditionModel" && has("vae") && has("text_encoder") && has("tokenizer")) {
     index["_class_name"] = "StableDiffusionPipeline";
     index["safety_checker"] = {null, null};
@@ -33,7 +36,9 @@ void name_pipeline(const fs::path& model, nlohmann::json& index) {
     index["requires_safety_checker"] = false;
   } else if (name == "UNet2DConditionModel" && has("vqvae") && has("bert") && has("tokenizer")) {
     index["_class_name"] = "LDMTextToImagePipeline";
-  } else if (name == "UNet2DModel" && has("vqvae") && !is_set("num_class_embeds") && !is_set("class_embed_type")) {
+  } else if (unlabelled && channels("in_channels") == 6 && channels("out_channels") == 3) {  // a small picture beside the latent
+    index["_class_name"] = "LDMSuperResolutionPipeline";
+  } else if (unlabelled && channels("in_channels") == channels("out_channels")) {
     index["_class_name"] = "LDMPipeline";
   } else {
     index["_class_name"] = {"dpldm_pipeline", "DPLDMPipeline"};

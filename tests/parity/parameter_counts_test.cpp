@@ -214,6 +214,18 @@ TEST(ParameterCounts, LatentDiffusionUnconditional) {
   expect_counts(churches, {294'966'916, 20'847'744, 20'828'928, 0, 21});
 }
 
+TEST(ParameterCounts, LatentDiffusionSuperResolution) {
+  UNetConfig config = unconditional({160, 320, 320, 640});
+  config.in_channels = 6;
+  for (const std::size_t level : {0, 1, 2}) {
+    config.down_block_types[level] = "DownBlock2D";
+    config.up_block_types[3 - level] = "UpBlock2D";
+  }
+  config.channels_per_head = 32;
+  EXPECT_EQ(config.class_name(), "UNet2DModel");
+  expect_counts(config, {113'622'563, 9'853'440, 9'845'760, 0, 6});
+}
+
 // What diffusers' own script trains on Stable Diffusion at rank 4: queries, keys, values and outputs.
 TEST(ParameterCounts, LowRankPairs) {
   const ShapesOnly shapes_only;

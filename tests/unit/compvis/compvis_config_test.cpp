@@ -161,6 +161,29 @@ TEST(CompVisConfig, OtherLayersOfATextEncoder_AreRefused) {
   expect_refusal(with("FrozenOpenCLIPEmbedder", "pooled"), "layer is pooled; it is not supported");
 }
 
+// As latent-diffusion's bsr_sr has it: the small picture goes beside the latent as it is.
+TEST(CompVisConfig, SuperResolution_IsReadAndItsPictureIsTheUsersToGive) {
+  const CompVisConfig config = read(yaml_with(
+      "        image_size: 64\n        in_channels: 6\n        out_channels: 3\n        model_channels: 160\n"
+      "        attention_resolutions: [16, 8]\n        num_res_blocks: 2\n        channel_mult: [1, 2, 2, 4]\n"
+      "        num_head_channels: 32\n",
+      "    concat_mode: true\n    cond_stage_config:\n      target: torch.nn.Identity\n"
+      "    first_stage_config:\n      target: ldm.models.autoencoder.VQModelInterface\n      params:\n"
+      "        embed_dim: 3\n        n_embed: 8192\n        monitor: val/rec_loss\n"
+      "        ddconfig: {attn_type: none, double_z: false, z_channels: 3, resolution: 256, in_channels: 3, "
+      "out_ch: 3, ch: 128, ch_mult: [1, 2, 4], num_res_blocks: 2, attn_resolutions: [], dropout: 0.0}\n"));
+  EXPECT_EQ(config.conditioner, Conditioner::kNone);
+  EXPECT_THAT(config.notes, ElementsAre(HasSubstr("the condition is an image")));
+  EXPECT_EQ(config.unet->class_name(), "UNet2DModel");
+  EXPECT_EQ(config.unet->in_channels, 6);
+  EXPECT_EQ(config.unet->out_channels, 3);
+  EXPECT_THAT(config.unet->block_out_channels, ElementsAre(160, 320, 320, 640));
+  EXPECT_THAT(config.unet->down_block_types,
+              ElementsAre("DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"));
+  ASSERT_TRUE(config.vq.has_value());
+  EXPECT_FALSE(config.vq->mid_block_add_attention);
+}
+
 TEST(CompVisConfig, PrivateFineTuning_IsSeen) {
   const std::string unet = std::string(kAttention) + "        num_heads: 4\n";
   EXPECT_FALSE(read(yaml_with(unet)).dp_training);

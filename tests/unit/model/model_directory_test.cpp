@@ -330,6 +330,14 @@ TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
   EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "plain"),
             "LDMPipeline");
   EXPECT_EQ(load_unet(root_ / "plain")->config().class_name(), "UNet2DModel");
+  plain.in_channels = 6;
+  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "larger"),
+            "LDMSuperResolutionPipeline");
+  plain.in_channels = 7;
+  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "inpainting"),
+            "DPLDMPipeline")
+      << "LDMPipeline gives the latent alone";
+  plain.in_channels = 3;
   plain.num_class_embeds = 3;
   EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "labels"),
             "DPLDMPipeline")
