@@ -238,6 +238,19 @@ class Import {
     result_.networks.unet = network;
     result_.facts.push_back(
         fmt::format("U-Net weights: {} tensors of the running average, {} raw", num_averaged, num_raw));
+    if (request_.use_ema) warn_of_other_averages(num_averaged);
+  }
+
+  // Averages under names that are no parameter's: raw weights were taken in their place.
+  void warn_of_other_averages(std::int64_t num_taken) {
+    std::int64_t num_averages = 0;
+    for_each(kEmaPrefix, [&](const std::string&, std::string_view rest) {
+      if (rest != "decay" && rest != "num_updates") ++num_averages;
+    });
+    if (num_averages == num_taken) return;
+    result_.warnings.push_back(
+        fmt::format("{} of {} tensors of the running average belong to no parameter of the U-Net, and were not taken",
+                    num_averages - num_taken, num_averages));
   }
 
   // [classes + 1, width], the null class last.

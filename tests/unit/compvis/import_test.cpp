@@ -109,6 +109,19 @@ TEST_F(CompVisImport, RunningAverage_IsTakenWhereThereIsOneUnlessToldOtherwise) 
   EXPECT_TRUE(torch::equal(weight(averaged, "conv_in.weight"), weight(raw, "conv_in.weight")));
 }
 
+TEST_F(CompVisImport, RunningAverageOfNoParameter_IsWarnedOf) {
+  ImportRequest request = request_for("attention_blocks");
+  EXPECT_THAT(import_checkpoint(request).warnings, testing::Not(testing::Contains(HasSubstr("running average"))));
+  std::string bytes = test::bytes_of(request.checkpoint);
+  const std::string name = "model_ema.diffusion_modelmiddle_block1qkvweight";
+  const std::size_t at = bytes.find(name);
+  ASSERT_NE(at, std::string::npos);
+  test::write_bytes(request.checkpoint, bytes.replace(at + name.size() - 1, 1, "_"));
+  EXPECT_THAT(import_checkpoint(request).warnings, testing::Contains(testing::StartsWith("1 of ")).Times(1));
+  request.use_ema = false;
+  EXPECT_THAT(import_checkpoint(request).warnings, testing::Not(testing::Contains(HasSubstr("running average"))));
+}
+
 TEST_F(CompVisImport, ScaleFactor_IsTheBuffersBeforeTheYamls) {
   EXPECT_EQ(import_checkpoint(request_for("attention_blocks")).networks.autoencoder->config().scaling_factor, 0.75);
   EXPECT_EQ(import_checkpoint(request_for("class_table")).networks.autoencoder->config().scaling_factor, 1.0);
