@@ -235,9 +235,10 @@ void read_conditioner(Mapping& params, CompVisConfig& config) {
     }
     config.drop_last_clip_layer = layer == "penultimate";
   } else {
-    node.refuse("target",
-                "is not supported; ClassEmbedder, BERTEmbedder, FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder and Identity "
-                "are");
+    node.refuse(
+        "target",
+        "is not supported; ClassEmbedder, BERTEmbedder, FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder and Identity "
+        "are");
   }
 }
 

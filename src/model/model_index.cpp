@@ -36,7 +36,8 @@ void name_pipeline(const fs::path& model, nlohmann::json& index) {
     index["requires_safety_checker"] = false;
   } else if (name == "UNet2DConditionModel" && has("vqvae") && has("bert") && has("tokenizer")) {
     index["_class_name"] = "LDMTextToImagePipeline";
-  } else if (unlabelled && channels("in_channels") == 6 && channels("out_channels") == 3) {  // a small picture beside the latent
+  } else if (unlabelled && channels("in_channels") == 6 && channels("out_channels") == 3) {
+    // A small picture of three channels goes beside the latent.
     index["_class_name"] = "LDMSuperResolutionPipeline";
   } else if (unlabelled && channels("in_channels") == channels("out_channels")) {
     index["_class_name"] = "LDMPipeline";
