@@ -1,8 +1,10 @@
 // dpldm inspect: what a model, a checkpoint or a file of latents is.
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <string>
 
+#include <c10/util/accumulate.h>
 #include <cxxopts.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -14,6 +16,7 @@
 #include "base/log.h"
 #include "base/torch.h"
 #include "data/latent_file.h"
+#include "io/torch_archive.h"
 #include "model/low_rank.h"
 #include "model/model_directory.h"
 #include "model/model_index.h"
@@ -188,6 +191,50 @@ Json describe_latents(const fs::path& path) {
           {"content_sha256", info.content_sha256}};
 }
 
+// What comes out of torch.save, by names and shapes alone: latent-diffusion's parts are the first words of its names.
+// No tensor is read.
+Json describe_torch_archive(const fs::path& path) {
+  const io::TorchArchive archive(path);
+  std::map<std::string, std::int64_t> parts;
+  std::int64_t elements = 0;
+  for (const auto& [name, tensor] : archive.tensors()) {
+    const std::int64_t size = c10::multiply_integers(tensor.shape);
+    parts[name.substr(0, name.find('.'))] += size;
+    elements += size;
+  }
+  Json json{{"format", "torch-archive"}, {"tensors", archive.tensors().size()}, {"elements", elements}};
+  json["elements_of"] = parts;
+  json["to_convert"] = "dpldm convert --config M.yaml --checkpoint " + path.string() + " -o MODEL";
+  return json;
+}
+
+// Files that are a part of something, and say too little without the rest.
+void refuse_parts(const fs::path& path) {
+  const std::string extension = path.extension().string();
+  const std::string name = path.string();
+  if (extension == ".safetensors") {
+    throw ConfigError(name +
+                      " holds weights, and the config.json beside it says of which network: inspect their folder");
+  }
+  if (extension == ".json" || extension == ".jsonl") {
+    throw ConfigError(name +
+                      " is a part of a model, a checkpoint or a run: inspect the folder of the model or checkpoint");
+  }
+  if (extension == ".yaml" || extension == ".yml") {
+    throw ConfigError(name +
+                      " is a configuration: `dpldm finetune --dry-run` describes a run's, and `dpldm convert` makes a "
+                      "model of latent-diffusion's and its .ckpt");
+  }
+}
+
+Json describe_file(const fs::path& path) {
+  for (const char* extension : {".ckpt", ".pt", ".pth", ".bin"}) {
+    if (path.extension() == extension) return describe_torch_archive(path);
+  }
+  refuse_parts(path);
+  return describe_latents(path);
+}
+
 // Nested objects are indented; long texts and lists stay on one line.
 void print_table(const Json& json, int indent) {
   for (const auto& [key, value] : json.items()) {
@@ -208,7 +255,7 @@ void run_inspect(Invocation& invocation) {
   options.positional_help("PATH");
   // clang-format off
   options.add_options()
-      ("path", "a model's or checkpoint's directory, or a .h5 file", cxxopts::value<std::string>(), "PATH")
+      ("path", "a model's or checkpoint's directory, a .h5 file of latents, or a .ckpt of latent-diffusion", cxxopts::value<std::string>(), "PATH")
       ("json", "one JSON object on stdout");
   // clang-format on
   options.parse_positional({"path"});
@@ -218,7 +265,7 @@ void run_inspect(Invocation& invocation) {
   if (parsed.count("path") == 0) throw ConfigError("name what to inspect: a model, a checkpoint or a file of latents");
   const fs::path path = parsed["path"].as<std::string>();
   if (!fs::exists(path)) throw IoError(path.string() + " does not exist");
-  const Json json = !fs::is_directory(path)              ? describe_latents(path)
+  const Json json = !fs::is_directory(path)              ? describe_file(path)
                     : fs::exists(path / "manifest.json") ? describe_checkpoint(path)
                                                          : describe_model(path);
   if (parsed.count("json") > 0) {

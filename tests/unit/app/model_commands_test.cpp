@@ -139,6 +139,19 @@ TEST_F(ModelCommands, ConvertedCheckpoint_IsWholeDescribedAndSampledByClass) {
   EXPECT_THAT(converted.err, Not(HasSubstr("disagree")));
   expect_refusal(convert("class_table"), "is there already");
 
+  const test::ProcessResult original = run({"inspect", path("class_table/model.ckpt"), "--json"});
+  ASSERT_EQ(original.exit_code, 0) << original.err;
+  const auto parts = nlohmann::json::parse(original.out);
+  EXPECT_EQ(parts["format"], "torch-archive");
+  EXPECT_EQ(parts["elements_of"]["cond_stage_model"], 5 * 16);
+  EXPECT_GT(parts["elements_of"]["model"], 0);
+  EXPECT_GT(parts["elements_of"]["first_stage_model"], 0);
+  EXPECT_THAT(run({"inspect", path("class_table/model.ckpt")}).out, HasSubstr("dpldm convert --config M.yaml"));
+  expect_refusal({"inspect", path("class_table/config.yaml")}, "is a configuration");
+  expect_refusal({"inspect", path("class_table_model/model_index.json")}, "is a part of a model");
+  expect_refusal({"inspect", path("class_table_model/unet/diffusion_pytorch_model.safetensors")},
+                 "inspect their folder");
+
   const test::ProcessResult checked = run({"convert", "--check", path("class_table_model")});
   EXPECT_THAT(checked.out, HasSubstr("is whole: U-Net (UNet2DConditionModel), autoencoder, scheduler")) << checked.err;
   const test::ProcessResult inspected = run({"inspect", path("class_table_model"), "--json"});
