@@ -217,7 +217,7 @@ TEST(ParameterCounts, LatentDiffusionUnconditional) {
 TEST(ParameterCounts, LatentDiffusionSuperResolution) {
   UNetConfig config = unconditional({160, 320, 320, 640});
   config.in_channels = 6;
-  for (const std::size_t level : {0, 1, 2}) {
+  for (const std::size_t level : {0U, 1U, 2U}) {
     config.down_block_types[level] = "DownBlock2D";
     config.up_block_types[3 - level] = "UpBlock2D";
   }
