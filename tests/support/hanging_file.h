@@ -40,15 +40,19 @@ class HangingFolder {
   // A regular file under a lease, as a server of files takes one: who opens it waits until the kernel breaks the lease,
   // after 45 s (/proc/sys/fs/lease-break-time). For what is read. The lease ends with the process.
   std::filesystem::path held_file(const std::string& name) const {
-    std::signal(SIGIO, SIG_IGN);  // the kernel's request to give the lease back
-    const int descriptor = ::open((path_ / name).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (descriptor < 0 || ::fcntl(descriptor, F_SETLEASE, F_WRLCK) != 0) {
-      throw std::runtime_error("no lease can be taken on " + (path_ / name).string());
-    }
+    if (!takes_lease(path_ / name)) throw std::runtime_error("no lease can be taken on " + (path_ / name).string());
     return path_ / name;
   }
+  // Not every file system knows leases; then nothing can be held.
+  bool can_hold() const { return takes_lease(path_ / "leased"); }
 
  private:
+  static bool takes_lease(const std::filesystem::path& file) {
+    std::signal(SIGIO, SIG_IGN);  // the kernel's request to give the lease back
+    const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    return descriptor >= 0 && ::fcntl(descriptor, F_SETLEASE, F_WRLCK) == 0;
+  }
+
   std::filesystem::path path_;
 };
 

@@ -549,6 +549,7 @@ TEST_F(Ledger, EpsilonAfter_CountsReleasesOutsideThePlan) {
 TEST(LedgerFile, WhoseOpeningHangs_EndsTheProcess) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const test::HangingFolder folder("hanging_ledger");
+  if (!folder.can_hold()) GTEST_SKIP() << "the file system takes no leases";
   EXPECT_EXIT(test::hang_in([&] { PrivacyLedger::read(folder.held_file("ledger.jsonl")); }),
               testing::ExitedWithCode(71), "opening .*/ledger.jsonl has not returned");
 }
