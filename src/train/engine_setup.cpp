@@ -143,9 +143,8 @@ dp::RulePlan choose_rules(const config::FinetuneConfig& config, const data::Late
   const RuleChoice choice = rule_choice(config);
   std::string plan;
   if (comm.is_root()) {
-    // Few records tell as much as many: every layer's work is proportional to them. What is tried beside what the pass
-    // holds must not take more memory than the training will.
-    constexpr std::int64_t kMost = 4;
+    // Few records tell as much as many: every layer's work is proportional to them.
+    constexpr std::int64_t kMost = 8;
     const std::int64_t records = std::min(micro_batch, kMost);
     dp::RuleTimer timer = choice.settled ? dp::RuleTimer(config.noise_multiplicity, *choice.settled)
                                          : dp::RuleTimer(config.noise_multiplicity);

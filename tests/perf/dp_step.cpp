@@ -220,7 +220,7 @@ int main(int argc, char** argv) {
   if (rule == "auto" && only != "ordinary") {  // as in training
     dpldm::dp::RuleTimer timer(1);
     attach(timer);
-    pass_over(std::min<std::int64_t>(batch, 4));
+    pass_over(std::min<std::int64_t>(batch, 8));
     detach();
     clipped.use_rules(timer.plan());
   }
