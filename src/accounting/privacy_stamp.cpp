@@ -10,6 +10,7 @@
 
 #include "accounting/bound_text.h"
 #include "accounting/claim.h"
+#include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/watchdog.h"
