@@ -12,6 +12,7 @@
 #include "app/privacy_line.h"
 #include "app/sample_output.h"
 #include "app/sampled_model.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/torch.h"
@@ -19,6 +20,7 @@
 #include "diffusion/generation_over_ranks.h"
 #include "diffusion/image_generator.h"
 #include "io/safetensors.h"
+#include "train/rank_agreement.h"
 #include "train/threads.h"
 
 namespace dpldm::app {
@@ -117,6 +119,38 @@ std::optional<SampleOptions> read_options(Invocation& invocation) {
     throw ConfigError("--per-class asks for equal numbers and --class-distribution for others; give one of them");
   }
   return sample;
+}
+
+// What the ranks must have been given alike, one line for each; files by their content. Prompts may be anybody's: no
+// message quotes them.
+std::string decisive_text(const SampleOptions& options) {
+  const auto content_of = [](const std::filesystem::path& file) {
+    return file.empty() ? "" : "SHA-256 " + sha256_of_file(file);
+  };
+  return fmt::format(
+      "--output {}\n--num {}\n--per-class {}\n--classes {}\n--class-distribution {}\n--prompts {}\n"
+      "--initial-noise {}\n--sampler {}\n--steps {}\n--spacing {}\n--eta {}\n--churn {}\n--guidance {}\n--seed {}\n"
+      "--batch {}\n--precision {}\n",
+      options.output.string(), options.num, options.per_class, fmt::join(options.classes, ","),
+      fmt::join(options.class_distribution, ","), content_of(options.prompts), content_of(options.initial_noise),
+      to_text(options.sampler), options.steps, options.spacing ? to_text(*options.spacing) : "", options.eta,
+      options.churn, options.guidance, options.seed, options.batch, options.runtime.precision);
+}
+
+// Collective. Images are gathered in order, whichever rank drew them: one with another seed or another model would go
+// unnoticed. A rank alone is spared the digests.
+void require_same_sampling(const SampleOptions& options, const SampledModel& model, comm::Communicator& comm) {
+  if (comm.size() == 1) return;
+  train::require_same_run_on_all_ranks(
+      comm, {.config = decisive_text(options), .data_sha256 = "", .model_sha256 = model.digests()});
+}
+
+// Collective. What keeps the weights, as any rank sees them, from being those that the statement was written for; empty
+// where nothing does.
+std::string difference_from_statement(const SampleOptions& options, comm::Communicator& comm) {
+  std::string difference = accounting::weights_beside_the_statement(options.model);
+  if (!difference.empty() && !comm.is_root()) difference += fmt::format(" (as rank {} sees it)", comm.rank());
+  return train::first_said(comm, difference);
 }
 
 // The class of every sample; empty for a model without classes.
@@ -244,6 +278,7 @@ void run_sample(Invocation& invocation) {
   comm::run_on_root(comm, [&] { SampleOutput::require_replaceable(options.output); });
   accounting::require_own_statement(options.model);
   const SampledModel model(options.model);
+  require_same_sampling(options, model, comm);
   const Subjects subjects = subjects_of(options, model);
   const at::ScalarType compute_type = train::compute_type(options.runtime);
   const diffusion::GenerativeModel functions = model.functions(subjects.prompts, compute_type);
@@ -257,7 +292,7 @@ void run_sample(Invocation& invocation) {
       .conditions = subjects.conditions,
       .initial_noise = read_initial_noise(options.initial_noise, subjects.num, functions.latent_shape)};
   // Weights that were changed since may have seen records that the statement knows nothing of.
-  const std::string difference = comm.is_root() ? accounting::weights_beside_the_statement(options.model) : "";
+  const std::string difference = difference_from_statement(options, comm);
   const std::string privacy = difference.empty() ? privacy_line(model.metadata()) : "NO CLAIM: " + difference;
   const data::Visibility visibility =
       difference.empty() ? visibility_of_samples(model.metadata()) : data::Visibility::kPrivate;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "base/atomic_file.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/torch.h"
 
@@ -65,6 +66,19 @@ std::vector<std::string> SampledModel::class_names() const {
     for (std::int64_t c = 0; c < num_classes; ++c) names.push_back(fmt::format("class {}", c));
   }
   return names;
+}
+
+std::string SampledModel::digests() const {
+  const auto digest_of = [](const model::Network& network) {
+    return sha256_of(network.config_json().dump() + model::weights_sha256(network));
+  };
+  std::string lines = fmt::format("U-Net {}\nautoencoder {}\nscheduler {}\nstatement {}\n", digest_of(*unet_),
+                                  digest_of(*autoencoder_), sha256_of(scheduler_.dump()), sha256_of(metadata_.dump()));
+  if (takes_prompts()) {
+    lines += fmt::format("text encoder {}\ntokenizer {} of {} tokens\n", digest_of(*text_encoder_),
+                         tokenizer_->sha256(), tokenizer_->num_tokens());
+  }
+  return lines;
 }
 
 at::Tensor SampledModel::tokens_of(const std::vector<std::string>& prompts) const {

@@ -28,6 +28,8 @@ class SampledModel {
   // public model's classes have numbers only.
   std::vector<std::string> class_names() const;
   bool takes_prompts() const { return text_encoder_ != nullptr; }
+  // SHA-256 of each part that images depend on, and of the statement that they are marked by, one line for each.
+  std::string digests() const;
 
   // The conditions of the result are numbers of classes, or of `prompts` for a model with a text encoder. The functions
   // share the networks with this object and outlive it. Throws ConfigError for a prompt that is not UTF-8.

@@ -33,10 +33,23 @@ SamplerKind sampler_kind_from(const std::string& text) {
   throw ConfigError(fmt::format("the sampler is '{}'; it must be ddim, ddpm, dpmpp or euler", text));
 }
 
+std::string to_text(TimestepSpacing spacing) {
+  switch (spacing) {
+    case TimestepSpacing::kLeading:
+      return "leading";
+    case TimestepSpacing::kLinspace:
+      return "linspace";
+    case TimestepSpacing::kTrailing:
+      return "trailing";
+  }
+  throw InternalError("unknown spacing of timesteps");
+}
+
 TimestepSpacing timestep_spacing_from(const std::string& text) {
-  if (text == "leading") return TimestepSpacing::kLeading;
-  if (text == "linspace") return TimestepSpacing::kLinspace;
-  if (text == "trailing") return TimestepSpacing::kTrailing;
+  for (const TimestepSpacing spacing :
+       {TimestepSpacing::kLeading, TimestepSpacing::kLinspace, TimestepSpacing::kTrailing}) {
+    if (text == to_text(spacing)) return spacing;
+  }
   throw ConfigError(fmt::format("timestep_spacing is '{}'; it must be leading, linspace or trailing", text));
 }
 

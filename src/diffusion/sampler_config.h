@@ -16,7 +16,8 @@ enum class TimestepSpacing { kLeading, kLinspace, kTrailing };
 std::string to_text(SamplerKind kind);
 SamplerKind sampler_kind_from(const std::string& text);
 
-// "leading", "linspace", "trailing". Throws ConfigError for another word.
+// "leading", "linspace", "trailing". The inverse throws ConfigError for another word.
+std::string to_text(TimestepSpacing spacing);
 TimestepSpacing timestep_spacing_from(const std::string& text);
 
 struct SamplerConfig {

@@ -1,0 +1,201 @@
+// `dpldm sample` on ranks that do not agree: on options, or on what lies under one name where each rank runs, as on
+// nodes with disks of their own.
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/torch.h"
+#include "data/image_file.h"
+#include "diffusion/noise_schedule.h"
+#include "model/ldm_bert.h"
+#include "model/model_directory.h"
+#include "support/file_bytes.h"
+#include "support/process.h"
+#include "support/temporary_directory.h"
+#include "support/tiny_model.h"
+
+namespace dpldm {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+using Arguments = std::vector<std::string>;
+
+// Rank 0 runs in first/, rank 1 in second/.
+class CommandsOnRanks : public testing::Test {
+ protected:
+  CommandsOnRanks() {
+    for (const char* folder : {"first", "second"}) fs::create_directories(path(folder));
+  }
+
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+
+  test::ProcessResult run_apart(const Arguments& first, const Arguments& second) const {
+    Arguments command{"mpirun", "--oversubscribe", "--bind-to", "none"};
+    const auto add_rank = [&](const std::string& folder, const Arguments& arguments) {
+      command.insert(command.end(), {"-np", "1", "--wdir", path(folder), DPLDM_BIN_DIR "/dpldm"});
+      command.insert(command.end(), arguments.begin(), arguments.end());
+    };
+    add_rank("first", first);
+    command.emplace_back(":");
+    add_rank("second", second);
+    return test::run_process(command);
+  }
+
+  // By both ranks, before the output is begun.
+  void expect_refused_apart(const Arguments& first, const Arguments& second, const std::string& what) const {
+    const test::ProcessResult result = run_apart(first, second);
+    EXPECT_EQ(result.exit_code, 64) << what << result.err;
+    EXPECT_THAT(result.err, HasSubstr(what));
+    EXPECT_EQ(result.out, "");
+    EXPECT_FALSE(fs::exists(path("x.h5"))) << what;
+  }
+
+  // <first>/model, and a copy of it.
+  void write_models() const {
+    test::make_tiny_model(path("first"), 1, data::Visibility::kPublic);
+    fs::rename(path("first/tiny"), path("first/model"));
+    write_json("first/model/unet/config.json", "sample_size", 4);
+    copy_model();
+  }
+  // What rank 0 has, for rank 1 too.
+  void copy_model() const {
+    fs::remove_all(path("second/model"));
+    fs::copy(path("first/model"), path("second/model"), fs::copy_options::recursive);
+  }
+  void write_json(const std::string& file, const std::string& key, const nlohmann::json& value) const {
+    nlohmann::json json = nlohmann::json::parse(test::bytes_of(path(file)));
+    json[key] = value;
+    test::write_bytes(path(file), json.dump());
+  }
+
+  Arguments sample(const Arguments& more) const {
+    Arguments arguments{"sample", "--model", "model", "--num", "2", "--precision", "fp32", "-o", path("x.h5")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+
+ private:
+  test::TemporaryDirectory folder_;
+};
+
+TEST_F(CommandsOnRanks, WithOtherOptions_DoNotSampleTogether) {
+  write_models();
+  for (const Arguments& other : std::vector<Arguments>{{"--seed", "1"},
+                                                       {"--steps", "3"},
+                                                       {"--eta", "1"},
+                                                       {"--guidance", "2"},
+                                                       {"--classes", "0"},
+                                                       {"--sampler", "dpmpp"},
+                                                       {"--spacing", "trailing"},
+                                                       {"--batch", "1"}}) {
+    expect_refused_apart(
+        sample({}), sample(other),
+        "the configuration must be the same on all ranks, but rank 1 has '" + other[0] + " " + other[1] + "' where");
+  }
+}
+
+TEST_F(CommandsOnRanks, ThatSeeAnotherModelOrNoise_DoNotSampleTogether) {
+  write_models();
+  test::write_bytes(path("first/noise"), "some");
+  test::write_bytes(path("second/noise"), "more");
+  const Arguments with_noise = sample({"--initial-noise", "noise"});
+  expect_refused_apart(with_noise, with_noise, "but rank 1 has '--initial-noise SHA-256 ");
+
+  const auto expect_part_is_compared = [&](const std::string& part) {
+    expect_refused_apart(sample({}), sample({}),
+                         "the SHA-256 of the model must be the same on all ranks, but rank 1 has '" + part + " ");
+    copy_model();
+  };
+  const torch::NoGradGuard no_grad;
+  const auto unet = model::load_unet(path("first/model"));
+  unet->named_parameters()["conv_in.bias"].add_(1);
+  model::save_unet(*unet, path("second/model/unet"));
+  expect_part_is_compared("U-Net");
+  const auto autoencoder = model::load_autoencoder(path("first/model"));
+  autoencoder->named_parameters()["decoder.conv_in.bias"].add_(1);
+  model::save_autoencoder(*autoencoder, path("second/model/vae"));
+  expect_part_is_compared("autoencoder");
+  write_json("second/model/vae/config.json", "scaling_factor", 0.25);
+  expect_part_is_compared("autoencoder");
+  write_json("second/model/scheduler/scheduler_config.json", "beta_end", 0.02);
+  expect_part_is_compared("scheduler");
+  // By which the samples are marked.
+  test::write_bytes(path("second/model/dp_metadata.json"),
+                    R"({"private": false, "not_private_because": "a test", "training_records": "private"})");
+  expect_part_is_compared("statement");
+}
+
+TEST_F(CommandsOnRanks, ThatSeeOtherPromptsOrAnotherTextEncoder_DoNotSampleTogether) {
+  torch::manual_seed(3);
+  model::UNetConfig unet;
+  unet.sample_height = unet.sample_width = 4;
+  unet.block_out_channels = {8};
+  unet.down_block_types = {"CrossAttnDownBlock2D"};
+  unet.up_block_types = {"CrossAttnUpBlock2D"};
+  unet.layers_per_block = {1};
+  unet.norm_num_groups = 4;
+  unet.num_heads = {2};
+  unet.cross_attention_dim = 12;
+  model::AutoencoderConfig vae;
+  vae.block_out_channels = {8};
+  vae.norm_num_groups = 4;
+  model::LdmBertConfig bert;
+  bert.vocab_size = 700;
+  bert.encoder_layers = 1;
+  bert.encoder_ffn_dim = 16;
+  bert.encoder_attention_heads = 2;
+  bert.head_dim = 4;
+  bert.d_model = 12;
+  const auto encoder = std::make_shared<model::LdmBert>(bert);
+  model::save_pipeline({.unet = std::make_shared<model::UNet>(unet),
+                        .autoencoder = std::make_shared<model::AutoencoderKL>(vae),
+                        .text_encoder = encoder,
+                        .tokenizer = DPLDM_GOLDEN_DIR "/tokenizers/bert"},
+                       diffusion::ScheduleConfig().to_json(), path("first/model"));
+  copy_model();
+  test::write_bytes(path("first/p.txt"), "a lung\n");
+  test::write_bytes(path("second/p.txt"), "a heart\n");
+  const Arguments prompts = sample({"--prompts", "p.txt"});
+  expect_refused_apart(prompts, prompts, "but rank 1 has '--prompts SHA-256 ");
+
+  test::write_bytes(path("second/p.txt"), "a lung\n");
+  const torch::NoGradGuard no_grad;
+  encoder->parameters().front().add_(1);
+  model::save_text_encoder(*encoder, path("second/model/bert"));
+  expect_refused_apart(prompts, prompts, "but rank 1 has 'text encoder ");
+}
+
+// Every rank looks at what it has itself: here at a file that nothing is drawn from, or the ranks would not start.
+TEST_F(CommandsOnRanks, WeightsBesideTheStatementOnOneRank_TakeTheClaimFromAllSamples) {
+  write_models();
+  nlohmann::json statement = nlohmann::json::parse(
+      R"({"format": "dpldm-privacy", "version": 1, "private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
+          "accountant": "rdp", "sampling_rate": 0.01, "noise_multiplier": 1.0, "steps": 1000, "num_records": 50000,
+          "expected_batch_size": 500})");
+  const std::string model = path("first/model");
+  statement["weights_sha256"] =
+      model::weights_to_be_written({.unet = model::load_unet(model), .autoencoder = model::load_autoencoder(model)});
+  test::write_bytes(path("first/model/dp_metadata.json"), statement.dump());
+  copy_model();
+  const test::ProcessResult own = run_apart(sample({}), sample({}));
+  ASSERT_EQ(own.exit_code, 0) << own.err;
+  EXPECT_EQ(data::ImageFile(path("x.h5")).info().visibility, data::Visibility::kPublic);
+
+  const std::string unet = path("second/model/unet/");
+  fs::copy_file(unet + "diffusion_pytorch_model.safetensors", unet + "another.safetensors");
+  const test::ProcessResult others = run_apart(sample({}), sample({}));
+  ASSERT_EQ(others.exit_code, 0) << others.err;
+  EXPECT_THAT(others.err, HasSubstr("NO CLAIM"));
+  EXPECT_THAT(others.err, HasSubstr("(as rank 1 sees it)"));
+  EXPECT_EQ(data::ImageFile(path("x.h5")).info().visibility, data::Visibility::kPrivate);
+}
+
+}  // namespace
+}  // namespace dpldm
