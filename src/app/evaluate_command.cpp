@@ -15,7 +15,9 @@
 #include "data/image_file.h"
 #include "data/image_overlap.h"
 #include "eval/evaluation.h"
+#include "train/rank_agreement.h"
 #include "train/threads.h"
+#include "train/verified_file.h"
 
 namespace dpldm::app {
 namespace {
@@ -78,6 +80,44 @@ std::optional<EvaluateOptions> read_options(Invocation& invocation) {
   return evaluate;
 }
 
+// What the options name, each opened once: what is compared is what is read.
+struct EvaluatedFiles {
+  data::ImageFile samples;
+  data::ImageFile reference;
+  std::optional<data::ImageFile> public_images;
+  std::optional<data::ImageFile> training_images;
+};
+
+EvaluatedFiles files_of(const EvaluateOptions& options) {
+  const auto opened_if_named = [](const std::filesystem::path& path) {
+    return path.empty() ? std::nullopt : std::make_optional<data::ImageFile>(path);
+  };
+  return {data::ImageFile(options.samples), data::ImageFile(options.reference), opened_if_named(options.public_images),
+          opened_if_named(options.training_images)};
+}
+
+// Collective. Each rank trains some of the classifiers, whose numbers are brought together: they must be of the same
+// images, and of those that the checksums are of.
+void require_same_images(const EvaluateOptions& options, const EvaluatedFiles& files, comm::Communicator& comm) {
+  std::string digests;
+  const auto add = [&](const char* option, const data::ImageFile& file) {
+    const data::ImageFileInfo& info = file.info();
+    digests += fmt::format("{} {}, {} classes\n", option, info.content_sha256, info.class_names.size());
+  };
+  add("--samples", files.samples);
+  add("--reference", files.reference);
+  if (files.public_images) add("--public", *files.public_images);
+  if (files.training_images) add("--training", *files.training_images);
+  const std::string settings =
+      fmt::format("--public {}\n--training {}\n--seeds {}\n--json {}\n", files.public_images.has_value(),
+                  files.training_images.has_value(), options.num_seeds, options.json);
+  train::require_same_run_on_all_ranks(comm, {.config = settings, .data_sha256 = digests});
+  train::verify_on_ranks(files.samples, comm);
+  train::verify_on_ranks(files.reference, comm);
+  if (files.public_images) train::verify_on_ranks(*files.public_images, comm);
+  if (files.training_images) train::verify_on_ranks(*files.training_images, comm);
+}
+
 // The side that images of `height` x `width` are scored at.
 std::pair<std::int64_t, std::int64_t> scored_size(std::int64_t height, std::int64_t width) {
   const std::int64_t longest = std::max(height, width);
@@ -86,9 +126,9 @@ std::pair<std::int64_t, std::int64_t> scored_size(std::int64_t height, std::int6
   return {scaled(height), scaled(width)};
 }
 
-eval::LabelledImages read_labelled(const data::ImageFile& file, const std::filesystem::path& path) {
+eval::LabelledImages read_labelled(const data::ImageFile& file) {
   const data::ImageFileInfo& info = file.info();
-  if (info.class_names.empty()) throw ConfigError(path.string() + " has no labels; a classifier needs them");
+  if (info.class_names.empty()) throw ConfigError(file.path().string() + " has no labels; a classifier needs them");
   const auto [height, width] = scored_size(info.height, info.width);
   std::vector<at::Tensor> parts;
   for (std::int64_t first = 0; first < info.num_records; first += kImagesPerRead) {
@@ -105,8 +145,9 @@ eval::LabelledImages read_labelled(const data::ImageFile& file, const std::files
 }
 
 // What the reference and the other files have to be. Throws ConfigError.
-void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, const data::ImageFile& reference_file) {
-  const data::ImageFileInfo& reference = reference_file.info();
+void check(const EvaluateOptions& options, const EvaluatedFiles& files) {
+  const data::ImageFileInfo& samples = files.samples.info();
+  const data::ImageFileInfo& reference = files.reference.info();
   if (reference.content_sha256 == samples.content_sha256) {
     throw ConfigError(fmt::format("--samples and --reference have the same content ({})", options.reference.string()));
   }
@@ -114,8 +155,8 @@ void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, c
     spdlog::warn("--samples {} is marked private: these are real records, or images of a model that protects nobody",
                  options.samples.string());
   }
-  if (!options.training_images.empty()) {
-    const data::ImageFile training(options.training_images);
+  if (files.training_images) {
+    const data::ImageFile& training = *files.training_images;
     if (training.info().content_sha256 == samples.content_sha256) {
       throw ConfigError(
           fmt::format("--samples {} is the private training set; what is scored is images that a model made",
@@ -126,7 +167,7 @@ void check(const EvaluateOptions& options, const data::ImageFileInfo& samples, c
           fmt::format("--reference {} is the private training set; only images that the model never saw can score it",
                       options.reference.string()));
     }
-    if (const std::int64_t num_in_both = data::num_images_in_both(reference_file, training); num_in_both > 0) {
+    if (const std::int64_t num_in_both = data::num_images_in_both(files.reference, training); num_in_both > 0) {
       throw ConfigError(
           fmt::format("{} of the {} images of --reference {} are in the private training set; only images that the "
                       "model never saw can score it",
@@ -147,23 +188,23 @@ void match_classes(eval::LabelledImages& samples, const eval::LabelledImages& re
 }
 
 nlohmann::json answer_of(const EvaluateOptions& options, const eval::EvaluationResult& result,
-                         const data::ImageFileInfo& samples, const data::ImageFileInfo& reference) {
+                         const EvaluatedFiles& files) {
+  const data::ImageFileInfo& samples = files.samples.info();
   nlohmann::json answer{
       {"accuracy", {{"mean", result.mean_accuracy}, {"sd", result.accuracy_deviation}, {"seeds", result.accuracies}}},
       {"samples", {{"file", options.samples.string()}, {"num", samples.num_records}, {"source", samples.source}}},
       {"reference",
        {{"file", options.reference.string()},
-        {"num", reference.num_records},
+        {"num", files.reference.info().num_records},
         {"role", "held-out real"},
         {"compared_with_training", !options.training_images.empty()}}},
       {"statement", kOutsideEpsilon},
   };
   if (result.frechet_distance) {
-    const data::ImageFile public_file(options.public_images);
     answer["frechet"] = {{"distance", *result.frechet_distance},
                          {"features", "public-cnn"},
                          {"features_trained_on", options.public_images.string()},
-                         {"features_trained_on_sha256", public_file.info().content_sha256}};
+                         {"features_trained_on_sha256", files.public_images->info().content_sha256}};
   }
   return answer;
 }
@@ -197,35 +238,36 @@ void run_evaluate(Invocation& invocation) {
   comm::Communicator& comm = invocation.communicator();
   const int threads = train::set_threads(config::RuntimeConfig{}, comm);
 
-  const data::ImageFile sample_file(options.samples);
-  const data::ImageFile reference_file(options.reference);
-  check(options, sample_file.info(), reference_file);
-  eval::EvaluationInput input{.samples = read_labelled(sample_file, options.samples),
-                              .reference = read_labelled(reference_file, options.reference),
+  const EvaluatedFiles files = files_of(options);
+  require_same_images(options, files, comm);
+  check(options, files);
+  const data::ImageFileInfo& samples = files.samples.info();
+  const data::ImageFileInfo& reference = files.reference.info();
+  eval::EvaluationInput input{.samples = read_labelled(files.samples),
+                              .reference = read_labelled(files.reference),
                               .feature_images = std::nullopt,
-                              .recipe = eval::ClassifierRecipe::for_num_images(sample_file.info().num_records),
+                              .recipe = eval::ClassifierRecipe::for_num_images(samples.num_records),
                               .num_seeds = options.num_seeds};
   match_classes(input.samples, input.reference);
-  if (!options.public_images.empty()) {
-    const data::ImageFile public_file(options.public_images);
-    if (public_file.info().visibility != data::Visibility::kPublic) {
+  if (files.public_images) {
+    if (files.public_images->info().visibility != data::Visibility::kPublic) {
       throw ConfigError(fmt::format("--public {} is private; the features must come from public images",
                                     options.public_images.string()));
     }
-    input.feature_images = read_labelled(public_file, options.public_images);
+    input.feature_images = read_labelled(*files.public_images);
   }
   if (comm.is_root()) {
     spdlog::info("evaluate: {} samples, {} real images, {} classifier(s){}, {} rank(s) x {} thread(s)",
-                 sample_file.info().num_records, reference_file.info().num_records, options.num_seeds,
+                 samples.num_records, reference.num_records, options.num_seeds,
                  input.feature_images ? " and a feature network" : "", comm.size(), threads);
-    if (sample_file.info().class_names != reference_file.info().class_names) {
+    if (samples.class_names != reference.class_names) {
       spdlog::warn("the classes of samples and reference have different names; they are matched by number");
     }
   }
 
   const eval::EvaluationResult result = eval::evaluate(input, threads, comm);
   if (!comm.is_root()) return;
-  const nlohmann::json answer = answer_of(options, result, sample_file.info(), reference_file.info());
+  const nlohmann::json answer = answer_of(options, result, files);
   if (options.json) {
     fmt::print("{}\n", answer.dump(2));
   } else {

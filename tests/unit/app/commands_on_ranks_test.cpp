@@ -1,8 +1,10 @@
-// `dpldm sample` on ranks that do not agree: on options, or on what lies under one name where each rank runs, as on
-// nodes with disks of their own.
+// `dpldm sample` and `dpldm evaluate` on ranks that do not agree: on options, or on what lies under one name where each
+// rank runs, as on nodes with disks of their own.
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -79,6 +81,21 @@ class CommandsOnRanks : public testing::Test {
     Arguments arguments{"sample", "--model", "model", "--num", "2", "--precision", "fp32", "-o", path("x.h5")};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
+  }
+
+  // Labelled images that are the numbers from `first` on.
+  void write_images(const std::string& name, std::int64_t first) const {
+    constexpr std::int64_t kImages = 10;
+    data::ImageFileInfo info;
+    info.num_records = kImages;
+    info.channels = 1;
+    info.height = info.width = 8;
+    info.class_names = {"a", "b"};
+    info.source = "a test";
+    const at::Tensor images = torch::arange(first, first + kImages * 64).remainder(251).to(torch::kByte);
+    data::ImageFileWriter writer(path(name), info);
+    writer.append(images.view({kImages, 1, 8, 8}), torch::arange(kImages).remainder(2));
+    writer.commit();
   }
 
  private:
@@ -195,6 +212,52 @@ TEST_F(CommandsOnRanks, WeightsBesideTheStatementOnOneRank_TakeTheClaimFromAllSa
   EXPECT_THAT(others.err, HasSubstr("NO CLAIM"));
   EXPECT_THAT(others.err, HasSubstr("(as rank 1 sees it)"));
   EXPECT_EQ(data::ImageFile(path("x.h5")).info().visibility, data::Visibility::kPrivate);
+}
+
+TEST_F(CommandsOnRanks, ThatSeeOtherImagesOrOptions_DoNotEvaluateTogether) {
+  const auto evaluate = [](const Arguments& more) {
+    Arguments arguments{"evaluate", "--samples", "samples.h5", "--reference", "heldout.h5", "--seeds", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  const auto write_for_both = [&](const std::string& name, std::int64_t first) {
+    write_images("first/" + name, first);
+    write_images("second/" + name, first);
+  };
+  write_for_both("samples.h5", 0);
+  write_for_both("heldout.h5", 77);
+  write_for_both("public.h5", 111);
+  write_for_both("training.h5", 200);
+  for (const Arguments& other :
+       std::vector<Arguments>{{"--public", "public.h5"}, {"--training", "training.h5"}, {"--json"}}) {
+    expect_refused_apart(evaluate({}), evaluate(other),
+                         "the configuration must be the same on all ranks, but rank 1 has '" + other[0] + " true'");
+  }
+  const Arguments all = evaluate({"--public", "public.h5", "--training", "training.h5"});
+  for (const auto& [option, name] : {std::pair("--samples", "/samples.h5"), std::pair("--reference", "/heldout.h5"),
+                                     std::pair("--public", "/public.h5"), std::pair("--training", "/training.h5")}) {
+    write_images(std::string("second") + name, 150);
+    expect_refused_apart(
+        all, all,
+        "the SHA-256 of the data must be the same on all ranks, but rank 1 has '" + std::string(option) + " ");
+    fs::copy_file(path(std::string("first") + name), path(std::string("second") + name),
+                  fs::copy_options::overwrite_existing);
+  }
+}
+
+TEST_F(CommandsOnRanks, DamageThatOneRankAloneSees_EndsAnEvaluation) {
+  for (const char* name : {"first/samples.h5", "second/samples.h5"}) write_images(name, 0);
+  for (const char* name : {"first/heldout.h5", "second/heldout.h5"}) write_images(name, 77);
+  std::string bytes = test::bytes_of(path("second/samples.h5"));
+  const std::size_t at = bytes.find("\x01\x02\x03\x04\x05\x06\x07");
+  ASSERT_NE(at, std::string::npos);
+  bytes[at] ^= 1;
+  test::write_bytes(path("second/samples.h5"), bytes);
+  const Arguments evaluate{"evaluate", "--samples", "samples.h5", "--reference", "heldout.h5", "--seeds", "1"};
+  const test::ProcessResult result = run_apart(evaluate, evaluate);
+  EXPECT_EQ(result.exit_code, 74) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("as rank 1 sees it"));
+  EXPECT_EQ(result.out, "");
 }
 
 }  // namespace
