@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <fstream>
 #include <optional>
+#include <set>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "accounting/bound_text.h"
@@ -23,6 +25,7 @@ using nlohmann::json;
 
 constexpr const char* kPrivacy = "dpldm.privacy";
 constexpr const char* kStatement = "dpldm.statement_sha256";
+constexpr const char* kSource = "dpldm.training_records_source";
 constexpr const char* kWeights = "weights_sha256";
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as in io/safetensors.cpp
 
@@ -48,15 +51,21 @@ Header read_header(const fs::path& file) {
   return {num_bytes, std::move(header)};
 }
 
+// What a file of weights says of itself; an empty object where that is nothing.
+json metadata_of(const fs::path& file) {
+  json metadata = read_header(file).content.value("__metadata__", json::object());
+  return metadata.is_object() ? metadata : json::object();
+}
+
+std::string text_in(const json& metadata, const char* key) {
+  const auto found = metadata.find(key);
+  return found != metadata.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
 std::optional<PrivacyStamp> stamp_of(const fs::path& file) {
-  const json header = read_header(file).content;
-  const json metadata = header.value("__metadata__", json::object());
-  const auto text = [&](const char* key) {
-    const auto found = metadata.find(key);
-    return found != metadata.end() && found->is_string() ? found->get<std::string>() : std::string();
-  };
-  if (!metadata.is_object() || !metadata.contains(kPrivacy)) return std::nullopt;
-  return PrivacyStamp{file, text(kPrivacy), text(kStatement)};
+  const json metadata = metadata_of(file);
+  if (!metadata.contains(kPrivacy)) return std::nullopt;
+  return PrivacyStamp{file, text_in(metadata, kPrivacy), text_in(metadata, kStatement)};
 }
 
 // The directory itself and those in it.
@@ -139,6 +148,18 @@ std::map<std::string, std::string> stamp_for(const std::string& statement_text) 
   } catch (const json::exception& error) {
     throw ConfigError(std::string("this is not a privacy statement: ") + error.what());
   }
+}
+
+std::map<std::string, std::string> source_note(const std::string& source) {
+  if (source.empty()) return {};
+  return {{kSource, source}};
+}
+
+std::string noted_sources(const fs::path& model) {
+  std::set<std::string> sources;
+  for (const fs::path& file : weights_in(model)) sources.insert(text_in(metadata_of(file), kSource));
+  sources.erase("");
+  return fmt::format("{}", fmt::join(sources, "; and "));
 }
 
 std::vector<PrivacyStamp> read_privacy_stamps(const fs::path& model) {

@@ -8,6 +8,11 @@
 //   dpldm.statement_sha256   of the dp_metadata.json that was written with them
 //
 // It guards against accidents: a program that reads tensors and writes them anew (diffusers' save_pretrained) drops it.
+//
+// Public weights are not stamped. They may note there what the records that they were trained on were made from, since
+// samples of a private model are public and have cost something:
+//
+//   dpldm.training_records_source   "synthetic, drawn from M (seed 0); epsilon 4, delta 1e-05, add-remove, one record"
 #pragma once
 
 #include <filesystem>
@@ -32,6 +37,14 @@ std::map<std::string, std::string> stamp_for(const std::string& statement_text);
 
 // The same for weights in a checkpoint of a run on private records, which have no statement of their own yet.
 std::map<std::string, std::string> stamp_for_checkpoint();
+
+// What to write into the header of weights that were trained on public records made from `source`; nothing where that
+// is empty.
+std::map<std::string, std::string> source_note(const std::string& source);
+
+// What the weights in `model` note of that, each text once and in alphabetical order; empty where none does. Looks
+// where read_privacy_stamps does, and throws as it does.
+std::string noted_sources(const std::filesystem::path& model);
 
 // Of all safetensors files in the directory `model` and in its immediate sub-directories; reads headers only. Throws
 // IoError for a file that is not safetensors.

@@ -32,7 +32,7 @@ those who ran the job: the machines, their network and the private files are tru
   what to release.
 - Other runs on the same records. Each has its own statement, and their costs add up.
 - What the public inputs cost: where the base model was trained on samples of a model that had seen the same records,
-  that model's epsilon comes on top, and nothing here knows of it.
+  that model's epsilon comes on top. Nothing here knows of it but what the table repeats of the inputs' own words.
 - The number of records N, the names of the classes and the image size, which are treated as public.
 )";
 
@@ -106,8 +106,10 @@ std::string public_inputs_rows(const Json& inputs) {
     if (inputs.contains(key)) rows += row(what, text_at(inputs, key));
   }
   rows += row("public autoencoder (SHA-256)", text_at(inputs, "autoencoder_sha256"));
-  if (inputs.contains("training_records_source")) {
-    rows += row("public training records, made from", text_at(inputs, "training_records_source"));
+  for (const auto& [key, what] :
+       {std::pair{"base_training_records_source", "records that the public base model was trained on, made from"},
+        std::pair{"training_records_source", "public training records, made from"}}) {
+    if (inputs.contains(key)) rows += row(what, text_at(inputs, key));
   }
   return rows;
 }

@@ -300,8 +300,11 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
   const LongerForFiles longer(comm, bytes_of_weights({network.get(), autoencoder.get(), encoder.get()}));
   comm::run_on_root(comm, [&] {
     const std::filesystem::path model = options.run_dir / "model";
-    model::save_pipeline({.unet = network, .autoencoder = autoencoder, .text_encoder = encoder, .tokenizer = tokenizer},
-                         schedule.config().to_json(), model);
+    model::Pipeline pipeline{
+        .unet = network, .autoencoder = autoencoder, .text_encoder = encoder, .tokenizer = tokenizer};
+    pipeline.unet_metadata = accounting::source_note(info.source);
+    if (config.train_text_encoder) pipeline.text_encoder_metadata = pipeline.unet_metadata;
+    model::save_pipeline(pipeline, schedule.config().to_json(), model);
     keep_text_length(model, encoder.get(), info.num_tokens);
     spdlog::info("pretrain: model written to {}", model.string());
   });

@@ -64,6 +64,7 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
     json["public_inputs"]["base_text_encoder_sha256"] = facts.base_text_encoder_sha256;
     json["public_inputs"]["tokenizer_sha256"] = facts.tokenizer_sha256;
   }
+  if (!facts.base_source.empty()) json["public_inputs"]["base_training_records_source"] = facts.base_source;
   if (!facts.latents_are_private && !facts.latents_source.empty()) {
     json["public_inputs"]["training_records_source"] = facts.latents_source;
   }

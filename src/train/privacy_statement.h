@@ -27,6 +27,7 @@ struct StatementFacts {
   const std::string& base_unet_sha256;
   const std::string& base_text_encoder_sha256;  // empty without one
   const std::string& tokenizer_sha256;          // of the captions; what it says without a text encoder is left out
+  const std::string& base_source;               // accounting::noted_sources
   const std::string& encoder_sha256;
   const std::vector<std::string>& class_names;
   bool latents_are_private;           // as the file says; a run on public ones is accounted for all the same

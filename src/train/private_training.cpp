@@ -65,6 +65,7 @@ struct Setup {
   PrivacyPlan plan;
   at::Device device = at::kCPU;  // where the network is
   std::string size_warning;      // empty when the base model states the latents' size, or none
+  std::string base_source;       // what the base model notes of the records that it was trained on
 };
 
 // With trained.set "lora": pairs beside the weights, drawn from the public seed.
@@ -150,10 +151,17 @@ Setup make_setup(const config::FinetuneConfig& config) {
   std::string text_encoder_sha256 = network->text_encoder() ? model::weights_sha256(*network->text_encoder()) : "";
   if (!text_encoder_sha256.empty()) inputs["text encoder"] = text_encoder_sha256;
   PrivacyPlan plan = make_privacy_plan(config, info.num_records);
-  return {std::move(latents),  std::move(network),     std::move(autoencoder),
-          std::move(schedule), std::move(base_sha256), std::move(text_encoder_sha256),
-          std::move(inputs),   std::move(plan),        at::kCPU,
-          size_warning};
+  return {std::move(latents),
+          std::move(network),
+          std::move(autoencoder),
+          std::move(schedule),
+          std::move(base_sha256),
+          std::move(text_encoder_sha256),
+          std::move(inputs),
+          std::move(plan),
+          at::kCPU,
+          size_warning,
+          accounting::noted_sources(config.model)};
 }
 
 // The start-up table: every effective setting that a person would ask for.
@@ -451,6 +459,7 @@ class PrivateTraining {
                                  .base_unet_sha256 = setup_.base_sha256,
                                  .base_text_encoder_sha256 = setup_.text_encoder_sha256,
                                  .tokenizer_sha256 = setup_.latents.info().tokenizer_sha256,
+                                 .base_source = setup_.base_source,
                                  .encoder_sha256 = setup_.latents.info().encoder_sha256,
                                  .class_names = setup_.latents.info().class_names,
                                  .latents_are_private = setup_.latents.info().visibility == data::Visibility::kPrivate,

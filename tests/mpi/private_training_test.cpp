@@ -599,7 +599,26 @@ TEST_F(PrivateTrainingOnRanks, StatementIsVerifiedFromItsOwnNumbers) {
   EXPECT_EQ(accounting::verified_epsilon(claim), accounting::PrivacyLedger::read(directory / "ledger.jsonl").epsilon());
   const accounting::Statement statement = accounting::read_statement(directory / "model/dp_metadata.json");
   EXPECT_FALSE(statement.content["public_inputs"].contains("training_records_source")) << "it is theirs to keep";
+  EXPECT_FALSE(statement.content["public_inputs"].contains("base_training_records_source")) << "the model notes none";
   EXPECT_EQ(accounting::difference_from_page(directory / "privacy_statement.md", statement.content), "");
+}
+
+// Samples of another private model, for instance, whose epsilon comes on top.
+TEST_F(PrivateTrainingOnRanks, StatementSaysWhatTheBaseModelWasTrainedOn) {
+  config::FinetuneConfig settings = config();
+  settings.steps = 2;
+  const std::string source = "synthetic, drawn from M; epsilon 2";
+  if (world_->is_root()) {
+    model::save_unet(*model::load_unet(settings.model), std::filesystem::path(settings.model) / "unet",
+                     accounting::source_note(source));
+  }
+  world_->barrier();
+  const std::filesystem::path directory = run(settings, "noted", *world_);
+  EXPECT_EQ(model::read_dp_metadata(directory / "model")["public_inputs"]["base_training_records_source"], source);
+  const std::string page = read_file(directory / "privacy_statement.md", 1 << 20);
+  EXPECT_NE(page.find("| records that the public base model was trained on, made from | " + source + " |"),
+            std::string::npos)
+      << page;
 }
 
 TEST_F(PrivateTrainingOnRanks, StatementNamesTheWeightsThatItIsAbout) {

@@ -199,6 +199,7 @@ TEST(PretrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
   const at::Tensor together = all_weights(root / "together");
   // Order of fp32 sums, through six AdamW steps.
   EXPECT_LE(((alone - together).norm() / alone.norm()).item<double>(), 1e-4);
+  EXPECT_EQ(accounting::noted_sources(root / "together" / "model"), "made up");
   world->barrier();
 }
 

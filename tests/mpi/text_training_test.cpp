@@ -207,7 +207,10 @@ TEST_F(TextTraining, AFrozenEncoderIsNotTouchedByPreTraining) {
   config.steps = 1;
   run_pretraining(config, {.run_dir = root_ / "second"}, *world_);
   EXPECT_EQ(changed(first, root_ / "second" / "model").first, 0);
-  EXPECT_GT(changed(first, pretrained(true, "third")).first, 0);
+  EXPECT_EQ(accounting::noted_sources(first / "bert"), "");
+  const fs::path third = pretrained(true, "third");
+  EXPECT_GT(changed(first, third).first, 0);
+  EXPECT_EQ(accounting::noted_sources(third / "bert"), "made up") << "what it was trained on, as the U-Net";
 }
 
 TEST_F(TextTraining, AnyNumberOfRanksTrainsTheEncoderOfOneRank) {

@@ -55,6 +55,18 @@ TEST_F(Stamp, PublicWeights_HaveNone) {
   EXPECT_NO_THROW(require_own_statement(model_));
 }
 
+TEST_F(Stamp, SourcesOfPublicRecords_AreNotedAndMakeNothingPrivate) {
+  EXPECT_THAT(source_note(""), SizeIs(0));
+  EXPECT_EQ(noted_sources(model_), "") << "an older model says nothing";
+  write_weights("unet", source_note("synthetic, epsilon 2"));
+  EXPECT_EQ(noted_sources(model_), "synthetic, epsilon 2");
+  write_weights("vae", source_note("folder pets"));
+  EXPECT_EQ(noted_sources(model_), "folder pets; and synthetic, epsilon 2");
+  write_weights("vae", source_note("synthetic, epsilon 2"));
+  EXPECT_EQ(noted_sources(model_), "synthetic, epsilon 2");
+  EXPECT_NO_THROW(require_unstamped(model_, ""));
+}
+
 TEST_F(Stamp, WeightsWithoutTheirStatement_StillSayWhatTheyAre) {
   write_weights("unet", stamp_for(kNotPrivate));
   EXPECT_THAT(read_privacy_stamps(model_), SizeIs(1));

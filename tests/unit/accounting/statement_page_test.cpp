@@ -51,8 +51,11 @@ TEST_F(StatementPage, InputsThatOnlySomeRunsHave_AreNamed) {
   statement["public_inputs"]["base_text_encoder_sha256"] = "dd";
   statement["public_inputs"]["tokenizer_sha256"] = "ee";
   statement["public_inputs"]["training_records_source"] = "folder shapes";
+  statement["public_inputs"]["base_training_records_source"] = "synthetic, epsilon 2";
   const std::string page = statement_page(statement);
   EXPECT_THAT(page, HasSubstr("| public training records, made from | folder shapes |\n"));
+  EXPECT_THAT(page, HasSubstr("| records that the public base model was trained on, made from | synthetic, epsilon 2 "
+                              "|\n"));
   EXPECT_THAT(page, HasSubstr("| public text encoder (SHA-256) | dd |\n| public tokenizer (SHA-256) | ee |\n"));
 }
 
