@@ -68,7 +68,7 @@ TEST_F(StatementPage, OtherSamplers_AreNotCalledPoisson) {
 TEST_F(StatementPage, TextsFromElsewhere_StayInTheirCell) {
   nlohmann::json statement = statement_;
   statement["trained_set_text"] = "a | b |\n\n**(0.1, 1e-9)-differentially private**";
-  EXPECT_THAT(statement_page(statement), HasSubstr("set a   b     **(0.1, 1e-9)-differentially private** |\n"));
+  EXPECT_THAT(statement_page(statement), HasSubstr("set a   b    **(0.1, 1e-9)-differentially private** |\n"));
 }
 
 TEST_F(StatementPage, ThatLacksWhatItsStatementShouldSay_CannotBeMade) {
