@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/watchdog.h"
@@ -40,17 +41,24 @@ class HangingFolder {
   // A regular file under a lease, as a server of files takes one: who opens it waits until the kernel breaks the lease,
   // after 45 s (/proc/sys/fs/lease-break-time). For what is read. The lease ends with the process.
   std::filesystem::path held_file(const std::string& name) const {
-    if (!takes_lease(path_ / name)) throw std::runtime_error("no lease can be taken on " + (path_ / name).string());
+    if (leased(path_ / name) < 0) throw std::runtime_error("no lease can be taken on " + (path_ / name).string());
     return path_ / name;
   }
   // Not every file system knows leases; then nothing can be held.
-  bool can_hold() const { return takes_lease(path_ / "leased"); }
+  bool can_hold() const {
+    const int descriptor = leased(path_ / ("leased" + std::to_string(::getpid())));
+    if (descriptor >= 0) ::close(descriptor);
+    return descriptor >= 0;
+  }
 
  private:
-  static bool takes_lease(const std::filesystem::path& file) {
+  // The descriptor that holds the lease, or -1.
+  static int leased(const std::filesystem::path& file) {
     std::signal(SIGIO, SIG_IGN);  // the kernel's request to give the lease back
     const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    return descriptor >= 0 && ::fcntl(descriptor, F_SETLEASE, F_WRLCK) == 0;
+    if (descriptor < 0 || ::fcntl(descriptor, F_SETLEASE, F_WRLCK) == 0) return descriptor;
+    ::close(descriptor);
+    return -1;
   }
 
   std::filesystem::path path_;

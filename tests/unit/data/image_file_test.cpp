@@ -179,7 +179,7 @@ TEST(ImageFile, FileThatIsNotHdf5_IsRefused) {
   const TemporaryDirectory folder;
   test::write_bytes(folder.path() / "a.h5", "PK\x03\x04 something else");
   EXPECT_THAT(complaint([&] { ImageFile(folder.path() / "a.h5"); }), HasSubstr("is not an HDF5 file"));
-  EXPECT_THAT(complaint([&] { ImageFile(folder.path() / "b.h5"); }), HasSubstr("no such file"));
+  EXPECT_THAT(complaint([&] { ImageFile(folder.path() / "b.h5"); }), HasSubstr("No such file"));
 }
 
 TEST(ImageFile, TruncatedFile_IsRefusedAtEveryLength) {

@@ -290,7 +290,7 @@ TEST_F(Encode, AutoencoderThatIsNotFinite_IsRefusedBeforeAFileIsBegun) {
 TEST_F(Encode, WrongInput_IsRefusedOnEveryNumberOfRanks) {
   expect_refusal(arguments({"-o", text("l.h5"), "--precision", "fp8"}), 64, "fp32 and bf16 are allowed");
   expect_refusal({"encode", "--model", text("model"), "--images", text("absent.h5"), "-o", text("l.h5")}, 74,
-                 "no such file");
+                 "No such file");
   expect_refusal({"encode", "--images", text("images.h5"), "-o", text("l.h5")}, 64, "--model is missing");
   expect_refusal(arguments({"-o", text("images.h5")}), 64, "would be overwritten");
   EXPECT_EQ(data::ImageFile(path("images.h5")).info().num_records, kNumImages);

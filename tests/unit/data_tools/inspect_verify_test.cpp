@@ -119,7 +119,7 @@ TEST_F(InspectAndVerify, DamagedFiles_Fail) {
   expect_refusal({"verify", text("cut.h5")}, 74, "cut.h5");
   write("other.h5", "not HDF5");
   expect_refusal({"inspect", text("other.h5")}, 74, "is not an HDF5 file");
-  expect_refusal({"verify", text("absent.h5")}, 74, "no such file");
+  expect_refusal({"verify", text("absent.h5")}, 74, "No such file");
   expect_refusal({"verify"}, 64, "FILE is missing");
 }
 
