@@ -60,17 +60,23 @@ std::string text_at(const Json& place, const char* key) { return place.at(key).g
 // Numbers as they are in the file, with all their digits.
 std::string number_at(const Json& place, const char* key) { return place.at(key).dump(); }
 
+// What is claimed, in the words that every format of the page has.
+std::string bold_claim(const Json& statement) {
+  if (!statement.at("private").get<bool>()) return "**NOT PRIVATE**";
+  return fmt::format("**({}, {})-differentially private**", up_to_decimals(statement.at("epsilon").get<double>(), 4),
+                     up_to_digits(statement.at("delta").get<double>(), 3));
+}
+
 std::string claim_text(const Json& statement) {
   if (!statement.at("private").get<bool>()) {
-    return fmt::format("**NOT PRIVATE**: {}. Nothing of this run may be released as protected.\n",
+    return fmt::format("{}: {}. Nothing of this run may be released as protected.\n", bold_claim(statement),
                        text_at(statement, "not_private_because"));
   }
   const bool saw_private = statement.at("training_records") == "private";
   return fmt::format(
-      "The model in `model/`, and every model of the steps before it, is the output of a mechanism that is "
-      "**({}, {})-differentially private**\n"
+      "The model in `model/`, and every model of the steps before it, is the output of a mechanism that is {}\n"
       "for each record of the {}, under the {} relation.\n",
-      up_to_decimals(statement.at("epsilon").get<double>(), 4), up_to_digits(statement.at("delta").get<double>(), 3),
+      bold_claim(statement),
       saw_private ? "private training set"
                   : "training set (a file that is marked public; the bound holds for it all the same)",
       text_at(statement, "neighbouring"));
@@ -145,6 +151,13 @@ std::string table(const Json& statement) {
   return rows;
 }
 
+// The first claim of a page is its own; what follows may be texts from elsewhere.
+std::string difference_from_claim(const std::filesystem::path& page, const std::string& text, const Json& statement) {
+  const std::string claim = bold_claim(statement);
+  if (text.find("**") != std::string::npos && text.find("**") == text.find(claim)) return "";
+  return fmt::format("{} does not begin with what the model's statement claims: '{}'", page.string(), claim);
+}
+
 }  // namespace
 
 std::string statement_page(const Json& statement) {
@@ -157,8 +170,15 @@ std::string statement_page(const Json& statement) {
   }
 }
 
+bool has_known_page(const Json& statement) {
+  const auto format = statement.find("page_format");
+  return format != statement.end() && *format == kPageFormat;
+}
+
 std::string difference_from_page(const std::filesystem::path& page, const Json& statement) {
-  std::istringstream found(read_file(page, kMaxPageBytes));
+  const std::string text = read_file(page, kMaxPageBytes);
+  if (!has_known_page(statement)) return difference_from_claim(page, text, statement);
+  std::istringstream found(text);
   std::istringstream expected(statement_page(statement));
   std::string found_line;
   std::string expected_line;

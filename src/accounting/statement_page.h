@@ -11,11 +11,19 @@ namespace dpldm::accounting {
 
 inline constexpr const char* kStatementPage = "privacy_statement.md";
 
+// Which words pages have: `page_format` of a statement. To be raised with every change of what statement_page() writes,
+// so that pages of earlier programs are not taken for false.
+inline constexpr int kPageFormat = 1;
+
 // Throws ConfigError when `statement`, the content of dp_metadata.json, lacks something that the page says.
 std::string statement_page(const nlohmann::json& statement);
 
+// Whether this program knows the words of the statement's page.
+bool has_known_page(const nlohmann::json& statement);
+
 // What keeps the file `page` from being the page of `statement`: a sentence that names the first line that differs, or
-// empty. Throws IoError when it cannot be read, ConfigError as above.
+// empty. Of a page whose words are not known, the claim alone is looked for. Throws IoError when it cannot be read,
+// ConfigError as above.
 std::string difference_from_page(const std::filesystem::path& page, const nlohmann::json& statement);
 
 }  // namespace dpldm::accounting

@@ -92,9 +92,14 @@ std::string others_text(const PrivacyLedger& ledger) {
 // them.
 std::vector<fs::path> pages_about(const fs::path& model) {
   std::vector<fs::path> pages{model / accounting::kStatementPage};
-  fs::path whole_name = fs::absolute(model).lexically_normal();
-  if (!whole_name.has_filename()) whole_name = whole_name.parent_path();
-  if (whole_name.filename() == kModelOfARun) pages.push_back(whole_name.parent_path() / accounting::kStatementPage);
+  const fs::path whole_name = fs::canonical(model);
+  const fs::path beside = whole_name.parent_path() / accounting::kStatementPage;
+  if (whole_name.filename() == kModelOfARun) {
+    pages.push_back(beside);
+  } else if (path_exists(beside)) {
+    spdlog::warn("{} was not compared: it is about a directory '{}', which this one is not called", beside.string(),
+                 kModelOfARun);
+  }
   std::erase_if(pages, [](const fs::path& page) { return !path_exists(page); });
   return pages;
 }
@@ -102,18 +107,14 @@ std::vector<fs::path> pages_about(const fs::path& model) {
 // Whether there was a page to compare. Throws ConfigError when one says something else than the statement.
 bool compare_pages(const fs::path& model, const accounting::Statement& statement) {
   const std::vector<fs::path> pages = pages_about(model);
-  if (pages.empty()) return false;
-  const auto version = statement.content.find("program_version");
-  if (version == statement.content.end() || *version != program_version()) {
-    spdlog::warn("{} was not compared: {} is of another version of dpldm, whose words {} does not know",
-                 pages.front().string(), statement.file.string(), program_version());
-    return false;
-  }
   for (const fs::path& page : pages) {
     const std::string difference = accounting::difference_from_page(page, statement.content);
     if (!difference.empty()) throw ConfigError(difference);
   }
-  return true;
+  if (pages.empty() || accounting::has_known_page(statement.content)) return !pages.empty();
+  spdlog::warn("of {} the claim alone was compared: {} is of another version of dpldm, whose words {} does not know",
+               pages.front().string(), statement.file.string(), program_version());
+  return false;
 }
 
 // What `verify` found to be true.

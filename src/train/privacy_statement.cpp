@@ -27,6 +27,7 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
   nlohmann::json json{
       {"format", "dpldm-privacy"},
       {"version", 1},
+      {"page_format", accounting::kPageFormat},
       {"private", header.is_private},
       {"unit_of_privacy", "record"},
       {"neighbouring", to_text(header.neighbouring)},

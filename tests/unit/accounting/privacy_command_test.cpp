@@ -376,20 +376,31 @@ TEST_F(PrivacyCommand, Verify_ComparesThePageOfTheRunAndThatOfTheModel) {
 TEST_F(PrivacyCommand, Verify_LeavesAPageAloneThatNeedNotBeAboutTheModel) {
   write("one/dp_metadata.json", accounting::test::whole_statement());
   std::ofstream(folder_ / "privacy_statement.md") << "# Privacy statement of another model\n";
+  testing::internal::CaptureStderr();
   EXPECT_EQ(json({"verify", (folder_ / "one").string()})["page_compared"], false);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("privacy_statement.md was not compared"));
   std::filesystem::rename(folder_ / "one", folder_ / "model");
-  EXPECT_THROW(answer({"verify", (folder_ / "model").string()}), ConfigError);
+  std::filesystem::create_directory_symlink("model", folder_ / "link");
+  for (const char* name : {"model", "link"}) {
+    EXPECT_THROW(answer({"verify", (folder_ / name).string()}), ConfigError) << name;
+  }
 }
 
-TEST_F(PrivacyCommand, Verify_SaysThatItDoesNotComparePagesOfAnotherVersion) {
-  for (const Json& version : {Json("0.0.0"), Json(7), Json()}) {
+TEST_F(PrivacyCommand, Verify_ComparesOfPagesInOtherWordsTheClaimAlone) {
+  for (const Json& format : {Json(0), Json("1"), Json()}) {
     Json statement = accounting::test::whole_statement();
-    statement["program_version"] = version;
+    statement["page_format"] = format;
     write("model/dp_metadata.json", statement);
-    std::ofstream(folder_ / "privacy_statement.md") << "other words\n";
+    const std::string model = (folder_ / "model").string();
+    std::ofstream(folder_ / "privacy_statement.md") << "Other words, **(1.8283, 1e-05)-differentially private**.\n";
     testing::internal::CaptureStderr();
-    EXPECT_EQ(json({"verify", (folder_ / "model").string()})["page_compared"], false);
-    EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("privacy_statement.md was not compared"));
+    EXPECT_EQ(json({"verify", model})["page_compared"], false);
+    EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("md the claim alone was compared"));
+    for (const char* other : {"Other words\n", "**(0.1000, 1e-05)-differentially private**\n",
+                              "**(0.1, 1e-05)** **(1.8283, 1e-05)-differentially private**\n"}) {
+      std::ofstream(folder_ / "privacy_statement.md") << other;
+      EXPECT_THAT(refusal({"verify", model}), testing::HasSubstr("does not begin with what the model's statement"));
+    }
   }
 }
 

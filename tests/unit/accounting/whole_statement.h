@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/accountant.h"
+#include "accounting/statement_page.h"
 #include "base/build_facts.h"
 
 namespace dpldm::accounting::test {
@@ -12,6 +13,7 @@ inline nlohmann::json whole_statement() {
   const GaussianEvent event{.01, 1.0, 1000};
   return {{"format", "dpldm-privacy"},
           {"version", 1},
+          {"page_format", kPageFormat},
           {"private", true},
           {"epsilon", epsilon_of({&event, 1}, 1e-5, AccountantKind::kPld)},
           {"delta", 1e-5},
