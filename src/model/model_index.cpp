@@ -18,6 +18,12 @@ nlohmann::json config_of(const fs::path& directory) {
   return fs::exists(directory / kConfigName) ? io::read_json_file(directory / kConfigName) : nlohmann::json();
 }
 
+bool latents_are_unscaled(const fs::path& model) {
+  const nlohmann::json autoencoder = config_of(model / "vqvae");
+  const auto factor = autoencoder.find("scaling_factor");
+  return factor != autoencoder.end() && *factor == 1.0;
+}
+
 // The pipeline of diffusers that fits the components of `index`; else ours, whose code goes into the directory.
 void name_pipeline(const fs::path& model, nlohmann::json& index) {
   const nlohmann::json null;
@@ -36,8 +42,9 @@ void name_pipeline(const fs::path& model, nlohmann::json& index) {
     index["requires_safety_checker"] = false;
   } else if (name == "UNet2DConditionModel" && has("vqvae") && has("bert") && has("tokenizer")) {
     index["_class_name"] = "LDMTextToImagePipeline";
-  } else if (unlabelled && channels("in_channels") == 6 && channels("out_channels") == 3) {
-    // A small picture of three channels goes beside the latent.
+  } else if (unlabelled && channels("in_channels") == 6 && channels("out_channels") == 3 &&
+             latents_are_unscaled(model)) {
+    // A small picture of three channels goes beside the latent, which that pipeline decodes as it is.
     index["_class_name"] = "LDMSuperResolutionPipeline";
   } else if (unlabelled && channels("in_channels") == channels("out_channels")) {
     index["_class_name"] = "LDMPipeline";

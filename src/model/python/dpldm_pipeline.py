@@ -51,6 +51,10 @@ class DPLDMPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(self, class_labels=None, prompt=None, batch_size=1, num_inference_steps=50, guidance_scale=1.0, eta=0.0,
                  generator=None, latents=None, output_type="pil", return_dict=True):
+        taken, answered = self.unet.config.in_channels, self.unet.config.out_channels
+        if taken != answered:
+            raise ValueError(f"the U-Net takes {taken} channels and answers {answered}: its condition is an image, "
+                             "which this pipeline does not take")
         condition, null = self._conditions(class_labels, prompt, guidance_scale)
         for value in condition.values():
             batch_size = value.shape[0]

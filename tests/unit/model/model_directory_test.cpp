@@ -331,7 +331,12 @@ TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
             "LDMPipeline");
   EXPECT_EQ(load_unet(root_ / "plain")->config().class_name(), "UNet2DModel");
   plain.in_channels = 6;
-  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "larger"),
+  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "scaled"),
+            "DPLDMPipeline")
+      << "LDMSuperResolutionPipeline decodes latents as if their scale were 1";
+  vae_config.scaling_factor = 1;
+  const auto unscaled = std::make_shared<AutoencoderKL>(vae_config);
+  EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = unscaled}, root_ / "larger"),
             "LDMSuperResolutionPipeline");
   plain.in_channels = 7;
   EXPECT_EQ(class_of_pipeline({.unet = std::make_shared<UNet>(plain), .autoencoder = vae}, root_ / "inpainting"),
