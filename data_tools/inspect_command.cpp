@@ -87,7 +87,7 @@ void print_table(const Json& description) {
 
 // Images at equal distances through the file, so that sorted classes all show.
 void write_picture(const data::ImageFile& file, const std::filesystem::path& path) {
-  constexpr std::int64_t kMaxImages = 16 * 16;
+  constexpr std::int64_t kMaxImages = 256;
   const std::int64_t total = file.info().num_records;
   const std::int64_t count = std::min(kMaxImages, total);
   std::vector<at::Tensor> images;

@@ -41,7 +41,7 @@ if [ "$fresh" = yes ] && [ -e "$run" ]; then
   fi
   rm -rf "$run"
 fi
-mkdir -p "$data" "$run/log"
+mkdir -p "$data" "$run"
 fashion=/usr/share/datasets/fashion-mnist
 classes='T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot'
 

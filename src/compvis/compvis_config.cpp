@@ -50,12 +50,14 @@ void require_end(const Mapping& params, std::int64_t num_blocks) {
 template <typename HasAttention>
 void set_block_types(std::size_t num_levels, HasAttention has_attention, const std::string& attention,
                      const std::string& suffix, std::vector<std::string>& down, std::vector<std::string>& up) {
+  const std::string down_suffix = "Down" + suffix;
+  const std::string up_suffix = suffix == "EncoderBlock2D" ? "UpDecoderBlock2D" : "Up" + suffix;
   down.clear();
   up.clear();
   for (std::size_t level = 0; level < num_levels; ++level) {
-    const std::string kind = has_attention(level) ? attention : "";
-    down.push_back(kind + "Down" + suffix);
-    up.insert(up.begin(), kind + "Up" + (suffix == "EncoderBlock2D" ? "DecoderBlock2D" : suffix));
+    const bool attends = has_attention(level);
+    down.push_back(attends ? attention + down_suffix : down_suffix);
+    up.insert(up.begin(), attends ? attention + up_suffix : up_suffix);
   }
 }
 

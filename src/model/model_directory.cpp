@@ -203,7 +203,7 @@ std::shared_ptr<UNet> load_unet(const fs::path& model) {
   }
   if (config.num_classes > 0) fold_class_table(tensors);
   if (directory != model) take_class_embedder(model, config, tensors);
-  const auto unet = [&] {
+  auto unet = [&] {
     const ShapesOnly shapes_only;
     return std::make_shared<UNet>(config);
   }();
@@ -224,7 +224,7 @@ fs::path autoencoder_directory(const fs::path& model) { return network_directory
 std::shared_ptr<Autoencoder> load_autoencoder(const fs::path& model) {
   const fs::path directory = autoencoder_directory(model);
   const nlohmann::json json = io::read_json_file(directory / kConfigName);
-  const auto autoencoder = [&]() -> std::shared_ptr<Autoencoder> {
+  auto autoencoder = [&]() -> std::shared_ptr<Autoencoder> {
     const ShapesOnly shapes_only;
     if (json.value("_class_name", nlohmann::json()) == "VQModel") {
       return std::make_shared<VQModel>(VQConfig::from_json(json));
@@ -246,7 +246,7 @@ bool has_text_encoder(const fs::path& model) {
 
 std::shared_ptr<TextEncoder> load_text_encoder(const fs::path& model) {
   const fs::path directory = network_directory(model, kTextEncoderNames);
-  const auto encoder = [&] {
+  auto encoder = [&] {
     const ShapesOnly shapes_only;
     return make_text_encoder(io::read_json_file(directory / kConfigName));
   }();

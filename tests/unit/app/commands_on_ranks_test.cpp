@@ -29,6 +29,8 @@ using testing::HasSubstr;
 
 using Arguments = std::vector<std::string>;
 
+constexpr const char* kProgram = DPLDM_BIN_DIR "/dpldm";
+
 // Rank 0 runs in first/, rank 1 in second/.
 class CommandsOnRanks : public testing::Test {
  protected:
@@ -41,7 +43,7 @@ class CommandsOnRanks : public testing::Test {
   test::ProcessResult run_apart(const Arguments& first, const Arguments& second) const {
     Arguments command{"mpirun", "--oversubscribe", "--bind-to", "none"};
     const auto add_rank = [&](const std::string& folder, const Arguments& arguments) {
-      command.insert(command.end(), {"-np", "1", "--wdir", path(folder), DPLDM_BIN_DIR "/dpldm"});
+      command.insert(command.end(), {"-np", "1", "--wdir", path(folder), kProgram});
       command.insert(command.end(), arguments.begin(), arguments.end());
     };
     add_rank("first", first);
