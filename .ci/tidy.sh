@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# clang-tidy on the given files, as build/ compiles them. GCC's precompiled header means nothing to clang, so LibTorch's headers get one of
+# clang-tidy on the given files, as build/ compiles them, but each on its own. GCC's precompiled header means nothing to clang, so LibTorch's headers get one of
 # clang's own first; without it a file takes a minute.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 database=.cache/tidy
 mkdir -p "$database"
+cmake --preset cpu-release -B "$database/build" -DDPLDM_UNITY=OFF "-DDPLDM_LIBTORCH=$(sed -n 's/^DPLDM_LIBTORCH:[A-Z]*=//p' build/CMakeCache.txt)" >/dev/null
 python3 - "$database" <<'PY'
 import json, pathlib, re, shlex, subprocess, sys
 database = pathlib.Path(sys.argv[1]).resolve()
-entries = json.load(open("build/compile_commands.json"))
+entries = json.load(open(database / "build/compile_commands.json"))
 drop = re.compile(r"^(-fpch-preprocess|-Winvalid-pch|-Wno-restrict|-Wno-stringop-.*)$")
 pch = None
 for entry in entries:

@@ -14,7 +14,19 @@ function(dpldm_library folder)
   endif()
 endfunction()
 
+# A file that uses LibTorch costs five seconds whatever it holds: GCC keeps what LibTorch's inline functions need of templates for the end of
+# each file, precompiled or not. Five files as one pay that once.
+function(dpldm_compile_together target)
+  if(DPLDM_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      target_compile_options(${target} PRIVATE -Wno-stringop-overflow)  # wrong about strings of cxxopts (bug 105651 again)
+    endif()
+  endif()
+endfunction()
+
 function(dpldm_use_torch target)
   target_link_libraries(${target} PUBLIC dpldm::torch)
   target_precompile_headers(${target} REUSE_FROM dpldm_torch_pch)
+  dpldm_compile_together(${target})
 endfunction()

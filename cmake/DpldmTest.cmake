@@ -3,6 +3,8 @@
 # One test program, one CTest entry (or one per rank count). With RANKS the program is linked to the consensus main of
 # tests/support, which makes a failure on any rank a failure of the test, and is started through mpirun.
 #
+# CTest is told of half cores, two for each process, so that tests which mostly wait can count as one: `ctest --parallel` takes twice the cores.
+#
 # A test is compiled with little optimisation: it runs what the libraries do, which have all of it, and half the build is tests.
 find_package(GTest REQUIRED)
 set(DPLDM_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
@@ -36,22 +38,24 @@ function(dpldm_test name)
   if(ARG_TORCH)
     target_link_libraries(${name} PUBLIC dpldm::torch)
     target_precompile_headers(${name} REUSE_FROM dpldm_torch_test_pch)
+    dpldm_compile_together(${name})
   else()
     target_precompile_headers(${name} REUSE_FROM dpldm_test_pch)
   endif()
   if(ARG_RANKS)
     target_link_libraries(${name} PRIVATE dpldm_mpi_test_main)
     foreach(ranks IN LISTS ARG_RANKS)
+      math(EXPR half_cores "2 * ${ranks}")
       add_test(NAME ${name}.np${ranks}
                COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} --bind-to none --oversubscribe
                        $<TARGET_FILE:${name}>)
-      set_tests_properties(${name}.np${ranks} PROPERTIES PROCESSORS ${ranks} LABELS "mpi;${ARG_LABELS}")
+      set_tests_properties(${name}.np${ranks} PROPERTIES PROCESSORS ${half_cores} LABELS "mpi;${ARG_LABELS}")
       list(APPEND entries ${name}.np${ranks})
     endforeach()
   else()
     target_link_libraries(${name} PRIVATE GTest::gtest_main)
     add_test(NAME ${name} COMMAND ${name})
-    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}")
+    set_tests_properties(${name} PROPERTIES PROCESSORS 2 LABELS "${ARG_LABELS}")
     set(entries ${name})
   endif()
   # Ranks share two cores in CI, so every process gets one thread; root in a container must ask mpirun twice.

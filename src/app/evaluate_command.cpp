@@ -41,7 +41,7 @@ struct EvaluateOptions {
 };
 
 // Empty when `--help` was asked for and answered.
-std::optional<EvaluateOptions> read_options(Invocation& invocation) {
+std::optional<EvaluateOptions> read_evaluate_options(Invocation& invocation) {
   cxxopts::Options options(
       invocation.argv()[0],
       "Score synthetic images: classifiers that were trained on them alone are tested on held-out real images, and "
@@ -232,7 +232,7 @@ void print_answer(const nlohmann::json& answer) {
 }  // namespace
 
 void run_evaluate(Invocation& invocation) {
-  const std::optional<EvaluateOptions> read = read_options(invocation);
+  const std::optional<EvaluateOptions> read = read_evaluate_options(invocation);
   if (!read) return;
   const EvaluateOptions& options = *read;
   comm::Communicator& comm = invocation.communicator();

@@ -50,7 +50,7 @@ struct SampleOptions {
 };
 
 // Empty when `--help` was asked for and answered.
-std::optional<SampleOptions> read_options(Invocation& invocation) {
+std::optional<SampleOptions> read_sample_options(Invocation& invocation) {
   cxxopts::Options options(invocation.argv()[0], "Draw synthetic images from a latent diffusion model.");
   // clang-format off
   options.add_options()
@@ -269,7 +269,7 @@ at::Tensor read_initial_noise(const std::filesystem::path& path, std::int64_t nu
 }  // namespace
 
 void run_sample(Invocation& invocation) {
-  const std::optional<SampleOptions> read = read_options(invocation);
+  const std::optional<SampleOptions> read = read_sample_options(invocation);
   if (!read) return;
   const SampleOptions& options = *read;
   comm::Communicator& comm = invocation.communicator();

@@ -10,7 +10,7 @@ namespace dpldm::audit {
 namespace {
 
 // Streams of the canaries' key: one for the coins, then one for each direction.
-constexpr std::uint64_t kCoins = 0;
+constexpr std::uint64_t kCoinStream = 0;
 std::uint64_t direction_stream(std::int64_t canary) { return 1 + static_cast<std::uint64_t>(canary); }
 
 // A run with a test seed draws from it too; the canaries must not share its streams.
@@ -24,7 +24,7 @@ GradientCanaries::GradientCanaries(comm::Communicator& comm, std::int64_t num_ca
                                    std::optional<std::uint64_t> test_seed)
     : comm_(comm), keys_(dp::RunKeys::create(comm, another(test_seed))) {
   std::vector<std::uint64_t> coins(static_cast<std::size_t>(num_canaries));
-  dp::Keystream(keys_.draws(), kCoins).words(0, coins);
+  dp::Keystream(keys_.draws(), kCoinStream).words(0, coins);
   for (const std::uint64_t coin : coins) included_.push_back((coin & 1U) != 0);
 }
 

@@ -24,12 +24,6 @@ constexpr double kWarmUp = 0.2;                // fraction of the steps in which
 constexpr double kBatchNormMomentum = 0.1;
 constexpr double kBatchNormEps = 1e-5;
 
-struct Block {
-  at::Tensor kernel;  // [out, in, 3, 3]
-  at::Tensor scale, shift;
-  at::Tensor running_mean, running_variance;
-};
-
 // One-cycle: up along a cosine to the peak, then down to nothing.
 double learning_rate(double peak, std::int64_t step, std::int64_t num_steps) {
   const double at = (static_cast<double>(step) + 0.5) / static_cast<double>(num_steps);
@@ -57,6 +51,12 @@ void check(const LabelledImages& data) {
 }  // namespace
 
 struct Classifier::Network {
+  struct Block {
+    at::Tensor kernel;  // [out, in, 3, 3]
+    at::Tensor scale, shift;
+    at::Tensor running_mean, running_variance;
+  };
+
   std::vector<Block> blocks;
   at::Tensor head_weight, head_bias;
   PixelScale scale;

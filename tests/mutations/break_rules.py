@@ -116,7 +116,7 @@ class Copy:
             libraries.unlink(missing_ok=True)  # a link to a tree that is gone
             libraries.symlink_to(ROOT / ".deps")
         if not (self.build / "build.ninja").exists():
-            subprocess.run(["cmake", "--preset", "cpu-release"], cwd=self.tree, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(["cmake", "--preset", "cpu-release", "-DDPLDM_UNITY=OFF"], cwd=self.tree, check=True, stdout=subprocess.DEVNULL)
 
     def make(self, targets):
         """What the compiler said if it failed, else nothing."""

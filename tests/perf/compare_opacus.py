@@ -2,10 +2,11 @@
 """The private step of dpldm against Opacus' two modes, in one run on one machine.
 
 Network, weights, batch, trained set and precision are the same (losses and numbers of trained elements are compared); each side's ordinary step is measured
-too. Times are medians of the rounds. With --clock cpu they are the process's own seconds, which a busy machine disturbs less.
+too. Each side is a process of its own, and its time the median of the rounds; with --clock cpu they are the process's own seconds, which a busy machine disturbs
+less. A machine changes its speed within a minute, so the sides take turns --repeats times, and what counts is the median over the turns of each turn's ratio.
 
   python tests/perf/compare_opacus.py [--network quickstart|cifar10] [--batch 32] [--threads 1] [--precision fp32|bf16]
-                                      [--rounds 7] [--clock wall|cpu] [--binary build/tests/perf_dp_step]
+                                      [--rounds 7] [--repeats 1] [--clock wall|cpu] [--binary build/tests/perf_dp_step]
 
 Needs torch 2.11, diffusers 0.42, opacus 1.6. Prints one JSON object.
 """
@@ -171,6 +172,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--binary", default="build/tests/perf_dp_step")
     parser.add_argument("--given", type=Path, help=argparse.SUPPRESS)
@@ -184,30 +186,57 @@ def main():
         compare(args, folder)
 
 
-def compare(args, folder):
-    settings = [f"--{key}={getattr(args, key)}" for key in ("network", "batch", "threads", "precision", "rounds", "clock")] + [f"--given={folder}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    result = {"settings": {key: getattr(args, key) for key in ("network", "batch", "threads", "precision", "clock")}}
-    for mode in ("ordinary", "hooks", "ghost"):
-        run = subprocess.run([sys.executable, __file__, *settings, f"--mode={mode}"], env=environment, check=True, capture_output=True, text=True)
-        result[f"python {mode}"] = json.loads(run.stdout.splitlines()[-1])
-    for only, label in (("ordinary", "dpldm ordinary"), ("private", "dpldm private")):
-        run = subprocess.run([args.binary, *settings, f"--only={only}", "--json"], env=environment, check=True, capture_output=True, text=True)
-        ours = json.loads(run.stdout)
-        result[label] = {
-            "records_per_second": ours[f"{only}_records_per_second"],
-            "peak_megabytes": ours["peak_megabytes"],
-            "loss": ours["loss_of_micro_batch"],
-            "trained_elements": ours["trained_elements"],
-        }
-    losses_seen = [side["loss"] for side in result.values() if "loss" in side]
-    if max(losses_seen) - min(losses_seen) > (1e-4 if args.precision == "fp32" else 3e-2) * abs(losses_seen[0]):
+SIDES = ("python ordinary", "dpldm ordinary", "python hooks", "dpldm private", "python ghost")
+
+
+def run_side(side, args, settings, environment):
+    program, mode = side.split()
+    command = [sys.executable, __file__, f"--mode={mode}"] if program == "python" else [args.binary, f"--only={mode}", "--json"]
+    run = subprocess.run(command + settings, env=environment, check=True, capture_output=True, text=True)
+    result = json.loads(run.stdout if program == "dpldm" else run.stdout.splitlines()[-1])
+    if program == "python":
+        return result
+    return {
+        "records_per_second": result[f"{mode}_records_per_second"],
+        "peak_megabytes": result["peak_megabytes"],
+        "loss": result["loss_of_micro_batch"],
+        "trained_elements": result["trained_elements"],
+    }
+
+
+def check_alike(turn, precision):
+    losses_seen = [side["loss"] for side in turn.values()]
+    if max(losses_seen) - min(losses_seen) > (1e-4 if precision == "fp32" else 3e-2) * abs(losses_seen[0]):
         sys.exit(f"the sides do not compute the same: losses {losses_seen}")
-    trained = {side["trained_elements"] for side in result.values() if "loss" in side}
+    trained = {side["trained_elements"] for side in turn.values()}
     if len(trained) > 1:
         sys.exit(f"the sides do not train the same: {trained} elements")
-    best = max(result["python hooks"]["records_per_second"], result["python ghost"]["records_per_second"])
-    result["private over the better Opacus mode"] = result["dpldm private"]["records_per_second"] / best
+
+
+def ratios(turn):
+    rate_of = {side: turn[side]["records_per_second"] for side in SIDES}
+    return {
+        "private over the better Opacus mode": rate_of["dpldm private"] / max(rate_of["python hooks"], rate_of["python ghost"]),
+        "ordinary over Python's ordinary": rate_of["dpldm ordinary"] / rate_of["python ordinary"],
+        "time of a private step over an ordinary one": rate_of["dpldm ordinary"] / rate_of["dpldm private"],
+    }
+
+
+def compare(args, folder):
+    passed_on = ("network", "batch", "threads", "precision", "rounds", "clock")
+    settings = [f"--{key}={getattr(args, key)}" for key in passed_on] + [f"--given={folder}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    turns = []
+    for repeat in range(args.repeats):
+        order = SIDES if repeat % 2 == 0 else SIDES[::-1]
+        turns.append({side: run_side(side, args, settings, environment) for side in order})
+        check_alike(turns[-1], args.precision)
+    result = {"settings": {key: getattr(args, key) for key in (*passed_on, "repeats")}}
+    for side in SIDES:
+        result[side] = {key: statistics.median(turn[side][key] for turn in turns) for key in turns[0][side]}
+    for name in ratios(turns[0]):
+        each = [ratios(turn)[name] for turn in turns]
+        result[name] = {"median": statistics.median(each), "each": [round(ratio, 3) for ratio in each]}
     print(json.dumps(result, indent=1))
 
 

@@ -18,7 +18,7 @@ namespace {
 using test::TemporaryDirectory;
 using ::testing::HasSubstr;
 
-LatentFileInfo small_info() {
+LatentFileInfo small_latents() {
   LatentFileInfo info;
   info.visibility = Visibility::kPrivate;
   info.num_records = 6;
@@ -44,7 +44,7 @@ at::Tensor some_labels() { return at::tensor({0, 1, 1, 0, 1, 0}, at::kLong); }
 at::Tensor some_tokens() { return at::arange(18).reshape({6, 3}); }
 
 void write_small(const std::filesystem::path& path, bool half) {
-  LatentFileWriter writer(path, small_info(), true, half);
+  LatentFileWriter writer(path, small_latents(), true, half);
   writer.write_moments(4, some_moments().slice(0, 4, 6));
   writer.write_moments(0, some_moments().slice(0, 0, 4));
   writer.write_labels(some_labels());
@@ -89,8 +89,8 @@ TEST(LatentFile, WrittenByTwoWriters_IsTheSameFileAsByOne) {
   const TemporaryDirectory folder;
   write_small(folder.path() / "one.h5", true);
   {
-    LatentFileWriter root(folder.path() / "two.h5", small_info(), true, true);
-    MomentsWriter other(root.moments_place(), small_info());
+    LatentFileWriter root(folder.path() / "two.h5", small_latents(), true, true);
+    MomentsWriter other(root.moments_place(), small_latents());
     other.write(3, some_moments().slice(0, 3, 6));
     root.write_moments(0, some_moments().slice(0, 0, 3));
     other.close();
@@ -105,7 +105,7 @@ TEST(LatentFile, NotFiniteValues_AreRefusedWhenWrittenAndWhenRead) {
   const TemporaryDirectory folder;
   at::Tensor moments = some_moments();
   moments[2][1][0][1][3] = std::nan("");
-  LatentFileWriter writer(folder.path() / "l.h5", small_info(), true, true);
+  LatentFileWriter writer(folder.path() / "l.h5", small_latents(), true, true);
   EXPECT_THROW(writer.write_moments(0, moments), IoError);
   moments[2][1][0][1][3] = 1e6F;  // finite in single precision only
   EXPECT_THROW(writer.write_moments(0, moments), IoError);
@@ -125,7 +125,7 @@ TEST(LatentFile, NotFiniteValues_AreRefusedWhenWrittenAndWhenRead) {
 
 TEST(LatentFile, TokensOutsideTheVocabulary_AreRefusedWhenWrittenAndWhenRead) {
   const TemporaryDirectory folder;
-  LatentFileWriter writer(folder.path() / "l.h5", small_info(), true, false);
+  LatentFileWriter writer(folder.path() / "l.h5", small_latents(), true, false);
   EXPECT_THROW(writer.write_tokens(some_tokens() + 1), IoError);
   EXPECT_THROW(writer.write_tokens(some_tokens() - 1), IoError);
 
@@ -172,7 +172,7 @@ TEST(LatentFile, TruncatedFile_IsRefusedAtEveryLength) {
 TEST(LatentFileWriter, WithoutCommitOrWithPartsMissing_LeavesNothing) {
   const TemporaryDirectory folder;
   {
-    LatentFileWriter writer(folder.path() / "l.h5", small_info(), true, false);
+    LatentFileWriter writer(folder.path() / "l.h5", small_latents(), true, false);
     writer.write_moments(0, some_moments());
     EXPECT_THROW(writer.commit(), ConfigError);  // no labels
     writer.write_labels(some_labels());
@@ -187,25 +187,25 @@ TEST(LatentFileWriter, UnfinishedFileWithOtherAttributes_IsBegunAgain) {
   const auto goes_on = [&](const LatentFileInfo& info) {
     return LatentFileWriter(folder.path() / "l.h5", info, true, false, "key").goes_on();
   };
-  LatentFileInfo open_to_all = small_info();
+  LatentFileInfo open_to_all = small_latents();
   open_to_all.visibility = Visibility::kPublic;
   EXPECT_FALSE(goes_on(open_to_all)) << "there is none yet";
   EXPECT_TRUE(goes_on(open_to_all));
-  EXPECT_FALSE(goes_on(small_info()));
-  EXPECT_TRUE(goes_on(small_info()));
-  LatentFileInfo from_elsewhere = small_info();
+  EXPECT_FALSE(goes_on(small_latents()));
+  EXPECT_TRUE(goes_on(small_latents()));
+  LatentFileInfo from_elsewhere = small_latents();
   from_elsewhere.source = "synthetic";
   EXPECT_FALSE(goes_on(from_elsewhere));
 }
 
 TEST(LatentFileWriter, WhatDoesNotFitTheAnnouncement_IsRefused) {
   const TemporaryDirectory folder;
-  LatentFileWriter writer(folder.path() / "l.h5", small_info(), true, false);
+  LatentFileWriter writer(folder.path() / "l.h5", small_latents(), true, false);
   EXPECT_THROW(writer.write_moments(1, some_moments()), IoError);
   EXPECT_THROW(writer.write_moments(0, some_moments().slice(1, 0, 1)), ConfigError);
   EXPECT_THROW(writer.write_labels(some_labels() + 1), ConfigError);
   EXPECT_THROW(writer.write_tokens(some_tokens().slice(1, 0, 2)), ConfigError);
-  EXPECT_THROW(LatentFileWriter(folder.path() / "m.h5", small_info(), false, false), ConfigError);
+  EXPECT_THROW(LatentFileWriter(folder.path() / "m.h5", small_latents(), false, false), ConfigError);
 }
 
 }  // namespace

@@ -146,7 +146,7 @@ class EveryKind : public testing::TestWithParam<at::ScalarType> {};
 TEST_P(EveryKind, AgreesWithOneRecordAtATimeInDouble) {
   const at::ScalarType type = GetParam();
   const bool in_double = type == at::kDouble;
-  constexpr std::int64_t kRecords = 5;
+  constexpr std::int64_t kBatch = 5;
   for (const Kind& kind : kinds()) {
     for (const std::int64_t draws : {1, 2, 8}) {
       torch::manual_seed(31);
@@ -155,7 +155,7 @@ TEST_P(EveryKind, AgreesWithOneRecordAtATimeInDouble) {
         const torch::NoGradGuard no_grad;
         for (auto& parameter : built.layer->parameters()) parameter.normal_(0, 0.5);
       }
-      const at::Tensor x = input_of(kind, kRecords * draws);
+      const at::Tensor x = input_of(kind, kBatch * draws);
       // From the very values that the layer sees.
       const at::Tensor rounded = x.is_floating_point() ? x.to(type) : x;
       built.layer->to(torch::kDouble);
@@ -167,7 +167,7 @@ TEST_P(EveryKind, AgreesWithOneRecordAtATimeInDouble) {
         SlackWatch watch(sum, draws, rule);
         built.layer->attach(&watch, "layer", true, built.layer->bias.defined());
         sum.begin_step();
-        sum.begin_micro_batch(kRecords, draws);
+        sum.begin_micro_batch(kBatch, draws);
         (losses(built.forward(rounded)).sum() / static_cast<double>(draws)).backward();
         sum.finish_micro_batch();
         built.layer->detach_tap();

@@ -35,7 +35,7 @@ struct PairedNet : torch::nn::Module {
   std::shared_ptr<Linear> second = std::make_shared<Linear>(5, 7, false);
 };
 
-struct Case {
+struct PairCase {
   std::int64_t records;
   std::int64_t draws;
   std::int64_t side;
@@ -45,10 +45,10 @@ struct Case {
   at::ScalarType dtype;
 };
 
-class EveryPair : public testing::TestWithParam<Case> {};
+class EveryPair : public testing::TestWithParam<PairCase> {};
 
 TEST_P(EveryPair, AgreesWithOneRecordAtATime) {
-  const Case c = GetParam();
+  const PairCase c = GetParam();
   torch::manual_seed(21);
   PairedNet net;
   net.to(c.dtype);
@@ -95,17 +95,17 @@ TEST_P(EveryPair, AgreesWithOneRecordAtATime) {
 }
 
 INSTANTIATE_TEST_SUITE_P(LowRank, EveryPair,
-                         testing::Values(Case{5, 1, 3, Rule::kAutomatic, true, true, at::kDouble},
-                                         Case{5, 1, 3, Rule::kKept, true, true, at::kDouble},
-                                         Case{5, 1, 3, Rule::kNormOnly, true, true, at::kDouble},
-                                         Case{5, 1, 3, Rule::kGram, true, true, at::kDouble},
-                                         Case{3, 2, 3, Rule::kAutomatic, true, true, at::kDouble},
-                                         Case{3, 8, 1, Rule::kGram, true, true, at::kDouble},
-                                         Case{4, 1, 1, Rule::kAutomatic, true, true, at::kDouble},
-                                         Case{5, 2, 3, Rule::kAutomatic, false, true, at::kDouble},
-                                         Case{5, 2, 3, Rule::kAutomatic, true, false, at::kDouble},
-                                         Case{5, 1, 3, Rule::kAutomatic, true, true, at::kFloat},
-                                         Case{5, 2, 3, Rule::kNormOnly, false, true, at::kFloat}));
+                         testing::Values(PairCase{5, 1, 3, Rule::kAutomatic, true, true, at::kDouble},
+                                         PairCase{5, 1, 3, Rule::kKept, true, true, at::kDouble},
+                                         PairCase{5, 1, 3, Rule::kNormOnly, true, true, at::kDouble},
+                                         PairCase{5, 1, 3, Rule::kGram, true, true, at::kDouble},
+                                         PairCase{3, 2, 3, Rule::kAutomatic, true, true, at::kDouble},
+                                         PairCase{3, 8, 1, Rule::kGram, true, true, at::kDouble},
+                                         PairCase{4, 1, 1, Rule::kAutomatic, true, true, at::kDouble},
+                                         PairCase{5, 2, 3, Rule::kAutomatic, false, true, at::kDouble},
+                                         PairCase{5, 2, 3, Rule::kAutomatic, true, false, at::kDouble},
+                                         PairCase{5, 1, 3, Rule::kAutomatic, true, true, at::kFloat},
+                                         PairCase{5, 2, 3, Rule::kNormOnly, false, true, at::kFloat}));
 
 }  // namespace
 }  // namespace dpldm::dp

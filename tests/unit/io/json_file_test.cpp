@@ -15,7 +15,7 @@ std::filesystem::path scratch() {
   return std::filesystem::path(testing::TempDir()) / ("json_file_" + std::to_string(::getpid()) + ".json");
 }
 
-std::string refusal_of(const std::string& text) {
+std::string refusal_of_text(const std::string& text) {
   std::ofstream(scratch()) << text;
   try {
     read_json_file(scratch());
@@ -32,13 +32,13 @@ TEST(JsonFile, KeysAreSortedAndTheLastLineEnds) {
 }
 
 TEST(JsonFile, WhatIsNotOneObjectIsRefused) {
-  EXPECT_EQ(refusal_of(R"({"a": {"b": 1}, "c": {"b": 2}})"), "accepted");
-  EXPECT_THAT(refusal_of("{\"a\": 1"), testing::HasSubstr("not valid JSON"));
-  EXPECT_THAT(refusal_of("[1]"), testing::HasSubstr("does not hold a JSON object"));
-  EXPECT_THAT(refusal_of(R"({"a": 1, "a": 2})"), testing::HasSubstr("'a' twice"));
-  EXPECT_THAT(refusal_of(std::string("{}\0 more", 8)), testing::HasSubstr("a zero byte"));
-  EXPECT_THAT(refusal_of(R"({"x": {"a": 1, "a": 2}})"), testing::HasSubstr("'a' twice"));
-  EXPECT_THAT(refusal_of(std::string(100, '[')), testing::HasSubstr("too deeply"));
+  EXPECT_EQ(refusal_of_text(R"({"a": {"b": 1}, "c": {"b": 2}})"), "accepted");
+  EXPECT_THAT(refusal_of_text("{\"a\": 1"), testing::HasSubstr("not valid JSON"));
+  EXPECT_THAT(refusal_of_text("[1]"), testing::HasSubstr("does not hold a JSON object"));
+  EXPECT_THAT(refusal_of_text(R"({"a": 1, "a": 2})"), testing::HasSubstr("'a' twice"));
+  EXPECT_THAT(refusal_of_text(std::string("{}\0 more", 8)), testing::HasSubstr("a zero byte"));
+  EXPECT_THAT(refusal_of_text(R"({"x": {"a": 1, "a": 2}})"), testing::HasSubstr("'a' twice"));
+  EXPECT_THAT(refusal_of_text(std::string(100, '[')), testing::HasSubstr("too deeply"));
 }
 
 }  // namespace

@@ -5,20 +5,15 @@
 #include "base/error.h"
 #include "base/torch.h"
 #include "model/layers.h"
+#include "support/named_parameters.h"
 
 namespace dpldm::train {
 namespace {
 
-std::vector<std::pair<std::string, at::Tensor>> named(const torch::nn::Module& module) {
-  std::vector<std::pair<std::string, at::Tensor>> result;
-  for (const auto& entry : module.named_parameters()) result.emplace_back(entry.key(), entry.value());
-  return result;
-}
-
 TEST(FlatParameters, ParametersAreWindowsIntoTheBuffer) {
   model::Linear layer(3, 2);
   const at::Tensor before = layer.weight.detach().clone();
-  FlatParameters flat(named(layer));
+  FlatParameters flat(test::named_parameters(layer));
   EXPECT_EQ(flat.size(), 8);
   EXPECT_TRUE(layer.weight.detach().equal(before));
   torch::NoGradGuard no_grad;
@@ -29,7 +24,7 @@ TEST(FlatParameters, ParametersAreWindowsIntoTheBuffer) {
 
 TEST(FlatParameters, LayersInBf16SeeAChangeOfTheBuffer) {
   model::Linear layer(4, 4);
-  FlatParameters flat(named(layer));
+  FlatParameters flat(test::named_parameters(layer));
   torch::NoGradGuard no_grad;
   const at::Tensor x = torch::ones({1, 4}, at::kBFloat16);
   layer.forward(x);
@@ -40,7 +35,7 @@ TEST(FlatParameters, LayersInBf16SeeAChangeOfTheBuffer) {
 
 TEST(FlatParameters, OrdinaryGradientsGatherInTheBuffer) {
   model::Linear layer(2, 1);
-  FlatParameters flat(named(layer));
+  FlatParameters flat(test::named_parameters(layer));
   at::Tensor gradient = torch::zeros({flat.size()});
   flat.gather_gradients_in(gradient);
   layer.forward(torch::tensor({{2.0F, 3.0F}})).sum().backward();
@@ -50,7 +45,7 @@ TEST(FlatParameters, OrdinaryGradientsGatherInTheBuffer) {
 
 TEST(FlatParameters, FlattenRefusesWhatDoesNotFit) {
   model::Linear layer(2, 1);
-  FlatParameters flat(named(layer));
+  FlatParameters flat(test::named_parameters(layer));
   EXPECT_THROW(flat.flatten({{"weight", torch::zeros({1, 2})}}), IoError);
   EXPECT_THROW(flat.flatten({{"weight", torch::zeros({2, 1})}, {"bias", torch::zeros({1})}}), IoError);
   EXPECT_THROW(flat.flatten({{"weight", torch::zeros({1, 2})}, {"other", torch::zeros({1})}}), IoError);

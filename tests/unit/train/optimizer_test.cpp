@@ -6,15 +6,10 @@
 
 #include "base/error.h"
 #include "model/layers.h"
+#include "support/named_parameters.h"
 
 namespace dpldm::train {
 namespace {
-
-std::vector<std::pair<std::string, at::Tensor>> named(const torch::nn::Module& module) {
-  std::vector<std::pair<std::string, at::Tensor>> result;
-  for (const auto& entry : module.named_parameters()) result.emplace_back(entry.key(), entry.value());
-  return result;
-}
 
 TEST(LearningRate, RisesThenFallsAsConfigured) {
   config::OptimizerConfig config;
@@ -39,8 +34,8 @@ TEST(Optimizer, GoesOnFromItsStateBitForBit) {
   model::Linear resumed(5, 3);
   resumed.weight.set_data(straight.weight.detach().clone());
   resumed.bias.set_data(straight.bias.detach().clone());
-  FlatParameters a(named(straight));
-  FlatParameters b(named(resumed));
+  FlatParameters a(test::named_parameters(straight));
+  FlatParameters b(test::named_parameters(resumed));
   std::vector<at::Tensor> gradients;
   for (int i = 0; i < 6; ++i) gradients.push_back(torch::randn({a.size()}));
   Optimizer whole(config, 6, a);
@@ -62,7 +57,7 @@ TEST(Optimizer, WeightsThatAreNoNumbers_EndTheRun) {
   for (const double bad : {std::nan(""), static_cast<double>(INFINITY)}) {
     config::OptimizerConfig config;
     model::Linear layer(5, 3);
-    FlatParameters parameters(named(layer));
+    FlatParameters parameters(test::named_parameters(layer));
     Optimizer optimizer(config, 6, parameters);
     const at::Tensor gradient = torch::ones({parameters.size()});
     optimizer.step(gradient, 0);
@@ -78,7 +73,7 @@ TEST(Optimizer, AverageForgetsTheStartQuickly) {
   model::Linear layer(1, 1, false);
   torch::NoGradGuard no_grad;
   layer.weight.fill_(100);
-  FlatParameters flat(named(layer));
+  FlatParameters flat(test::named_parameters(layer));
   Optimizer optimizer(config, 40, flat);
   for (int i = 0; i < 40; ++i) optimizer.step(torch::ones({1}), i);
   // After 40 steps of about 0.1 the weight is 96; 0.999 alone would leave the average near the start.
