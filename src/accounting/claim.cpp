@@ -19,6 +19,7 @@ using Json = nlohmann::json;
 
 constexpr double kTolerance = 1e-6;  // relative: what another machine's mathematical library may change
 constexpr std::array<std::string_view, 3> kClippings{"flat", "automatic", "per-group"};  // see dp/clipped_sum.h
+constexpr std::array kMechanisms{"float", "lattice"};                                    // see dp/gaussian_mechanism.h
 
 bool agree(double a, double b) { return std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b)); }
 
@@ -30,6 +31,38 @@ std::int64_t whole_number(const Json& json) {
   return json.get<std::int64_t>();
 }
 
+// Where `json` has the key at all, its value must be what `is_right` says.
+template <class IsRight>
+void check_if_there(const Json& json, const char* key, const char* must_be, const IsRight& is_right) {
+  const auto found = json.find(key);
+  if (found != json.end() && !is_right(*found)) {
+    throw ConfigError(fmt::format("{} is {}; it must be {}", key, found->dump(), must_be));
+  }
+}
+
+// Of what people read and no epsilon follows from.
+void check_description(const Json& json, const PrivacyClaim& claim) {
+  check_if_there(json, "unit_of_privacy", "\"record\"", [](const Json& unit) { return unit == "record"; });
+  check_if_there(json, "mechanism", "\"float\" or \"lattice\"", [](const Json& mechanism) {
+    return std::ranges::any_of(kMechanisms, [&](const char* known) { return mechanism == known; });
+  });
+  check_if_there(json, "clip_norm", "positive",
+                 [](const Json& norm) { return norm.is_number() && norm.get<double>() > 0; });
+  check_if_there(json, "noise_multiplicity", "a whole number, 1 or more",
+                 [](const Json& draws) { return whole_number(draws) >= 1; });
+  for (const char* key : {"mechanism", "clipping"}) {
+    const std::string word = json.value(key, "");
+    const auto words = json.find(std::string(key) + "_text");
+    if (words == json.end()) continue;
+    if (word.empty() || !words->is_string() || !words->get<std::string>().starts_with(word)) {
+      throw ConfigError(fmt::format("{0} is '{1}', but {0}_text is {2}", key, word, words->dump()));
+    }
+  }
+  if (claim.is_private && json.contains("not_private_because")) {
+    throw ConfigError("it claims privacy, and also says why it is not private: " + json["not_private_because"].dump());
+  }
+}
+
 PrivacyClaim claim_from(const Json& json) {
   PrivacyClaim claim;
   if (json.at("format") != "dpldm-privacy" || json.at("version") != 1) {
@@ -39,6 +72,9 @@ PrivacyClaim claim_from(const Json& json) {
   claim.is_private = json.at("private");
   const Json& epsilon = json.at("epsilon");
   if (!epsilon.is_null()) claim.epsilon = epsilon.get<double>();
+  // A model that another program trained on private records claims nothing, and nobody here knows its numbers.
+  claim.has_numbers = claim.is_private || claim.epsilon || json.contains("sampling_rate");
+  if (!claim.has_numbers) return claim;
   claim.delta = json.at("delta");
   claim.neighbouring = neighbouring_from(json.at("neighbouring"));
   claim.sampler = sampler_from(json.at("sampler"));
@@ -54,6 +90,7 @@ PrivacyClaim claim_from(const Json& json) {
     claim.other_releases.push_back({release.at("sampling_rate"), release.at("noise_multiplier"),
                                     whole_number(release.at("count")), sampler_from(release.at("sampler"))});
   }
+  check_description(json, claim);
   return claim;
 }
 
@@ -77,6 +114,9 @@ std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
     throw ConfigError(fmt::format("the model says that it is not private, and yet claims epsilon {}", *claim.epsilon));
   }
   if (!claim.epsilon) throw ConfigError("the model claims privacy, but states no epsilon");
+  if (claim.num_records < 1) {
+    throw ConfigError(fmt::format("the number of records is {}; it must be positive", claim.num_records));
+  }
   const double expected = claim.sampling_rate * static_cast<double>(claim.num_records);
   if (!agree(expected, claim.expected_batch_size)) {
     throw ConfigError(fmt::format("the expected batch size is {}, but rate {} of {} records makes {}",
@@ -86,7 +126,7 @@ std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
   events.push_back({claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler});
   const double epsilon = epsilon_of(events, claim.delta, claim.accountant, claim.neighbouring);
   if (!std::isfinite(epsilon)) throw ConfigError("the model claims privacy, but its numbers give no finite epsilon");
-  if (claim.steps_in_model > claim.steps) {
+  if (claim.steps_in_model < 0 || claim.steps_in_model > claim.steps) {
     throw ConfigError(
         fmt::format("the model holds {} steps, but states the cost of {}", claim.steps_in_model, claim.steps));
   }

@@ -14,6 +14,7 @@ namespace dpldm::accounting {
 struct PrivacyClaim {
   bool is_private = false;
   std::optional<double> epsilon;  // none in a model that claims nothing
+  bool has_numbers = true;        // false where the file states none of what follows either
   double delta = 0;
   Neighbouring neighbouring = Neighbouring::kAddRemove;
   Sampler sampler = Sampler::kPoisson;
@@ -30,16 +31,17 @@ struct PrivacyClaim {
   std::vector<GaussianEvent> other_releases;
 };
 
-// Reads the keys above; others only describe, and are not looked at. Throws ConfigError when a key is missing or is not
-// what it should be.
+// Reads the keys above. Others only describe; of these, the ones that the page for people repeats (statement_page.h)
+// must be what a run of this program can have, and must not contradict each other. Throws ConfigError when a key is
+// missing or is not what it should be.
 PrivacyClaim claim_of(const Statement& statement);
 // The same of the statement in a file; throws as read_statement does, too.
 PrivacyClaim read_claim(const std::filesystem::path& dp_metadata);
 
 // Epsilon from the claim's own numbers; none when it claims nothing. Throws ConfigError with what disagrees: an epsilon
 // other than the one that follows, an expected batch that is not rate times records, more steps in the model than were
-// charged, a kind of clipping that is not known to bound a record, an epsilon claimed by a run that is not private,
-// privacy claimed without a finite epsilon.
+// charged, a kind of clipping that is not known to bound a record, no records, an epsilon claimed by a run that is not
+// private, privacy claimed without a finite epsilon.
 std::optional<double> verified_epsilon(const PrivacyClaim& claim);
 
 }  // namespace dpldm::accounting

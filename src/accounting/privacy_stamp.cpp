@@ -203,7 +203,10 @@ std::optional<Statement> require_own_statement(const fs::path& model) {
   return statement;
 }
 
-bool names_weights(const Statement& statement) { return statement.content.contains(kWeights); }
+bool names_weights(const Statement& statement) {
+  const auto digests = statement.content.find(kWeights);
+  return digests != statement.content.end() && !digests->empty();
+}
 
 std::string weights_beside_the_statement(const fs::path& named) {
   const std::optional<Statement> statement = statement_of(named);
@@ -211,7 +214,7 @@ std::string weights_beside_the_statement(const fs::path& named) {
 }
 
 std::string weights_beside_the_statement(const Statement& statement) {
-  if (!names_weights(statement)) return "";
+  if (!statement.content.contains(kWeights)) return "";
   const fs::path model = statement.file.parent_path();
   std::map<std::string, std::string> digests;
   try {

@@ -66,7 +66,7 @@ std::string weights_beside_the_statement(const Statement& statement);
 // The same for the model at `named`, a pipeline's directory or a network's in it; empty where it has no statement.
 std::string weights_beside_the_statement(const std::filesystem::path& named);
 
-// Whether it has digests of weights: a statement from before there were any has not.
+// Whether it has digests of weights: a statement from before there were any has none, nor has one of no weights.
 bool names_weights(const Statement& statement);
 
 }  // namespace dpldm::accounting

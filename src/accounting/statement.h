@@ -18,7 +18,7 @@ struct Statement {
   nlohmann::json content;  // an object
 };
 
-// Throws IoError when the file cannot be read, ConfigError when it is not a JSON object.
+// Throws IoError when the file cannot be read, ConfigError when it is not a JSON object, or has a key twice in one.
 Statement read_statement(const std::filesystem::path& file);
 
 // That of the model at `named`, a pipeline's directory or a network's in it; none where there is none. Throws as

@@ -205,14 +205,15 @@ void run_privacy_verify(int argc, char** argv) {
     warn_of(accounting::caution_about_epsilon(*epsilon));
   }
   if (json) {
+    const auto if_stated = [&claim](const Json& value) { return claim.has_numbers ? value : Json(nullptr); };
     const Json answer{{"verified", true},
                       {"weights_compared", verified.weights_compared},
                       {"page_compared", verified.page_compared},
                       {"private", claim.is_private},
                       {"epsilon", epsilon ? Json(*epsilon) : Json(nullptr)},
-                      {"delta", claim.delta},
-                      {"accountant", to_text(claim.accountant)},
-                      {"neighbouring", to_text(claim.neighbouring)}};
+                      {"delta", if_stated(claim.delta)},
+                      {"accountant", if_stated(to_text(claim.accountant))},
+                      {"neighbouring", if_stated(to_text(claim.neighbouring))}};
     fmt::print("{}\n", answer.dump());
   } else if (epsilon) {
     fmt::print("verified{}: epsilon {} at delta {} ({}, {}){}\n",

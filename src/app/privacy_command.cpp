@@ -112,6 +112,9 @@ void run_privacy_epsilon(int argc, char** argv) {
   }
   const auto rate = sampling_rate(given);
   if (!rate && event.sampler == Sampler::kPoisson) throw ConfigError("--sampling-rate is missing; see --help");
+  if (rate && event.sampler == Sampler::kNone) {
+    warn_of("the sampling rate does not count with --sampler none: every record takes part in each of --steps");
+  }
   event.sampling_rate = rate.value_or(1);
   event.noise_multiplier = required_value<Number>(given, "noise-multiplier").value;
   event.count = required_value<std::int64_t>(given, "steps");

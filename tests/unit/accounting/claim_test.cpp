@@ -3,6 +3,9 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <string>
+#include <tuple>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -114,8 +117,47 @@ TEST_F(Claim, MoreStepsThanWereChargedOrAnUnknownClipping_IsRefused) {
   json["clipping"] = "none";
   EXPECT_THAT(refusal(json), testing::HasSubstr("not known to bound a record"));
   json["clipping"] = "flat";
-  json["steps_in_model"] = 1001;
-  EXPECT_THAT(refusal(json), testing::HasSubstr("the model holds 1001 steps"));
+  for (const std::int64_t steps : {1001, -1}) {
+    json["steps_in_model"] = steps;
+    EXPECT_THAT(refusal(json), testing::HasSubstr("the model holds " + std::to_string(steps) + " steps"));
+  }
+}
+
+// No epsilon follows from it, but it is what people read.
+TEST_F(Claim, WordsThatSayAnotherThingThanTheirNumbers_AreRefused) {
+  const GaussianEvent event{.01, 1.0, 1000};
+  Json json = good();
+  json["epsilon"] = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  const Json right{{"unit_of_privacy", "record"},
+                   {"mechanism", "float"},
+                   {"mechanism_text", "float: sums and noise in floating point"},
+                   {"clipping", "per-group"},
+                   {"clipping_text", "per-group: each of the m groups"},
+                   {"clip_norm", 0.5},
+                   {"noise_multiplicity", 4}};
+  json.update(right);
+  ASSERT_EQ(refusal(json), "not refused");
+  const std::tuple<const char*, Json, const char*> changes[] = {
+      {"unit_of_privacy", "person", "unit_of_privacy is \"person\"; it must be \"record\""},
+      {"mechanism", "exact", "it must be \"float\" or \"lattice\""},
+      {"mechanism", "lattice", "mechanism is 'lattice', but mechanism_text is \"float: "},
+      {"mechanism_text", "lattice: 16777216 grid steps", "mechanism is 'float', but mechanism_text is \"lattice: "},
+      {"mechanism_text", 7, "mechanism is 'float', but mechanism_text is 7"},
+      {"clipping", "flat", "clipping is 'flat', but clipping_text is \"per-group: "},
+      {"clipping_text", "flat: each record's", "clipping is 'per-group', but clipping_text is \"flat: "},
+      {"clip_norm", 0, "clip_norm is 0; it must be positive"},
+      {"clip_norm", "1", "clip_norm is \"1\"; it must be positive"},
+      {"noise_multiplicity", 0, "noise_multiplicity is 0"},
+      {"noise_multiplicity", 0.5, "a count is 0.5"},
+      {"not_private_because", "a test seed", "also says why it is not private: \"a test seed\""},
+  };
+  for (const auto& [key, value, expected] : changes) {
+    Json changed = json;
+    changed[key] = value;
+    EXPECT_THAT(refusal(changed), testing::HasSubstr(expected)) << key;
+  }
+  json.erase("mechanism");
+  EXPECT_THAT(refusal(json), testing::HasSubstr("mechanism is '', but mechanism_text is"));
 }
 
 TEST_F(Claim, EveryNumberThatIsChanged_IsFound) {
@@ -139,6 +181,7 @@ TEST_F(Claim, EveryNumberThatIsChanged_IsFound) {
       {"noise_multiplier", 0, "no finite epsilon"},
       {"sampling_rate", .02, "the expected batch size is 500"},
       {"num_records", 60000, "the expected batch size is 500"},
+      {"num_records", 0, "the number of records is 0"},
       {"private", false, "not private, and yet claims epsilon"},
       {"private", "yes", "is not a privacy statement"},
       {"format", "x", "this program reads"},
@@ -158,6 +201,54 @@ TEST_F(Claim, NotPrivate_ClaimsNothing) {
   json["private"] = false;
   json["epsilon"] = nullptr;
   EXPECT_EQ(verified_epsilon(claim_of(json.dump())), std::nullopt);
+}
+
+// Less than no records at a negative rate of them would fit together.
+TEST_F(Claim, OfNoRecords_IsRefused) {
+  const GaussianEvent event{.01, 1.0, 1000};
+  Json json = good();
+  json["epsilon"] = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  for (const auto& [records, batch] : {std::pair{0, 0}, std::pair{-50000, -500}}) {
+    json["num_records"] = records;
+    json["expected_batch_size"] = batch;
+    EXPECT_THAT(refusal(json), testing::HasSubstr("the number of records is"));
+  }
+}
+
+TEST_F(Claim, OfAModelThatAnotherProgramTrained_HasNoNumbers) {
+  const Json json{{"format", "dpldm-privacy"}, {"version", 1}, {"private", false}, {"epsilon", nullptr}};
+  const PrivacyClaim claim = claim_of(json.dump());
+  EXPECT_FALSE(claim.has_numbers);
+  EXPECT_EQ(verified_epsilon(claim), std::nullopt);
+  EXPECT_TRUE(claim_of(good().dump()).has_numbers);
+}
+
+// Some readers take the first of two values, and some the last; some stop at a zero byte.
+TEST_F(Claim, TextThatReadersUnderstandDifferently_IsRefused) {
+  const GaussianEvent event{.01, 1.0, 1000};
+  Json json = good();
+  json["epsilon"] = epsilon_of({&event, 1}, 1e-5, AccountantKind::kRdp);
+  json["public_inputs"] = {{"base_unet_sha256", "aa"}};
+  const std::string text = json.dump();
+  ASSERT_NO_THROW(claim_of(text));
+  const auto with = [&](const std::string& where, const std::string& more) {
+    std::string changed = text;
+    return changed.insert(changed.find(where) + where.size(), more);
+  };
+  const std::pair<std::string, const char*> changes[] = {
+      {with("{", R"("epsilon":0.1,)"), "has the key 'epsilon' twice"},
+      {with("{", R"("\u0065psilon":0.1,)"), "has the key 'epsilon' twice"},
+      {with(R"("public_inputs":{)", R"("base_unet_sha256":"bb",)"), "has the key 'base_unet_sha256' twice"},
+      {text + std::string("\0{}", 3), "holds a zero byte"},
+      {with("{", R"("x":)" + std::string(100, '[') + std::string(100, ']') + ","), "is nested too deeply"}};
+  for (const auto& [changed, expected] : changes) {
+    try {
+      claim_of(changed);
+      ADD_FAILURE() << "not refused: " << changed;
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(expected));
+    }
+  }
 }
 
 TEST_F(Claim, DamagedFile_IsRefused) {

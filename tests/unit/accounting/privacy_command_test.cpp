@@ -153,6 +153,16 @@ TEST_F(PrivacyCommand, Epsilon_WithoutAmplification_IsUnderZeroOutUnlessAskedOth
   EXPECT_DOUBLE_EQ(under("replace-one")["epsilon"].get<double>(), json(half)["epsilon"].get<double>());
 }
 
+TEST_F(PrivacyCommand, Epsilon_WithoutAmplification_WarnsThatARateDoesNotCount) {
+  std::vector<std::string> words = kSetting;
+  words.insert(words.end(), {"--sampler", "none"});
+  testing::internal::CaptureStderr();
+  const std::string with_rate = answer(words);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("does not count with --sampler none"));
+  words[2] = "1";
+  EXPECT_EQ(answer(words), with_rate);
+}
+
 TEST_F(PrivacyCommand, Epsilon_TakesBatchAndRecordsForRateAndDelta) {
   const Json answer = json(
       {"epsilon", "--expected-batch", "500", "--num-records", "50000", "--noise-multiplier", "1", "--steps", "10"});
@@ -338,6 +348,11 @@ TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
   write("model/dp_metadata.json", claim);
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["verified"], true);
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["weights_compared"], false) << "the claim names none";
+  Json of_nothing = claim;
+  of_nothing["weights_sha256"] = Json::object();
+  write("model/dp_metadata.json", of_nothing);
+  EXPECT_EQ(json({"verify", (folder_ / "model").string()})["weights_compared"], false) << "there are none";
+  EXPECT_THAT(answer({"verify", (folder_ / "model").string()}), testing::HasSubstr("no weights were compared"));
   Json steps = claim;
   steps["steps"] = 2000;
   Json weights = claim;
@@ -347,6 +362,20 @@ TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
     EXPECT_THROW(json({"verify", (folder_ / "model").string()}), ConfigError);
     EXPECT_EQ(Json::parse(printed_)["verified"], false);
   }
+}
+
+// As `convert --trained-on private` writes it.
+TEST_F(PrivacyCommand, Verify_OfAModelThatAnotherProgramTrained_SaysThatNothingIsClaimed) {
+  write("model/dp_metadata.json", {{"format", "dpldm-privacy"},
+                                   {"version", 1},
+                                   {"private", false},
+                                   {"epsilon", nullptr},
+                                   {"training_records", "private"},
+                                   {"not_private_because", "by another program"}});
+  EXPECT_THAT(answer({"verify", folder_.string()}), testing::HasSubstr("NOT PRIVATE: the model claims nothing"));
+  const Json found = json({"verify", folder_.string()});
+  EXPECT_EQ(found["private"], false);
+  for (const char* key : {"epsilon", "delta", "accountant", "neighbouring"}) EXPECT_TRUE(found[key].is_null()) << key;
 }
 
 TEST_F(PrivacyCommand, Verify_ComparesThePageOfTheRunAndThatOfTheModel) {

@@ -197,6 +197,9 @@ TEST_F(ModelCommands, YamlOfAPrivateFineTuning_NeedsToSayWhichCheckpointItIs) {
   }
   EXPECT_GT(num_networks, 1U);
   EXPECT_EQ(accounting::read_privacy_stamps(path("class_table_model")).size(), num_networks);
+  const test::ProcessResult verified = run({"privacy", "verify", path("class_table_model")});
+  EXPECT_EQ(verified.exit_code, 0) << verified.err;
+  EXPECT_THAT(verified.out, HasSubstr("NOT PRIVATE: the model claims nothing"));
 }
 
 // Batches of one have one shape whatever the number of ranks.
