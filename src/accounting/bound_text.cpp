@@ -1,5 +1,6 @@
 #include "accounting/bound_text.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -25,6 +26,13 @@ std::string up_to_digits(double bound, int num_digits) {
     const double unit = std::pow(10, std::floor(std::log10(bound)) - num_digits + 1);
     text = fmt::format("{:.{}g}", bound + kCarry * unit, num_digits);
   }
+  return text;
+}
+
+std::string down_to_decimals(double bound, int num_decimals) {
+  std::string text = fmt::format("{:.{}f}", bound, num_decimals);
+  if (std::stod(text) > bound)
+    text = fmt::format("{:.{}f}", std::max(0.0, bound - kCarry * std::pow(10, -num_decimals)), num_decimals);
   return text;
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <cxxopts.hpp>
@@ -99,6 +100,21 @@ class PartOfInvocation : public Invocation {
   Invocation& whole_;
   std::vector<char*> arguments_;
 };
+
+// An option of another level would be passed over, and the audit taken for one of what it names.
+void require_options_of_level(const cxxopts::ParseResult& given, int level) {
+  const auto refuse = [&given](const char* name, const std::string& instead) {
+    if (given.count(name) > 0) throw ConfigError(fmt::format("--{} is not an option of this level{}", name, instead));
+  };
+  if (level == 0) {
+    for (const char* name : {"canaries", "guesses", "confidence"}) refuse(name, "; it is one of levels 1 and 2");
+    return;
+  }
+  for (const auto& [name, key] : {std::pair{"noise-multiplier", "noise_multiplier"}, std::pair{"delta", "delta"},
+                                  std::pair{"mechanism", "mechanism"}, std::pair{"release-mode", "release_mode"}}) {
+    refuse(name, fmt::format(", whose run has --set privacy.{}=...", key));
+  }
+}
 
 // On rank 0. Throws when the claim does not hold.
 void answer(const Json& json, bool as_json, const std::string& text, const std::string& defects) {
@@ -203,14 +219,24 @@ void run_level_0(Invocation& invocation, const cxxopts::ParseResult& given) {
                     {"defects", defects}};
     answer(json, given.count("json") > 0,
            fmt::format("level 0, {} rank(s), {}: mu {:.4f} in [{:.4f}, {:.4f}], claimed at most {:.4f}; one release: "
-                       "claimed epsilon {}, audited {:.4f} at delta {} ({} canaries, {} measurements, confidence "
+                       "claimed epsilon {}, audited {} at delta {} ({} canaries, {} measurements, confidence "
                        "{}): {}",
                        comm.size(), mechanism, worst->mu, worst->mu_lower, worst->mu_upper, worst->claimed_mu,
-                       accounting::up_to_decimals(worst->claimed_epsilon, 4), worst->audited_epsilon,
+                       accounting::up_to_decimals(worst->claimed_epsilon, 4),
+                       accounting::down_to_decimals(worst->audited_epsilon, 4),
                        accounting::up_to_digits(options.delta, 6), worst->num_canaries, worst->num_measurements,
                        options.confidence, defects.empty() ? "passed" : "FAILED"),
            defects);
   });
+}
+
+// What the answer of levels 1 and 2 ends with.
+std::string verdict_of(const audit::CanaryAudit& audit) {
+  if (!audit.within_claim()) return "FAILED";
+  if (!audit.not_private_because.empty()) return "nothing to refute";
+  if (audit.could_refute()) return "passed";
+  return fmt::format("passed, as any run would: so many guesses can show {} at most",
+                     accounting::up_to_decimals(audit.provable_epsilon, 4));
 }
 
 void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult& given, int level) {
@@ -229,16 +255,17 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
   comm::run_on_root(comm, [&] {
     const auto [m, r, v] = audit.guesses;
     const std::string defects =
-        audit.within_claim()
-            ? ""
-            : fmt::format("epsilon is at least {:.4f} with confidence {}, above the {} claimed", audit.audited_epsilon,
-                          audit.confidence, accounting::up_to_decimals(audit.claimed_epsilon, 4));
+        audit.within_claim() ? ""
+                             : fmt::format("epsilon is at least {} with confidence {}, above the {} claimed",
+                                           accounting::down_to_decimals(audit.audited_epsilon, 4), audit.confidence,
+                                           accounting::up_to_decimals(audit.claimed_epsilon, 4));
     const bool claims = audit.not_private_because.empty();
     const Json json{{"level", level},
                     {"private", claims},
                     {"passed", audit.within_claim()},
                     {"claimed_epsilon", claims ? Json(audit.claimed_epsilon) : Json(nullptr)},
                     {"audited_epsilon", audit.audited_epsilon},
+                    {"provable_epsilon", audit.provable_epsilon},
                     {"delta", audit.delta},
                     {"canaries", m},
                     {"guesses", r},
@@ -246,15 +273,13 @@ void run_level_with_canaries(Invocation& invocation, const cxxopts::ParseResult&
                     {"confidence", audit.confidence},
                     {"ranks", comm.size()}};
     answer(json, given.count("json") > 0,
-           fmt::format("level {}, {} rank(s): {}, audited at least {:.4f} at delta {} (m = {} canaries, r = {} "
+           fmt::format("level {}, {} rank(s): {}, audited at least {} at delta {} (m = {} canaries, r = {} "
                        "guesses, {} right, confidence {}): {}",
                        level, comm.size(),
                        claims ? "claimed epsilon " + accounting::up_to_decimals(audit.claimed_epsilon, 4)
                               : "NOT PRIVATE (" + audit.not_private_because + "), nothing is claimed",
-                       audit.audited_epsilon, accounting::up_to_digits(audit.delta, 3), m, r, v, audit.confidence,
-                       !audit.within_claim() ? "FAILED"
-                       : claims              ? "passed"
-                                             : "nothing to refute"),
+                       accounting::down_to_decimals(audit.audited_epsilon, 4), accounting::up_to_digits(audit.delta, 3),
+                       m, r, v, audit.confidence, verdict_of(audit)),
            defects);
   });
 }
@@ -268,6 +293,7 @@ void run_audit(Invocation& invocation) {
   if (!parsed) return;
   const cxxopts::ParseResult& given = *parsed;
   const int level = given["level"].as<int>();
+  require_options_of_level(given, level);
   if (level == 0) {
     if (arguments.training.size() > 1) {
       throw ConfigError(fmt::format("level 0 knows no argument '{}'; see --help", arguments.training[1]));

@@ -1,6 +1,7 @@
 #include "audit/canary_guesses.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include <fmt/format.h>
@@ -36,12 +37,22 @@ Guesses guess(const std::vector<double>& scores, const std::vector<bool>& includ
 
 CanaryAudit judge(const std::vector<double>& scores, const std::vector<bool>& included, const CanaryOptions& options,
                   double claimed_epsilon, double delta) {
+  const auto strange = std::ranges::find_if_not(scores, [](double score) { return std::isfinite(score); });
+  if (strange != scores.end()) {
+    throw ConfigError(
+        fmt::format("the score of a canary is {}: the run diverged (look at optimizer.learning_rate), and its audit "
+                    "would show nothing",
+                    *strange));
+  }
   CanaryAudit audit;
   audit.claimed_epsilon = claimed_epsilon;
   audit.delta = delta;
   audit.confidence = options.confidence;
   audit.guesses = guess(scores, included, options.num_guesses);
   audit.audited_epsilon = audited_epsilon(audit.guesses, delta, options.confidence);
+  Guesses all_right = audit.guesses;
+  all_right.num_right = all_right.num_guesses;
+  audit.provable_epsilon = audited_epsilon(all_right, delta, options.confidence);
   return audit;
 }
 

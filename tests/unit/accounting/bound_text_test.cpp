@@ -30,6 +30,15 @@ TEST(BoundText, Rest_IsRoundedUp) {
   EXPECT_EQ(up_to_decimals(std::numeric_limits<double>::infinity(), 4), "inf");
 }
 
+TEST(BoundText, LowerBounds_AreRoundedDown) {
+  EXPECT_EQ(down_to_decimals(0.38728, 4), "0.3872");
+  EXPECT_EQ(down_to_decimals(3.99999, 4), "3.9999");
+  EXPECT_EQ(down_to_decimals(0.00006, 4), "0.0000");
+  EXPECT_EQ(down_to_decimals(1.8282, 4), "1.8282");
+  EXPECT_EQ(down_to_decimals(0, 4), "0.0000");
+  EXPECT_EQ(down_to_decimals(std::numeric_limits<double>::infinity(), 4), "inf");
+}
+
 TEST(BoundText, Text_IsNeverBelowTheBoundNorMoreThanADigitAbove) {
   std::mt19937_64 generator(3);
   for (int i = 0; i < 10000; ++i) {
@@ -40,6 +49,9 @@ TEST(BoundText, Text_IsNeverBelowTheBoundNorMoreThanADigitAbove) {
     const double digits = std::stod(up_to_digits(bound, 4));
     EXPECT_GE(digits, bound);
     EXPECT_LE(digits, bound * (1 + 1.0001e-3));
+    const double below = std::stod(down_to_decimals(bound, 4));
+    EXPECT_LE(below, bound);
+    EXPECT_GE(below, bound - 1.0001e-4);
   }
 }
 

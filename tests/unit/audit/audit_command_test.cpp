@@ -54,6 +54,7 @@ TEST(AuditCommand, AuditAboveTheClaim_FailsAndStillAnswers) {
   const ProcessResult right = with_confidence("0.95", "right");
   EXPECT_EQ(right.exit_code, 0) << right.err;
   EXPECT_EQ(Json::parse(right.out)["passed"], true);
+  EXPECT_NEAR(Json::parse(right.out)["provable_epsilon"].get<double>(), 1.4763, 1e-4) << "with 20 of 20 right";
   // With next to no confidence asked for, any guesses refute any claim.
   const ProcessResult wrong = with_confidence("1e-9", "wrong");
   EXPECT_EQ(wrong.exit_code, 70);
@@ -62,6 +63,20 @@ TEST(AuditCommand, AuditAboveTheClaim_FailsAndStillAnswers) {
   EXPECT_EQ(answer["passed"], false);
   EXPECT_EQ(answer["guesses"], 20);
   EXPECT_GT(answer["audited_epsilon"].get<double>(), answer["claimed_epsilon"].get<double>());
+}
+
+// Four right guesses of four are chance once in sixteen times.
+TEST(AuditCommand, AuditThatCouldNotFail_SaysSo) {
+  const TemporaryDirectory directory;
+  const TinyModel tiny = make_tiny_model(directory.path(), 24, data::Visibility::kPublic);
+  std::vector<std::string> arguments =
+      level_1(tiny, directory.path() / "run",
+              {"training.steps=2", "training.expected_batch_size=2", "privacy.epsilon=4", "privacy.delta=0.001"});
+  std::erase(arguments, "--json");
+  arguments.insert(arguments.end(), {"--canaries", "20", "--guesses", "4"});
+  const ProcessResult result = audit(arguments);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, testing::HasSubstr("passed, as any run would: so many guesses can show 0.0000 at most"));
 }
 
 // A claim that does not hold, found at the confidence that is usual: the same audit of the same run, by a program whose
@@ -97,6 +112,19 @@ TEST(AuditCommand, WrongArguments_AreRefusedWithASentence) {
   EXPECT_EQ(audit({"--noise-multiplier", "0"}).exit_code, 64);
   EXPECT_EQ(audit({"--mechanism", "exact"}).exit_code, 64);
   EXPECT_EQ(audit({"--level", "1", "--guesses", "3", "--run-dir", "x"}).exit_code, 64);
+  // What another level would have looked at.
+  for (const char* option : {"--canaries", "--guesses", "--confidence"}) {
+    EXPECT_THAT(audit({option, "4"}).err, testing::HasSubstr(std::string(option) + " is not an option of this level"));
+  }
+  for (const char* option : {"--noise-multiplier", "--delta"}) {
+    const ProcessResult result = audit({"--level", "1", "--run-dir", "x", option, "1"});
+    EXPECT_EQ(result.exit_code, 64);
+    EXPECT_THAT(result.err, testing::HasSubstr(std::string(option) + " is not an option of this level, whose run has"));
+  }
+  EXPECT_THAT(audit({"--level", "2", "--run-dir", "x", "--mechanism=lattice"}).err,
+              testing::HasSubstr("--set privacy.mechanism=..."));
+  EXPECT_THAT(audit({"--level", "2", "--run-dir", "x", "--release-mode", "root"}).err,
+              testing::HasSubstr("--set privacy.release_mode=..."));
   EXPECT_EQ(audit({"--help"}).exit_code, 0);
 }
 

@@ -1,5 +1,9 @@
 #include "audit/one_run_bound.h"
 
+#include <cmath>
+#include <limits>
+#include <vector>
+
 #include <gtest/gtest.h>
 
 #include "audit/canary_guesses.h"
@@ -77,6 +81,24 @@ TEST(CanaryGuesses, ClaimBelowWhatTheGuessesProve_Fails) {
   CanaryAudit of_no_claim = judge(scores, included, options, 1, 1e-5);
   of_no_claim.not_private_because = "a test";
   EXPECT_TRUE(of_no_claim.within_claim());
+}
+
+// 100 right guesses about 200 canaries show 3.4875, so that no run could fail the audit of a claim above it.
+TEST(CanaryGuesses, ClaimThatSoManyGuessesCannotRefute_IsToldApart) {
+  const std::vector<double> scores(200, 0.0);
+  const std::vector<bool> included(200, true);
+  const CanaryAudit audit = judge(scores, included, {200, 100, 0.95}, 3.48, 1e-5);
+  EXPECT_NEAR(audit.provable_epsilon, 3.4875, 1e-4);
+  EXPECT_TRUE(audit.could_refute());
+  EXPECT_FALSE(judge(scores, included, {200, 100, 0.95}, 3.49, 1e-5).could_refute());
+  EXPECT_EQ(judge(scores, included, {200, 4, 0.95}, 3.48, 1e-5).provable_epsilon, 0) << "1 in 16 is chance";
+}
+
+TEST(CanaryGuesses, ScoresThatAreNoNumbers_AreRefused) {
+  const std::vector<bool> included(4, true);
+  for (const double strange : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    EXPECT_THROW(judge({1, strange, 2, 3}, included, {4, 2, 0.95}, 1, 1e-5), ConfigError) << strange;
+  }
 }
 
 TEST(CanaryGuesses, OptionsThatDoNotFit_AreRefused) {
