@@ -13,6 +13,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 #include <torch/version.h>
 
@@ -172,17 +173,19 @@ std::string work_key(const data::ImageFileInfo& images, const data::LatentFileIn
 }
 
 // What the ranks must have been given alike, one line for each; files by their content. Rank 0 alone makes tokens of
-// the captions, but a rank that sees others is not of the job that was meant.
+// the captions, but a rank that sees others is not of the job that was meant. What the images say of themselves is in
+// no checksum, and rank 0's word would make latents public that another rank knows to be private.
 std::string decisive_text(const EncodeOptions& options, const model::Autoencoder& autoencoder,
-                          const std::string& tokenizer_sha256) {
+                          const data::ImageFileInfo& images, const std::string& tokenizer_sha256) {
   const std::filesystem::path& captions = options.captions.captions;
   return fmt::format(
       "--output {}\n--batch {}\n--flips {}\n--half {}\n--precision {}\n--save-every {}\n--captions {}\n"
-      "--num-tokens {}\ntokenizer: SHA-256 {}\nautoencoder {}\n",
+      "--num-tokens {}\ntokenizer: SHA-256 {}\nautoencoder {}\nimages that are {}\nclasses {}\nmade from {}\n",
       options.output.string(), options.batch, options.flips, options.half, name_of(options.precision),
       options.save_every.count(),
       captions.empty() ? "" : fmt::format("SHA-256 {} of {}", sha256_of_file(captions), captions.string()),
-      options.captions.num_tokens, tokenizer_sha256, autoencoder.config_json().dump());
+      options.captions.num_tokens, tokenizer_sha256, autoencoder.config_json().dump(), data::to_text(images.visibility),
+      fmt::join(images.class_names, ", "), images.source);
 }
 
 // An interrupted encode with other options or images left its file, which nobody will go on with by this command.
@@ -364,9 +367,10 @@ void run_encode(app::Invocation& invocation) {
   require_finite_moments(example, *options);
   const auto tokenizer = tokenizer_for(options->captions, options->model, images.info());
   const data::LatentFileInfo info = latent_info(images.info(), *autoencoder, example, tokenizer.get());
-  train::require_same_run_on_all_ranks(comm, {.config = decisive_text(*options, *autoencoder, info.tokenizer_sha256),
-                                              .data_sha256 = images.info().content_sha256,
-                                              .model_sha256 = info.encoder_sha256});
+  train::require_same_run_on_all_ranks(
+      comm, {.config = decisive_text(*options, *autoencoder, images.info(), info.tokenizer_sha256),
+             .data_sha256 = images.info().content_sha256,
+             .model_sha256 = info.encoder_sha256});
   train::verify_on_ranks(images, comm);
 
   std::optional<data::LatentFileWriter> writer;

@@ -35,15 +35,19 @@ class Encode : public ToolTest {
     autoencoder_ = std::make_shared<model::AutoencoderKL>(config);
     model::save_autoencoder(*autoencoder_, path("model/vae"));
 
-    data::ImageFileInfo info;
-    info.visibility = data::Visibility::kPrivate;
-    info.num_records = kNumImages;
-    info.channels = 1;
-    info.height = info.width = 8;
-    info.class_names = {"a", "b"};
-    info.source = "folder scans";
+    info_.visibility = data::Visibility::kPrivate;
+    info_.num_records = kNumImages;
+    info_.channels = 1;
+    info_.height = info_.width = 8;
+    info_.class_names = {"a", "b"};
+    info_.source = "folder scans";
     images_ = at::randint(0, 256, {kNumImages, 1, 8, 8}).to(at::kByte);
-    data::ImageFileWriter writer(path("images.h5"), info);
+    write_images("images.h5", info_);
+  }
+
+  // The same images, which say this of themselves.
+  void write_images(const std::string& name, const data::ImageFileInfo& info) const {
+    data::ImageFileWriter writer(path(name), info);
     writer.append(images_, at::arange(kNumImages).remainder(2));
     writer.commit();
   }
@@ -72,19 +76,20 @@ class Encode : public ToolTest {
 
   // Two ranks, each started in a folder of its own and with options of its own, which must not agree.
   void expect_refused_apart(const std::vector<std::string>& first, const std::vector<std::string>& second,
-                            const std::string& what, const std::string& model_of_second = "model") const {
+                            const std::string& what, const std::string& model_of_second = "model",
+                            const std::string& images_of_second = "images.h5") const {
     std::vector<std::string> all{"mpirun", "--oversubscribe", "--bind-to", "none"};
-    const auto add_rank = [&](const std::string& folder, const std::string& model,
+    const auto add_rank = [&](const std::string& folder, const std::string& model, const std::string& images,
                               const std::vector<std::string>& more) {
       std::filesystem::create_directories(path(folder));
       all.insert(all.end(), {"-np", "1", "--wdir", text(folder), DPLDM_BIN_DIR "/dpldm-data"});
-      all.insert(all.end(), {"encode", "--model", text(model), "--images", text("images.h5"), "--threads", "1", "-o",
-                             text("l.h5")});
+      all.insert(all.end(),
+                 {"encode", "--model", text(model), "--images", text(images), "--threads", "1", "-o", text("l.h5")});
       all.insert(all.end(), more.begin(), more.end());
     };
-    add_rank("first", "model", first);
+    add_rank("first", "model", "images.h5", first);
     all.emplace_back(":");
-    add_rank("second", model_of_second, second);
+    add_rank("second", model_of_second, images_of_second, second);
     const test::ProcessResult result = test::run_process(all);
     EXPECT_EQ(result.exit_code, 64) << what << result.err;
     EXPECT_THAT(result.err, testing::HasSubstr(what));
@@ -92,6 +97,7 @@ class Encode : public ToolTest {
   }
 
   std::shared_ptr<model::AutoencoderKL> autoencoder_;
+  data::ImageFileInfo info_;
   at::Tensor images_;
 };
 
@@ -161,6 +167,23 @@ TEST_F(Encode, RanksWithDifferentOptions_AreRefused) {
     expect_refused_apart({}, other,
                          "the configuration must be the same on all ranks, but rank 1 has '" + other.front() + " ");
   }
+}
+
+// What they are marked as is in no checksum.
+TEST_F(Encode, RanksWhoseImagesSayOtherThingsOfThemselves_AreRefused) {
+  data::ImageFileInfo marked = info_;
+  marked.visibility = data::Visibility::kPublic;
+  write_images("marked.h5", marked);
+  expect_refused_apart({}, {}, "but rank 1 has 'images that are public' where rank 0 has 'images that are private'",
+                       "model", "marked.h5");
+  data::ImageFileInfo named = info_;
+  named.class_names = {"b", "a"};
+  write_images("named.h5", named);
+  expect_refused_apart({}, {}, "but rank 1 has 'classes b, a'", "model", "named.h5");
+  data::ImageFileInfo sourced = info_;
+  sourced.source = "folder others";
+  write_images("sourced.h5", sourced);
+  expect_refused_apart({}, {}, "but rank 1 has 'made from folder others'", "model", "sourced.h5");
 }
 
 TEST_F(Encode, RanksThatSeeOtherCaptionsAnotherTokenizerOrOtherWeights_AreRefused) {
