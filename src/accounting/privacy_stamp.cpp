@@ -27,6 +27,7 @@ constexpr const char* kPrivacy = "dpldm.privacy";
 constexpr const char* kStatement = "dpldm.statement_sha256";
 constexpr const char* kSource = "dpldm.training_records_source";
 constexpr const char* kWeights = "weights_sha256";
+constexpr const char* kNetworkConfig = "config.json";
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as in io/safetensors.cpp
 
 // A safetensors file begins with the header's length, 8 bytes little-endian, and the header, a JSON object.
@@ -186,7 +187,10 @@ std::optional<Statement> require_own_statement(const fs::path& model) {
   const std::vector<PrivacyStamp> stamps = read_privacy_stamps(model);
   std::optional<Statement> statement = statement_of(model);
   if (stamps.empty()) {
-    if (statement && statement->file == model / kStatementFile) require_true_claim(*statement);
+    // One that lies above is told with the model only where that is a network's own directory in a pipeline.
+    const bool is_of_it =
+        statement && (statement->file == model / kStatementFile || path_exists(model / kNetworkConfig));
+    if (is_of_it) require_true_claim(*statement);
     return statement;
   }
   if (!statement) {

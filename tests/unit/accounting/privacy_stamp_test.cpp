@@ -92,6 +92,10 @@ TEST_F(Stamp, StatementWhoseNumbersMakeAnotherEpsilon_IsRefusedWithoutAStampToo)
   better.replace(better.find("2.1013652"), 9, "0.01");
   write_statement(better);
   EXPECT_THROW(require_own_statement(model_), ConfigError);
+  // A network's own directory is told from one that lies in a model's by chance.
+  EXPECT_NO_THROW(require_own_statement(model_ / "unet"));
+  std::ofstream(model_ / "unet/config.json") << "{}";
+  EXPECT_THROW(require_own_statement(model_ / "unet"), ConfigError);
   write_weights("unet", stamp_for(better));
   EXPECT_THROW(require_own_statement(model_), ConfigError);
 }
