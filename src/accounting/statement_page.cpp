@@ -48,8 +48,10 @@ constexpr const char* kMachines =
   Step times depend on how many records were selected; do not publish logs with time stamps of single steps.
 - The times at which files of this directory were written, and those in metrics, for the same reason: copy files without
   their time stamps (`cp`, not `cp -p`).
-- `checkpoints/`, `metrics.jsonl` and `ledger.jsonl` hold nothing beyond what the released models reveal. The latent
-  file is private data, and `latents.opening` would let a reader of the ledger test guesses of it: keep both.
+- `checkpoints/`, `metrics.jsonl` and `ledger.jsonl` hold nothing beyond what the released models reveal, unless a time
+  limit stopped the run: the ledger, TensorBoard's files and the names of checkpoints tell after how many steps it did,
+  and that depends on how many records were selected. Publish none of these then.
+- The latent file is private data, and `latents.opening` would let a reader of the ledger test guesses of it: keep both.
 
 `dpldm privacy verify model` recomputes epsilon from these numbers and compares the weights and this page with them;
 `dpldm privacy ledger .` recomputes it from the ledger.

@@ -416,7 +416,7 @@ TEST_F(PrivacyCommand, Verify_LeavesAPageAloneThatNeedNotBeAboutTheModel) {
 }
 
 TEST_F(PrivacyCommand, Verify_ComparesOfPagesInOtherWordsTheClaimAlone) {
-  for (const Json& format : {Json(0), Json("1"), Json()}) {
+  for (const Json& format : {Json(1), Json("2"), Json()}) {
     Json statement = accounting::test::whole_statement();
     statement["page_format"] = format;
     write("model/dp_metadata.json", statement);

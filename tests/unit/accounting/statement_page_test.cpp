@@ -40,7 +40,8 @@ TEST_F(StatementPage, WhatTheStatementSays_IsOnIt) {
         "| sampling | Poisson, rate q = 0.01 |", "| steps charged T | 1000 |", "| noise multiplier sigma | 1.0 |",
         "| clip norm C | 0.1 |", "| clipping | flat: ", "| draws per record K | 4 (", "| accountant | pld, dpldm ",
         "| trained | 7 elements, set attention |", "| public U-Net (SHA-256) | aa |",
-        "| public autoencoder (SHA-256) | bb |", "| commitment to the key | cc |", "- Rounding."}) {
+        "| public autoencoder (SHA-256) | bb |", "| commitment to the key | cc |", "- Rounding.",
+        "unless a time\n  limit stopped the run: the ledger, "}) {
     EXPECT_THAT(page, HasSubstr(said));
   }
   EXPECT_THAT(page, Not(HasSubstr("tokenizer")));
