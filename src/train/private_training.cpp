@@ -8,6 +8,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "accounting/bound_text.h"
 #include "accounting/ledger_witnesses.h"
@@ -162,6 +163,12 @@ Setup make_setup(const config::FinetuneConfig& config) {
           at::kCPU,
           size_warning,
           accounting::noted_sources(config.model)};
+}
+
+// What latents say of themselves and no checksum covers, one line each. Rank 0's word goes into the statement.
+std::string marks_of(const data::LatentFileInfo& latents) {
+  return fmt::format("latents that are {}\nclasses {}\n", data::to_text(latents.visibility),
+                     fmt::join(latents.class_names, ", "));
 }
 
 // The start-up table: every effective setting that a person would ask for.
@@ -538,8 +545,9 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   if (setup.network->text_encoder()) setup.network->text_encoder()->to(setup.device);
   model::TrainableSet trained(*setup.network, trainable_options(config));
   const std::string effective = config.schema().dump();
+  const data::LatentFileInfo& latents = setup.latents.info();
   require_same_run_on_all_ranks(
-      comm, {effective, setup.latents.info().content_sha256, setup.base_sha256 + setup.text_encoder_sha256});
+      comm, {effective + marks_of(latents), latents.content_sha256, setup.base_sha256 + setup.text_encoder_sha256});
   if (comm.is_root()) {
     print_table(config, setup, trained, comm, threads);
     for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);

@@ -1002,6 +1002,36 @@ TEST_F(PrivateTrainingOnRanks, PublicLatentsAreNotCalledPrivate) {
   EXPECT_EQ(model::read_dp_metadata(directory / "model")["public_inputs"]["training_records_source"], "made up");
 }
 
+// One name, as on nodes that have the file on disks of their own; what it is marked as is in no checksum.
+TEST_F(PrivateTrainingOnRanks, LatentsThatAreMarkedPublicOnOneRankAreRefused) {
+  if (world_->size() == 1) GTEST_SKIP() << "one rank cannot disagree";
+  const bool is_last = world_->rank() == world_->size() - 1;
+  const std::filesystem::path mine = root_ / fmt::format("of rank {}", world_->rank());
+  std::filesystem::create_directories(mine);
+  {
+    const data::LatentFile latents(root_ / "latents.h5");
+    data::LatentFileInfo info = latents.info();
+    if (is_last) info.visibility = data::Visibility::kPublic;
+    data::LatentFileWriter writer(mine / "latents.h5", info, /*has_labels=*/true, /*half_precision=*/false);
+    std::vector<std::int64_t> all(kRecords);
+    std::iota(all.begin(), all.end(), 0);
+    writer.write_moments(0, latents.read_moments(all));
+    writer.write_labels(latents.read_labels());
+    writer.commit();
+  }
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(mine);
+  config::FinetuneConfig settings = config();
+  settings.latents = "latents.h5";
+  const Failure failure = failure_of([&] { run(settings, "marked", *world_); });
+  std::filesystem::current_path(before);
+  EXPECT_EQ(failure.code, ExitCode::kConfig);
+  EXPECT_NE(failure.message.find("has 'latents that are public' where rank 0 has 'latents that are private'"),
+            std::string::npos)
+      << failure.message;
+  EXPECT_FALSE(std::filesystem::exists(root_ / "marked"));
+}
+
 TEST_F(PrivateTrainingOnRanks, EnvironmentThatLowersPrecisionIsRefused) {
   ::setenv("NVIDIA_TF32_OVERRIDE", "1", 1);  // NOLINT(concurrency-mt-unsafe)
   EXPECT_THROW(run(config(), "tf32", *world_), ConfigError);
