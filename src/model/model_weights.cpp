@@ -2,6 +2,7 @@
 
 #include <set>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -9,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "io/json_file.h"
 #include "io/safetensors_index.h"
 #include "model/layers.h"
@@ -46,17 +48,56 @@ at::Tensor as_stored(const at::Tensor& value, at::ScalarType type) {
   return same_bits(narrow.to(value.scalar_type()), value) ? narrow : value;
 }
 
-// Weights in another form, under the names that diffusers and transformers give them.
-std::string what_is_there_instead(const fs::path& directory, const std::string& stem) {
+// What stands between `prefix` and `suffix` in `text`; empty where they are not both there, and where it has a dot.
+std::string between(const std::string& text, const std::string& prefix, const std::string& suffix) {
+  if (text.size() <= prefix.size() + suffix.size() || !text.starts_with(prefix) || !text.ends_with(suffix)) return "";
+  std::string middle = text.substr(prefix.size(), text.size() - prefix.size() - suffix.size());
+  return middle.find('.') == std::string::npos ? middle : "";
+}
+
+// Weights under the names that diffusers and transformers give to a variant, by the variant: `<stem>.fp16.safetensors`,
+// or `<stem>.safetensors.index.fp16.json` for several files, which are not listed themselves.
+std::multimap<std::string, fs::path> variants_in(const fs::path& directory, const std::string& stem) {
+  const WatchedFileCall watched("listing", directory);
+  std::multimap<std::string, fs::path> variants;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    std::string variant = between(name, stem + ".", ".safetensors");
+    if (variant.empty()) variant = between(name, stem + ".safetensors.index.", ".json");
+    const bool one_of_several = variant.find("-of-") != std::string::npos;
+    if (!variant.empty() && !one_of_several) variants.emplace(variant, entry.path());
+  }
+  return variants;
+}
+
+// The file of a network's weights, or the index of several. Those of a variant where there are no others.
+fs::path weights_file(const fs::path& directory, const std::string& stem) {
+  const std::string name = stem + ".safetensors";
+  const fs::path file = directory / name;
+  const fs::path index = directory / (name + ".index.json");
+  if (fs::exists(file) && fs::exists(index)) {
+    // diffusers takes the index and transformers the file.
+    throw IoError(fmt::format("there are both {} and {}.index.json in {}: remove the weights that are not meant", name,
+                              name, directory.string()));
+  }
+  if (fs::exists(file)) return file;
+  if (fs::exists(index)) return index;
+  std::string instead;
+  const auto variants = variants_in(directory, stem);
   const std::string pickle = stem == "model" ? "pytorch_model.bin" : stem + ".bin";
   if (fs::exists(directory / pickle)) {
-    return "; " + pickle + " is a pickle: save the model as safetensors first";
+    instead = "; " + pickle + " is a pickle: save the model as safetensors first";
+  } else if (variants.size() == 1) {
+    const auto& [variant, path] = *variants.begin();
+    spdlog::info("{}: there are no weights but those of the variant {}, which are taken", path.string(), variant);
+    return path;
+  } else if (!variants.empty()) {
+    std::vector<std::string> names;
+    for (const auto& [variant, path] : variants) names.push_back(path.filename().string());
+    instead = fmt::format("; there are the variants {}: remove those that are not meant", fmt::join(names, " and "));
   }
-  for (const char* variant : {"fp16", "bf16", "non_ema"}) {
-    const std::string name = fmt::format("{}.{}.safetensors", stem, variant);
-    if (fs::exists(directory / name)) return "; there is the variant " + name + ": rename it to use it";
-  }
-  return "";
+  throw IoError(fmt::format("there is neither {} nor {}.index.json in {}{}", name, name, directory.string(), instead));
 }
 
 io::NamedTensors in_stored_types(const Network& network, const io::NamedTensors& tensors) {
@@ -72,15 +113,10 @@ io::NamedTensors in_stored_types(const Network& network, const io::NamedTensors&
 }  // namespace
 
 Tensors read_weights(const fs::path& directory, const std::string& stem) {
-  const std::string name = stem + ".safetensors";
-  const fs::path file = directory / name;
-  const fs::path index = directory / (name + ".index.json");
-  if (!fs::exists(file) && !fs::exists(index)) {
-    throw IoError(fmt::format("there is neither {} nor {}.index.json in {}{}", name, name, directory.string(),
-                              what_is_there_instead(directory, stem)));
-  }
+  const fs::path file = weights_file(directory, stem);
   Tensors tensors;
-  for (auto& [key, tensor] : fs::exists(file) ? io::read_safetensors(file) : io::read_safetensors_index(index)) {
+  for (auto& [key, tensor] :
+       file.extension() == ".json" ? io::read_safetensors_index(file) : io::read_safetensors(file)) {
     tensors.emplace(key, std::move(tensor));
   }
   return tensors;

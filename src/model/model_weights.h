@@ -14,7 +14,8 @@ namespace dpldm::model {
 
 using Tensors = std::map<std::string, at::Tensor>;
 
-// `<directory>/<stem>.safetensors`, or the files that `<stem>.safetensors.index.json` names. Throws IoError.
+// `<directory>/<stem>.safetensors`, or the files that `<stem>.safetensors.index.json` names; where there is neither,
+// those of a variant (`<stem>.fp16.safetensors`), if there is one alone. Throws IoError.
 Tensors read_weights(const std::filesystem::path& directory, const std::string& stem);
 
 // Makes the tensors the network's parameters, in fp32, and remembers the types that they had. The network may have been

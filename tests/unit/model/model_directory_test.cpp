@@ -44,6 +44,18 @@ class ModelDirectory : public testing::Test {
   }
   io::NamedTensors stored() { return io::read_safetensors(root_ / "unet" / kWeights); }
   void store(const io::NamedTensors& tensors) { io::write_safetensors(root_ / "unet" / kWeights, tensors); }
+  // The U-Net's tensors once more, in two files with an index.
+  void store_in_two(const std::string& first_file, const std::string& second_file, const std::string& index) {
+    io::NamedTensors first = stored();
+    const io::NamedTensors second(first.begin() + 10, first.end());
+    first.resize(10);
+    nlohmann::json map;
+    for (const auto& [name, tensor] : first) map[name] = first_file;
+    for (const auto& [name, tensor] : second) map[name] = second_file;
+    io::write_safetensors(root_ / "unet" / first_file, first);
+    io::write_safetensors(root_ / "unet" / second_file, second);
+    io::write_json_file(root_ / "unet" / index, {{"weight_map", map}});
+  }
 
   fs::path root_;
   std::shared_ptr<UNet> unet_;
@@ -209,17 +221,34 @@ TEST_F(ModelDirectory, UntouchedF64AndNaNComeBackBitForBit) {
 }
 
 TEST_F(ModelDirectory, WeightsInSeveralFilesAreRead) {
-  io::NamedTensors first = stored();
-  io::NamedTensors second(first.begin() + 10, first.end());
-  first.resize(10);
-  nlohmann::json map;
-  for (const auto& [name, tensor] : first) map[name] = "m-1.safetensors";
-  for (const auto& [name, tensor] : second) map[name] = "m-2.safetensors";
-  io::write_safetensors(root_ / "unet" / "m-1.safetensors", first);
-  io::write_safetensors(root_ / "unet" / "m-2.safetensors", second);
-  io::write_json_file(root_ / "unet" / (std::string(kWeights) + ".index.json"), {{"weight_map", map}});
+  store_in_two("m-1.safetensors", "m-2.safetensors", std::string(kWeights) + ".index.json");
+  EXPECT_THAT(refusal(), HasSubstr("there are both"));
   fs::remove(root_ / "unet" / kWeights);
   EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_));
+}
+
+// As diffusers' save_pretrained(variant="fp16") leaves them.
+TEST_F(ModelDirectory, WeightsOfAVariantAreTakenWhereThereAreNoOthers) {
+  const fs::path plain = root_ / "unet" / kWeights;
+  const fs::path half = root_ / "unet" / "diffusion_pytorch_model.fp16.safetensors";
+  const fs::path raw = root_ / "unet" / "diffusion_pytorch_model.non_ema.safetensors";
+  fs::rename(plain, half);
+  EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_));
+  fs::copy_file(half, raw);
+  EXPECT_THAT(refusal(), HasSubstr("there are the variants " + half.filename().string() + " and " +
+                                   raw.filename().string() + ": remove those that are not meant"));
+  fs::copy_file(half, plain);
+  for (const fs::path& variant : {half, raw}) test::write_bytes(variant, "no weights");
+  EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_));
+  for (const fs::path& variant : {half, raw}) fs::remove(variant);
+
+  const std::string index = "diffusion_pytorch_model.safetensors.index.fp16.json";
+  store_in_two("diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+               "diffusion_pytorch_model.fp16-00002-of-00002.safetensors", index);
+  fs::remove(plain);
+  EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_));
+  fs::remove(root_ / "unet" / index);
+  EXPECT_THAT(refusal(), HasSubstr("there is neither"));
 }
 
 // A class embedder beside the U-Net, as an embedding of its own.
@@ -267,9 +296,9 @@ TEST_F(ModelDirectory, OtherKindsOfModelsAreRefused) {
 TEST_F(ModelDirectory, PickledWeightsAreRefusedWithAWord) {
   fs::rename(root_ / "unet" / kWeights, root_ / "unet" / "diffusion_pytorch_model.bin");
   EXPECT_THAT(refusal(), HasSubstr("pickle"));
-  fs::rename(root_ / "unet" / "diffusion_pytorch_model.bin",
-             root_ / "unet" / "diffusion_pytorch_model.fp16.safetensors");
-  EXPECT_THAT(refusal(), HasSubstr("the variant diffusion_pytorch_model.fp16.safetensors"));
+  fs::copy_file(root_ / "unet" / "diffusion_pytorch_model.bin",
+                root_ / "unet" / "diffusion_pytorch_model.fp16.safetensors");
+  EXPECT_THAT(refusal(), HasSubstr("pickle")) << "a variant is not what the user's other programs load";
 }
 
 LdmBertConfig small_bert() {
