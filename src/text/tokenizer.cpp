@@ -66,6 +66,11 @@ Tokenizer::Tokenizer(const TokenizerDefinition& definition, std::int64_t num_tok
   }
 }
 
+void Tokenizer::normalize_specials() {
+  for (Special& special : normalized_specials_) special.content = normalize(special.content);
+  std::erase_if(normalized_specials_, [](const Special& special) { return special.content.empty(); });
+}
+
 template <typename Plain>
 void Tokenizer::split(const std::u32string& text, const std::vector<Special>& specials, std::vector<std::int32_t>& ids,
                       Plain plain) {
@@ -105,8 +110,14 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(const TokenizerDefinition& definition, std::int64_t num_tokens) {
-  if (definition.kind == TokenizerKind::kClip) return std::make_unique<ClipTokenizer>(definition, num_tokens);
-  return std::make_unique<WordPieceTokenizer>(definition, num_tokens);
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (definition.kind == TokenizerKind::kClip) {
+    tokenizer = std::make_unique<ClipTokenizer>(definition, num_tokens);
+  } else {
+    tokenizer = std::make_unique<WordPieceTokenizer>(definition, num_tokens);
+  }
+  tokenizer->normalize_specials();
+  return tokenizer;
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory, std::int64_t num_tokens) {

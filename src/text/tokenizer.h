@@ -42,6 +42,9 @@ class Tokenizer {
     std::u32string content;
     std::int32_t id = 0;
   };
+  friend std::unique_ptr<Tokenizer> make_tokenizer(const TokenizerDefinition& definition, std::int64_t num_tokens);
+  // They are looked for in normalized texts, so they are normalized too.
+  void normalize_specials();
   // Calls `plain` for what lies between occurrences of `specials`, and adds the ids of these.
   template <typename Plain>
   static void split(const std::u32string& text, const std::vector<Special>& specials, std::vector<std::int32_t>& ids,

@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -144,6 +145,21 @@ void add_named_specials(const Json& config, const Json& special_map, TokenizerDe
   }
 }
 
+// added_tokens.json, token -> id: what transformers wrote before tokenizer_config.json had a list. Tokens with a role
+// are looked for in a text as it is, others after normalization.
+void add_listed_tokens(const Json& added, const Json& config, const Json& special_map,
+                       TokenizerDefinition& definition) {
+  std::set<std::string> with_role;
+  for (const char* role : kRoles) {
+    for (const Json* names : {&config, &special_map}) {
+      if (const auto token = named_token(*names, role)) with_role.insert(token->content);
+    }
+  }
+  for (const auto& [content, id] : added.items()) {
+    add_special(definition, content, checked_id(id, content), !with_role.contains(content));
+  }
+}
+
 void set_defaults(TokenizerDefinition& definition) {
   if (definition.kind == TokenizerKind::kClip) {
     definition.start = "<|startoftext|>";
@@ -264,6 +280,8 @@ TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
       const Json number = Json::parse(id, nullptr, false);
       add_special(definition, entry, number);
     }
+  } else {
+    add_listed_tokens(json_if_there(directory / "added_tokens.json"), config, special_map, definition);
   }
   add_named_specials(config, special_map, definition);
   add_default_specials(definition);

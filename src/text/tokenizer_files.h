@@ -3,6 +3,7 @@
 //   tokenizer.json                                     everything; preferred when it is there
 //   vocab.json and merges.txt, or vocab.txt            CLIP's or BERT's vocabulary
 //   tokenizer_config.json, special_tokens_map.json     special tokens and switches
+//   added_tokens.json                                  more tokens, where tokenizer_config.json has no list of them
 #pragma once
 
 #include <cstdint>

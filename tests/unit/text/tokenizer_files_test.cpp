@@ -66,6 +66,33 @@ TEST_F(TokenizerFiles, SymbolsThatTheVocabularyLacks_BecomeTheUnknownToken) {
   EXPECT_EQ(tokenizer->vocabulary_size(), 5);
 }
 
+// As textual inversion adds them; by transformers before and after it had a list in tokenizer_config.json.
+TEST_F(TokenizerFiles, AddedTokens_AreFoundInNormalizedTexts) {
+  write("vocab.json", R"({"a": 0, "b</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3, "ab</w>": 4})");
+  write("merges.txt", "#version: 0.2\na b</w>\n");
+  const auto encoded = [&](const std::string& text) { return load_tokenizer(folder_.path(), 8)->encode(text); };
+  const std::vector<std::int32_t> with_token{2, 4, 5, 4, 3, 3, 3, 3};
+  EXPECT_NE(encoded("ab<MyCat>ab"), with_token);
+  const std::string plain_identity = load_tokenizer(folder_.path(), 8)->sha256();
+  write("added_tokens.json", R"({"<MyCat>": 5})");
+  EXPECT_EQ(encoded("ab<MyCat>ab"), with_token);
+  EXPECT_EQ(encoded("AB <mycat> ab"), with_token);
+  EXPECT_EQ(load_tokenizer(folder_.path(), 8)->vocabulary_size(), 6);
+  EXPECT_NE(load_tokenizer(folder_.path(), 8)->sha256(), plain_identity);
+  write("special_tokens_map.json", R"({"pad_token": "<Pad>"})");
+  write("added_tokens.json", R"({"<MyCat>": 5, "<Pad>": 6})");
+  EXPECT_EQ(encoded("AB<Pad>"), (std::vector<std::int32_t>{2, 4, 6, 3, 6, 6, 6, 6}));
+  EXPECT_NE(encoded("AB<pad>")[2], 6) << "a token with a role is itself alone";
+  write("special_tokens_map.json", "{}");
+  write("tokenizer_config.json", R"({"added_tokens_decoder": {}})");
+  EXPECT_NE(encoded("ab<MyCat>ab"), with_token) << "there is a list";
+  write("tokenizer_config.json", R"({"added_tokens_decoder": {"5": {"content": "<MyCat>", "normalized": true}}})");
+  EXPECT_EQ(encoded("ab<MYCAT>ab"), with_token);
+  write("tokenizer_config.json", "{}");
+  write("added_tokens.json", R"({"<MyCat>": -5})");
+  expect_refusal<ConfigError>("has the id -5");
+}
+
 TEST_F(TokenizerFiles, Identity_ChangesWithTheVocabularyAndNotWithTheKindOfFile) {
   const auto identity = [&] { return load_tokenizer(folder_.path(), 8)->sha256(); };
   write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n");
