@@ -11,6 +11,41 @@
 
 namespace dpldm::app {
 
+namespace {
+
+bool attends(const model::UNetConfig& config) {
+  bool found = config.mid_block_type == "UNetMidBlock2DCrossAttn";
+  for (std::int64_t level = 0; level < config.num_levels(); ++level) {
+    found = found || config.down_attention_at(level) || config.up_attention_at(level);
+  }
+  return found;
+}
+
+// There are numbers of classes and texts to give, and one of the two at a time.
+void require_known_condition(const model::UNet& unet, bool has_text_encoder, const std::filesystem::path& path) {
+  const model::UNetConfig& config = unet.config();
+  if (!config.class_embed_type.empty() && config.num_class_embeds == 0) {
+    throw ConfigError(
+        fmt::format("{}: the U-Net wants labels that are not those of classes (class_embed_type {}); sample has none "
+                    "to give",
+                    path.string(), config.class_embed_type));
+  }
+  if (!unet.takes_context() || !attends(config)) return;
+  if (!has_text_encoder) {
+    throw ConfigError(
+        fmt::format("{}: the U-Net attends to a context, and the model has neither a text encoder nor class embeddings "
+                    "to make one",
+                    path.string()));
+  }
+  if (config.num_class_embeds > 0) {
+    throw ConfigError(fmt::format(
+        "{}: the U-Net wants a class beside the time (num_class_embeds) and a text; sample gives one of the two",
+        path.string()));
+  }
+}
+
+}  // namespace
+
 SampledModel::SampledModel(const std::filesystem::path& path)
     : unet_(model::load_unet(path)),
       autoencoder_(model::load_autoencoder(path)),
@@ -30,7 +65,9 @@ SampledModel::SampledModel(const std::filesystem::path& path)
     throw ConfigError(
         fmt::format("{}: unet/config.json has no sample_size, so the latent's size is not known", path.string()));
   }
-  if (!model::has_text_encoder(path) || !unet_->takes_context()) return;
+  const bool has_text_encoder = model::has_text_encoder(path);
+  require_known_condition(*unet_, has_text_encoder, path);
+  if (!has_text_encoder || !unet_->takes_context()) return;
   text_encoder_ = model::load_text_encoder(path);
   model::require_finite(*text_encoder_, path.string());
   text_encoder_->eval();
@@ -127,6 +164,7 @@ diffusion::Guidance SampledModel::guidance(double scale, at::ScalarType compute_
 std::vector<std::string> read_prompts(const std::filesystem::path& path) {
   constexpr std::size_t kMaxBytes = std::size_t{1} << 28;
   std::string text = read_file(path, kMaxBytes);
+  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // some editors' mark of UTF-8
   while (text.ends_with('\n') || text.ends_with('\r')) text.pop_back();
   std::vector<std::string> prompts;
   for (std::size_t begin = 0; begin < text.size();) {

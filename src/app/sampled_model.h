@@ -49,7 +49,8 @@ class SampledModel {
   nlohmann::json scheduler_;
 };
 
-// One prompt per line, UTF-8; empty lines are passed over. Throws IoError, ConfigError for a file without prompts.
+// One prompt per line, UTF-8. Throws IoError, ConfigError for a file without prompts and for an empty line before the
+// last prompt.
 std::vector<std::string> read_prompts(const std::filesystem::path& path);
 
 }  // namespace dpldm::app

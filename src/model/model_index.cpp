@@ -33,20 +33,23 @@ void name_pipeline(const fs::path& model, nlohmann::json& index) {
   const auto is_set = [&](const char* key) { return unet.contains(key) && !unet[key].is_null(); };
   const bool unlabelled =
       name == "UNet2DModel" && has("vqvae") && !is_set("num_class_embeds") && !is_set("class_embed_type");
-  const auto channels = [&](const char* key) { return unet.value(key, 3); };
-  if (name == "UNet2DConditionModel" && has("vae") && has("text_encoder") && has("tokenizer")) {
-    index["_class_name"] = "StableDiffusionPipeline";
+  const auto channels = [&](const char* key) { return unet.is_object() ? unet.value(key, 3) : 0; };
+  const bool latent_alone = channels("in_channels") == channels("out_channels");
+  const bool with_mask_and_picture = channels("in_channels") == 2 * channels("out_channels") + 1;
+  if (name == "UNet2DConditionModel" && has("vae") && has("text_encoder") && has("tokenizer") &&
+      (latent_alone || with_mask_and_picture)) {
+    index["_class_name"] = latent_alone ? "StableDiffusionPipeline" : "StableDiffusionInpaintPipeline";
     index["safety_checker"] = {null, null};
     index["feature_extractor"] = {null, null};
     index["image_encoder"] = {null, null};
     index["requires_safety_checker"] = false;
-  } else if (name == "UNet2DConditionModel" && has("vqvae") && has("bert") && has("tokenizer")) {
+  } else if (name == "UNet2DConditionModel" && has("vqvae") && has("bert") && has("tokenizer") && latent_alone) {
     index["_class_name"] = "LDMTextToImagePipeline";
   } else if (unlabelled && channels("in_channels") == 6 && channels("out_channels") == 3 &&
              latents_are_unscaled(model)) {
     // A small picture of three channels goes beside the latent, which that pipeline decodes as it is.
     index["_class_name"] = "LDMSuperResolutionPipeline";
-  } else if (unlabelled && channels("in_channels") == channels("out_channels")) {
+  } else if (unlabelled && latent_alone) {
     index["_class_name"] = "LDMPipeline";
   } else {
     index["_class_name"] = {"dpldm_pipeline", "DPLDMPipeline"};

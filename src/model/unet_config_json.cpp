@@ -156,6 +156,10 @@ void read_heads(ConfigReader& reader, bool ours, UNetConfig& config) {
     config.num_heads = reader.positive_list(kHeads, {1});
     config.channels_per_head = 0;
   } else if (config.family == UNetFamily::kConditional) {
+    // UNet2DModel's "one head". Here it is nothing to diffusers, and no tensor would tell that 8 was taken.
+    if (reader.has("attention_head_dim") && reader.is_null("attention_head_dim")) {
+      reader.refuse("attention_head_dim", "must be a number of heads, or one for each level");
+    }
     config.num_heads = reader.positive_list("attention_head_dim", config.num_heads);
   } else if (reader.has("attention_head_dim")) {
     config.channels_per_head = reader.positive_or_none("attention_head_dim");
@@ -316,6 +320,8 @@ UNetConfig UNetConfig::from_json(const Json& json) {
   } else {
     read_unconditional(reader, config);
   }
+  // diffusers makes no table then, and does not look at its size; numbers of steps may be those of so many classes.
+  if (!config.class_embed_type.empty() && config.class_embed_type != "timestep") config.num_class_embeds = 0;
   read_heads(reader, ours, config);
   if (ours || !conditional) {
     config.downsampling = resampling_named(reader, "downsample_type", ours);

@@ -258,6 +258,21 @@ TEST_F(ModelCommands, ModelThatDoesNotFitOrIsDamaged_IsRefusedWithASentence) {
   saved("other_latents", 3, 3);
   expect_refusal(sample("other_latents", "x.h5", {"--num", "1"}), "the autoencoder's latents have 4");
 
+  // The shape `name` has, changed by `change`.
+  const auto reshaped = [&](const std::string& name, const auto& change) {
+    model::UNetConfig shape = model::load_unet(path(name))->config();
+    change(shape);
+    model::save_unet(model::UNet(shape), path(name + "/unet"));
+  };
+  fs::copy(path("tiny"), path("without_context"), fs::copy_options::recursive);
+  reshaped("without_context", [](model::UNetConfig& shape) { shape.num_classes = 0; });
+  expect_refusal(sample("without_context", "x.h5", {"--num", "1"}), "neither a text encoder nor class embeddings");
+  reshaped("without_context", [](model::UNetConfig& shape) { shape.class_embed_type = "timestep"; });
+  expect_refusal(sample("without_context", "x.h5", {"--num", "1"}), "(class_embed_type timestep); sample has none");
+  write_text_model("text_and_class");
+  reshaped("text_and_class", [](model::UNetConfig& shape) { shape.num_class_embeds = 3; });
+  expect_refusal(sample("text_and_class", "x.h5", {"--num", "1"}), "sample gives one of the two");
+
   fs::copy(path("tiny"), path("poisoned"), fs::copy_options::recursive);
   const auto unet = model::load_unet(path("tiny"));
   {
@@ -381,6 +396,10 @@ TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {
   EXPECT_TRUE(fs::exists(path("long/000001.png"))) << "one for each prompt";
   EXPECT_THAT(test::bytes_of(path("long/captions.csv")), HasSubstr("a bright heart"));
   ASSERT_EQ(run(sample("text", "long.h5", {"--prompts", path("prompts.txt"), "--guidance", "10"})).exit_code, 0);
+  test::write_bytes(path("marked.txt"), "\xef\xbb\xbf" + test::bytes_of(path("prompts.txt")));
+  ASSERT_EQ(run(sample("text", "marked", {"--prompts", path("marked.txt")})).exit_code, 0);
+  EXPECT_EQ(test::bytes_of(path("marked/captions.csv")), test::bytes_of(path("long/captions.csv")))
+      << "the mark of UTF-8 is no word of the first prompt";
   text::set_text_length(path("text/tokenizer"), 8, 77);
   ASSERT_EQ(run(sample("text", "short.h5", {"--prompts", path("prompts.txt"), "--guidance", "10"})).exit_code, 0);
   EXPECT_FALSE(at::equal(images_in("long.h5"), images_in("short.h5")));

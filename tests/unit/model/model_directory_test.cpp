@@ -345,6 +345,12 @@ TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
   EXPECT_TRUE(fs::exists(root_ / "clip" / "tokenizer" / "vocab.json"));
   EXPECT_EQ(load_text_encoder(root_ / "clip")->component(), "text_encoder");
   EXPECT_EQ(tokenizer_directory(root_ / "clip" / "unet"), root_ / "clip" / "tokenizer");
+  for (const auto& [channels, name] : {std::pair{9, "StableDiffusionInpaintPipeline"}, {5, "DPLDMPipeline"}}) {
+    Pipeline with_picture = pipeline;
+    text_config.in_channels = channels;
+    with_picture.unet = std::make_shared<UNet>(text_config);
+    EXPECT_EQ(class_of_pipeline(with_picture, root_ / name), name) << "StableDiffusionPipeline gives the latent alone";
+  }
   pipeline.text_encoder = std::make_shared<LdmBert>(small_bert());
   EXPECT_EQ(class_of_pipeline(pipeline, root_ / "bert"), "LDMTextToImagePipeline");
   EXPECT_EQ(weights_sha256(*load_text_encoder(root_ / "bert")), weights_sha256(*pipeline.text_encoder));

@@ -90,6 +90,7 @@ TEST(UNetConfig, ValuesThatMakeNoSenseAreRefused) {
               HasSubstr("down_block_types"));
   EXPECT_THAT(unet_refusal("mid_block_type", "UNetMidBlock2DSimpleCrossAttn"), HasSubstr("mid_block_type"));
   EXPECT_THAT(unet_refusal("attention_head_dim", json::array({1, 2, 3})), HasSubstr("attention_head_dim"));
+  EXPECT_THAT(unet_refusal("attention_head_dim", nullptr), HasSubstr("attention_head_dim is null"));
   EXPECT_THAT(unet_refusal("_num_class_labels", 7), HasSubstr("encoder_hid_dim"));
   EXPECT_THAT(unet_refusal("downsample_padding", 2), HasSubstr("downsample_padding"));
 }
@@ -155,6 +156,17 @@ TEST(UnconditionalConfig, WhatIsNotSupportedIsRefusedByName) {
                                    {"resnet_time_scale_shift", "spatial"}}) {
     EXPECT_THAT(refusal<UNetConfig>(good, key, value), HasSubstr(key)) << value.dump();
   }
+}
+
+// diffusers makes no table of embeddings beside a class_embed_type: vectors are no numbers of classes.
+TEST(UnconditionalConfig, ClassesAreCountedWhereLabelsAreNumbers) {
+  json config = UNetConfig::unconditional().to_json();
+  config["num_class_embeds"] = 3;
+  EXPECT_EQ(UNetConfig::from_json(config).num_labels(), 3);
+  config["class_embed_type"] = "timestep";
+  EXPECT_EQ(UNetConfig::from_json(config).num_labels(), 3);
+  config["class_embed_type"] = "identity";
+  EXPECT_EQ(UNetConfig::from_json(config).num_labels(), 0);
 }
 
 TEST(UNetConfig, NetworksWithoutEndAreRefused) {
