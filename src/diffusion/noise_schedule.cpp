@@ -98,6 +98,24 @@ void refuse_other_processes(const nlohmann::json& json) {
   throw ConfigError(fmt::format("scheduler_config.json is of {}, whose noise is not that of DDPM and its kin", name));
 }
 
+// What diffusers' scheduler class takes for keys that its file leaves out.
+ScheduleConfig defaults_of(const std::string& class_name) {
+  ScheduleConfig config;
+  config.beta_schedule = "linear";
+  config.beta_start = 1e-4;
+  config.beta_end = 0.02;
+  constexpr std::array kStableDiffusions{"LCMScheduler",           "TCDScheduler",
+                                         "DPMSolverSDEScheduler",  "HeunDiscreteScheduler",
+                                         "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"};
+  if (std::find(kStableDiffusions.begin(), kStableDiffusions.end(), class_name) == kStableDiffusions.end()) {
+    return config;
+  }
+  config.beta_start = 0.00085;
+  config.beta_end = 0.012;
+  if (class_name == "LCMScheduler" || class_name == "TCDScheduler") config.beta_schedule = "scaled_linear";
+  return config;
+}
+
 // table[t] as [B, 1, 1, ...], to multiply something with as many axes as `like`.
 at::Tensor at_timesteps(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) {
   std::vector<std::int64_t> shape(static_cast<std::size_t>(like.dim()), 1);
@@ -130,11 +148,11 @@ ScheduleConfig ScheduleConfig::from_json(const nlohmann::json& json) {
   if (!json.is_object()) throw ConfigError("scheduler_config.json must hold one JSON object");
   refuse_other_processes(json);
   refuse_unsupported(json);
-  ScheduleConfig config;
+  ScheduleConfig config = defaults_of(value_or<std::string>(json, "_class_name", ""));
   config.num_train_timesteps = value_or<std::int64_t>(json, "num_train_timesteps", 1000);
-  config.beta_schedule = value_or<std::string>(json, "beta_schedule", "linear");
-  config.beta_start = value_or(json, "beta_start", 1e-4);
-  config.beta_end = value_or(json, "beta_end", 0.02);
+  config.beta_schedule = value_or(json, "beta_schedule", config.beta_schedule);
+  config.beta_start = value_or(json, "beta_start", config.beta_start);
+  config.beta_end = value_or(json, "beta_end", config.beta_end);
   config.prediction = prediction_from(value_or<std::string>(json, "prediction_type", "epsilon"));
   check(config);
   return config;

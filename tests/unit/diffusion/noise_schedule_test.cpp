@@ -77,6 +77,15 @@ TEST(ScheduleConfig, AbsentKeys_HaveTheDefaultsOfDiffusers) {
   EXPECT_EQ(config.beta_start, 1e-4);
   EXPECT_EQ(config.beta_end, 0.02);
   EXPECT_EQ(config.prediction, Prediction::kEpsilon);
+  for (const char* name : {"LCMScheduler", "TCDScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+                           "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"}) {
+    const ScheduleConfig of_class = ScheduleConfig::from_json({{"_class_name", name}});
+    EXPECT_EQ(of_class.beta_start, 0.00085) << name;
+    EXPECT_EQ(of_class.beta_end, 0.012) << name;
+    const bool distilled = std::string(name) == "LCMScheduler" || std::string(name) == "TCDScheduler";
+    EXPECT_EQ(of_class.beta_schedule, distilled ? "scaled_linear" : "linear") << name;
+    EXPECT_EQ(ScheduleConfig::from_json({{"_class_name", name}, {"beta_end", 0.02}}).beta_end, 0.02) << name;
+  }
 }
 
 TEST(ScheduleConfig, ValuesThatAreNotSupported_AreRefusedByName) {
