@@ -358,9 +358,10 @@ class Import {
   void note_rest() {
     std::int64_t num_left = 0;
     std::string example;
+    const bool takes_first_stage = config().kl || config().vq;
     const bool takes_conditioner = config().conditioner != Conditioner::kNone;
     for (const auto& [name, tensor] : archive_.tensors()) {
-      const bool placed = name.starts_with(kUNetPrefix) || name.starts_with(kFirstStagePrefix) ||
+      const bool placed = name.starts_with(kUNetPrefix) || (takes_first_stage && name.starts_with(kFirstStagePrefix)) ||
                           (takes_conditioner && name.starts_with(kConditionerPrefix));
       if (placed || is_by_product(name)) continue;
       if (num_left++ == 0) example = name;

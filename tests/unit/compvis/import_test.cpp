@@ -130,6 +130,16 @@ TEST_F(CompVisImport, ScaleFactor_IsTheBuffersBeforeTheYamls) {
   EXPECT_THAT(import_checkpoint(request).warnings, testing::Contains(HasSubstr("holds no factor")));
 }
 
+// The model that is written then has no autoencoder.
+TEST_F(CompVisImport, FirstStageThatTheYamlDoesNotDescribe_IsWarnedOf) {
+  ImportRequest request = request_for("class_table");
+  EXPECT_THAT(import_checkpoint(request).warnings, testing::Not(testing::Contains(HasSubstr("'first_stage_model."))));
+  request.config = changed_yaml("class_table", "first_stage_config", "first_stage_confg");
+  const ImportResult result = import_checkpoint(request);
+  EXPECT_EQ(result.networks.autoencoder, nullptr);
+  EXPECT_THAT(result.warnings, testing::Contains(HasSubstr("were left out, among them 'first_stage_model.")));
+}
+
 TEST_F(CompVisImport, ScaleFactorThatIsNotOneNumber_IsRefused) {
   for (const auto& [name, sentence] :
        {std::pair{"three_factors", "scale_factor has 3 elements"}, {"expanded", "an expanded tensor"}}) {
