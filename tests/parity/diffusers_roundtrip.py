@@ -163,15 +163,17 @@ def check_rewritten(rewrite, name, network, folder, scratch, run):
 
 
 def check_half_precision(rewrite, scratch):
-    """A network in float16: what was not trained comes back as it was."""
+    """A network in float16, also under a variant's name, in one file and in several: it comes back as it was."""
     network = unet_of("tokens", UNETS["tokens"]).half()
-    network.save_pretrained(scratch / "half")
-    subprocess.run([rewrite, scratch / "half", scratch / "half_again"], check=True)
+    ways = {"half": {}, "variant": {"variant": "fp16"}, "variant_in_files": {"variant": "fp16", "max_shard_size": "20KB"}}
     name = "diffusion_pytorch_model.safetensors"
-    before, after = load_file(scratch / "half" / name), load_file(scratch / "half_again" / name)
-    check("float16 weights come back as they were",
-          before.keys() == after.keys() and all(before[n].dtype == after[n].dtype and torch.equal(before[n], after[n])
-                                                for n in before))
+    for way, keywords in ways.items():
+        network.save_pretrained(scratch / way, **keywords)
+        subprocess.run([rewrite, scratch / way, scratch / f"{way}_again"], check=True)
+        before, after = load_file(scratch / "half" / name), load_file(scratch / f"{way}_again" / name)
+        check(f"float16 weights come back as they were: {way}",
+              before.keys() == after.keys() and all(before[n].dtype == after[n].dtype and torch.equal(before[n], after[n])
+                                                    for n in before))
 
 
 def check_networks(dpldm, rewrite, scratch):
