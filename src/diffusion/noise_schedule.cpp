@@ -145,6 +145,9 @@ Prediction prediction_from(const std::string& text) {
 }
 
 ScheduleConfig ScheduleConfig::from_json(const nlohmann::json& json) {
+  if (json.is_null()) {
+    throw ConfigError("the model has no scheduler/scheduler_config.json, which says how much noise a timestep has");
+  }
   if (!json.is_object()) throw ConfigError("scheduler_config.json must hold one JSON object");
   refuse_other_processes(json);
   refuse_unsupported(json);

@@ -21,7 +21,7 @@ struct ScheduleConfig {
 
   // diffusers' scheduler_config.json, of any of its scheduler classes: the keys of the forward process are read, those
   // of a sampler are not looked at (sampler.h reads them). An absent key has the default of the file's class. Throws
-  // ConfigError naming the key.
+  // ConfigError naming the key; also for null, which is what a model without the file has.
   static ScheduleConfig from_json(const nlohmann::json& json);
   // As DDIMScheduler, with the settings that latent models need (clip_sample false, set_alpha_to_one false,
   // steps_offset 1, leading).

@@ -51,7 +51,8 @@ void refuse_other_pipelines(const fs::path& model) {
 
 template <std::size_t N>
 std::optional<fs::path> find_network(const fs::path& model, const std::array<const char*, N>& components) {
-  if (fs::exists(model / kConfigName)) return model;
+  // Some pipelines have a config.json of their own, which is no network's.
+  if (fs::exists(model / kConfigName) && !fs::exists(model / kIndexName)) return model;
   for (const char* component : components) {
     if (fs::exists(model / component / kConfigName)) return model / component;
   }

@@ -88,6 +88,15 @@ TEST(ScheduleConfig, AbsentKeys_HaveTheDefaultsOfDiffusers) {
   }
 }
 
+TEST(ScheduleConfig, ModelWithoutAFile_IsToldSo) {
+  try {
+    ScheduleConfig::from_json(nullptr);
+    ADD_FAILURE() << "was accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("has no scheduler/scheduler_config.json"), std::string::npos);
+  }
+}
+
 TEST(ScheduleConfig, ValuesThatAreNotSupported_AreRefusedByName) {
   for (const nlohmann::json& json :
        {nlohmann::json{{"beta_schedule", "sigmoid"}}, nlohmann::json{{"trained_betas", {0.1, 0.2}}},

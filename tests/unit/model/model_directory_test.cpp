@@ -66,6 +66,9 @@ TEST_F(ModelDirectory, PipelineAndNetworkDirectoriesAreBothModels) {
   EXPECT_EQ(weights_sha256(*load_unet(root_ / "unet")), weights_sha256(*unet_));
   EXPECT_THROW(load_autoencoder(root_), ConfigError);
   EXPECT_THROW(load_unet(root_ / "nowhere"), ConfigError);
+  write_model_index(root_);
+  test::write_bytes(root_ / "config.json", "{}");
+  EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_)) << "beside the index of a pipeline";
 }
 
 TEST_F(ModelDirectory, ClassTableIsStoredAsTheLinearMapThatDiffusersKnows) {
