@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/error.h"
 #include "base/torch.h"
 #include "model/model_weights.h"
 
@@ -38,6 +39,16 @@ std::shared_ptr<model::UNet> with_sample_size_of(std::shared_ptr<model::UNet> ne
   resized->stored_types = network->stored_types;
   if (network->text_encoder()) resized->set_text_encoder(network->text_encoder());
   return resized;
+}
+
+void require_same_scale(const data::LatentFileInfo& latents, const std::string& file,
+                        const model::Autoencoder& autoencoder, const std::string& model) {
+  const double scale = autoencoder.config().scaling_factor;
+  if (latents.scaling_factor == scale) return;
+  throw ConfigError(
+      fmt::format("{} was encoded with the scaling_factor {}, and the autoencoder of {} states {}; encode the images "
+                  "again, or put the number right",
+                  file, latents.scaling_factor, model, scale));
 }
 
 }  // namespace dpldm::train

@@ -18,6 +18,7 @@
 #include "model/model_directory.h"
 #include "train/captions.h"
 #include "train/deadlines.h"
+#include "train/latent_size.h"
 #include "train/local_copy.h"
 #include "train/public_training.h"
 #include "train/rank_agreement.h"
@@ -232,6 +233,7 @@ void run_pretraining(config::PretrainConfig& config, const RunOptions& options, 
     throw ConfigError(config.latents + " was encoded by another autoencoder than " + config.autoencoder +
                       "; encode the images again");
   }
+  require_same_scale(info, config.latents, *autoencoder, config.autoencoder);
   model::require_finite(*autoencoder, config.autoencoder);
   if (!config.network.contains("in_channels")) config.network["in_channels"] = info.channels;
   if (!config.network.contains("out_channels")) config.network["out_channels"] = info.channels;

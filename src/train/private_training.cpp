@@ -108,6 +108,7 @@ Setup make_setup(const config::FinetuneConfig& config) {
     throw ConfigError(config.latents + " was encoded by another autoencoder than that of " + config.model +
                       "; encode the images again");
   }
+  require_same_scale(info, config.latents, *autoencoder, config.model);
   auto network = model::load_conditioned_unet(config.model);
   if (const model::UNetConfig& shape = network->config();
       shape.in_channels != info.channels || shape.out_channels != info.channels) {

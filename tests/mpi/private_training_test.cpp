@@ -1140,5 +1140,19 @@ TEST_F(PrivateTrainingOnRanks, LatentsOfAnotherAutoencoderAreRefused) {
   world_->barrier();
 }
 
+// The weights are the same: `sample` would divide by another number than training multiplied by.
+TEST_F(PrivateTrainingOnRanks, LatentsOfAnotherScaleAreRefused) {
+  if (world_->is_root()) {
+    nlohmann::json vae = io::read_json_file(root_ / "tiny/vae/config.json");
+    vae["scaling_factor"] = 0.18215;
+    io::write_json_file(root_ / "tiny/vae/config.json", vae);
+  }
+  world_->barrier();
+  const Failure failure = failure_of([&] { run(config(), "refused", *world_); });
+  EXPECT_EQ(failure.code, ExitCode::kConfig);
+  EXPECT_NE(failure.message.find("encoded with the scaling_factor 0.5"), std::string::npos) << failure.message;
+  EXPECT_FALSE(std::filesystem::exists(root_ / "refused"));
+}
+
 }  // namespace
 }  // namespace dpldm::train

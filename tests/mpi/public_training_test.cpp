@@ -312,6 +312,24 @@ TEST(PretrainingOnRanks, NetworkThatStatesAnotherSizeThanTheLatentsIsRefused) {
   world->barrier();
 }
 
+// The weights are the same: `sample` would divide by another number than training multiplied by.
+TEST(PretrainingOnRanks, LatentsOfAnotherScaleAreRefused) {
+  const auto world = test::make_world_communicator();
+  const test::TemporaryDirectory own;
+  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
+  if (world->is_root()) {
+    test::make_tiny_model(root, 20, data::Visibility::kPublic);
+    nlohmann::json vae = io::read_json_file(root / "tiny/vae/config.json");
+    vae["scaling_factor"] = 0.18215;
+    io::write_json_file(root / "tiny/vae/config.json", vae);
+  }
+  world->barrier();
+  const std::string refusal = refusal_of(tiny_config(root), root / "run", *world);
+  EXPECT_NE(refusal.find("encoded with the scaling_factor 0.5"), std::string::npos) << refusal;
+  EXPECT_FALSE(std::filesystem::exists(root / "run"));
+  world->barrier();
+}
+
 TEST(PretrainingOnRanks, TableOfClassesBesideTheTimeHasARowForEachClassAndNoneForDroppedLabels) {
   const auto world = test::make_world_communicator();
   const test::TemporaryDirectory own;
