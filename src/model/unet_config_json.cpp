@@ -1,6 +1,7 @@
 // UNetConfig from and to diffusers' config.json.
 #include <algorithm>
 #include <array>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -72,6 +73,17 @@ std::int64_t odd(ConfigReader& reader, const std::string& key, std::int64_t fall
   return kernel;
 }
 
+// The oldest files say "UNetResDownBlock2D"; diffusers still reads them.
+std::vector<std::string> block_types(ConfigReader& reader, const std::string& key,
+                                     const std::vector<std::string>& fallback) {
+  constexpr std::string_view kOldPrefix = "UNetRes";
+  std::vector<std::string> types = reader.get(key, fallback);
+  for (std::string& type : types) {
+    if (type.starts_with(kOldPrefix)) type.erase(0, kOldPrefix.size());
+  }
+  return types;
+}
+
 // What both of diffusers' classes have.
 void read_common(ConfigReader& reader, UNetConfig& config) {
   read_sample_size(reader, config);
@@ -81,8 +93,8 @@ void read_common(ConfigReader& reader, UNetConfig& config) {
   config.flip_sin_to_cos = reader.get("flip_sin_to_cos", config.flip_sin_to_cos);
   config.freq_shift = reader.real("freq_shift", config.freq_shift, 0, 1);
   config.time_embedding_dim = reader.positive_or_none("time_embedding_dim");
-  config.down_block_types = reader.get("down_block_types", config.down_block_types);
-  config.up_block_types = reader.get("up_block_types", config.up_block_types);
+  config.down_block_types = block_types(reader, "down_block_types", config.down_block_types);
+  config.up_block_types = block_types(reader, "up_block_types", config.up_block_types);
   config.block_out_channels = reader.positive_list("block_out_channels", config.block_out_channels);
   config.layers_per_block = reader.positive_list("layers_per_block", config.layers_per_block, ConfigReader::kMaxLayers);
   config.downsample_padding = reader.get("downsample_padding", config.downsample_padding);

@@ -158,6 +158,14 @@ TEST(UnconditionalConfig, WhatIsNotSupportedIsRefusedByName) {
   }
 }
 
+TEST(UnconditionalConfig, BlocksOfTheOldestFilesAreThoseOfToday) {
+  json config = UNetConfig::unconditional().to_json();
+  for (const char* key : {"down_block_types", "up_block_types"}) {
+    for (json& type : config[key]) type = "UNetRes" + type.get<std::string>();
+  }
+  EXPECT_EQ(UNetConfig::from_json(config).to_json(), UNetConfig::unconditional().to_json());
+}
+
 // diffusers makes no table of embeddings beside a class_embed_type: vectors are no numbers of classes.
 TEST(UnconditionalConfig, ClassesAreCountedWhereLabelsAreNumbers) {
   json config = UNetConfig::unconditional().to_json();
