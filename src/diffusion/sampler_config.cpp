@@ -145,11 +145,13 @@ std::vector<std::int64_t> sampling_timesteps(const SamplerConfig& config, std::i
         t = static_cast<std::int64_t>(std::nearbyint(static_cast<double>(from_end) * stride));
         break;
       }
-      case TimestepSpacing::kTrailing:
-        t = static_cast<std::int64_t>(
-                std::nearbyint(total - static_cast<double>(i) * (total / static_cast<double>(config.num_steps)))) -
-            1;
+      case TimestepSpacing::kTrailing: {
+        // As in numpy's arange, the stride is what is left of it between the first two points: its last bit decides how
+        // halves are rounded.
+        const double stride = (total - total / static_cast<double>(config.num_steps)) - total;
+        t = static_cast<std::int64_t>(std::nearbyint(total + static_cast<double>(i) * stride)) - 1;
         break;
+      }
     }
     if (t < 0 || t >= num_train_timesteps) {
       throw ConfigError(fmt::format("{} steps with steps_offset {} need timestep {}; the model has 0 to {}",

@@ -140,6 +140,19 @@ TEST(SamplingTimesteps, Halves_RoundToEven) {
   EXPECT_EQ(middle_of(6), 2);
 }
 
+// numpy.arange(1000, 0, -1000 / n).round() - 1: 937.5 and the like fall to either side.
+TEST(SamplingTimesteps, TrailingHalves_FallAsInNumpy) {
+  const auto trailing = [](std::int64_t n) {
+    return sampling_timesteps(config_of(SamplerKind::kDdim, n, TimestepSpacing::kTrailing, 0), 1000);
+  };
+  const auto of_48 = trailing(48);
+  EXPECT_EQ((std::vector<std::int64_t>{of_48[3], of_48[15], of_48[27], of_48[39]}),
+            (std::vector<std::int64_t>{936, 686, 436, 186}));
+  const auto of_96 = trailing(96);
+  EXPECT_EQ((std::vector<std::int64_t>{of_96[18], of_96[42], of_96[66], of_96[90]}),
+            (std::vector<std::int64_t>{812, 562, 312, 62}));
+}
+
 TEST(SamplingTimesteps, StepsThatDoNotDivideTheTimesteps_AreStillThatMany) {
   for (const auto spacing : {TimestepSpacing::kLeading, TimestepSpacing::kLinspace, TimestepSpacing::kTrailing}) {
     for (const std::int64_t n : {1, 3, 7, 30, 333, 998}) {
