@@ -83,18 +83,19 @@ fs::path weights_file(const fs::path& directory, const std::string& stem) {
   }
   if (fs::exists(file)) return file;
   if (fs::exists(index)) return index;
-  std::string instead;
   const auto variants = variants_in(directory, stem);
+  std::vector<std::string> names;
+  for (const auto& [variant, path] : variants) names.push_back(path.filename().string());
   const std::string pickle = stem == "model" ? "pytorch_model.bin" : stem + ".bin";
+  std::string instead;
   if (fs::exists(directory / pickle)) {
     instead = "; " + pickle + " is a pickle: save the model as safetensors first";
+    if (!names.empty()) instead += fmt::format(", or rename {} to take a variant", fmt::join(names, " or "));
   } else if (variants.size() == 1) {
     const auto& [variant, path] = *variants.begin();
     spdlog::info("{}: there are no weights but those of the variant {}, which are taken", path.string(), variant);
     return path;
   } else if (!variants.empty()) {
-    std::vector<std::string> names;
-    for (const auto& [variant, path] : variants) names.push_back(path.filename().string());
     instead = fmt::format("; there are the variants {}: remove those that are not meant", fmt::join(names, " and "));
   }
   throw IoError(fmt::format("there is neither {} nor {}.index.json in {}{}", name, name, directory.string(), instead));
