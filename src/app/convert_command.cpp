@@ -164,6 +164,8 @@ void check(const fs::path& path) {
   }
   if (model::has_text_encoder(path)) {
     networks.text_encoder = model::load_text_encoder(path);
+    // Compares their widths.
+    if (networks.unet && networks.unet->takes_context()) networks.unet->set_text_encoder(networks.text_encoder);
     found.emplace_back("text encoder");
   }
   require_finite(networks, path);

@@ -272,6 +272,11 @@ TEST_F(ModelCommands, ModelThatDoesNotFitOrIsDamaged_IsRefusedWithASentence) {
   write_text_model("text_and_class");
   reshaped("text_and_class", [](model::UNetConfig& shape) { shape.num_class_embeds = 3; });
   expect_refusal(sample("text_and_class", "x.h5", {"--num", "1"}), "sample gives one of the two");
+  reshaped("text_and_class", [](model::UNetConfig& shape) {
+    shape.num_class_embeds = 0;
+    shape.cross_attention_dim = 16;
+  });
+  expect_refusal({"convert", "--check", path("text_and_class")}, "context is 12 wide; the U-Net attends to one of 16");
 
   fs::copy(path("tiny"), path("poisoned"), fs::copy_options::recursive);
   const auto unet = model::load_unet(path("tiny"));
