@@ -313,8 +313,10 @@ void run_sample(Invocation& invocation) {
   });
   if (output) {
     output->commit();
-    fmt::print("{} synthetic images in {}, the first of each class in {}\n", subjects.num, options.output.string(),
-               output->grid_path().string());
+    // A grid alone keeps none but those that it shows, and no grid shows more than some rows.
+    const bool kept = output->grid_path() != options.output;
+    fmt::print("{} synthetic images{}; {} shows the first of them\n", subjects.num,
+               kept ? " in " + options.output.string() : "", output->grid_path().string());
   }
   comm.barrier();
 }

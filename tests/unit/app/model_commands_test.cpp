@@ -167,7 +167,9 @@ TEST_F(ModelCommands, ConvertedCheckpoint_IsWholeDescribedAndSampledByClass) {
   EXPECT_THAT(files, testing::UnorderedElementsAre("000-class_0/000000.png", "000-class_0/000002.png",
                                                    "003-class_3/000001.png", "003-class_3/000003.png"));
   EXPECT_TRUE(fs::exists(path("pictures.png"))) << "the grid is beside the folder";
-  EXPECT_EQ(run(sample("class_table_model", "grid.png", {"--num", "5"})).exit_code, 0);
+  const test::ProcessResult grid = run(sample("class_table_model", "grid.png", {"--num", "5"}));
+  EXPECT_EQ(grid.exit_code, 0) << grid.err;
+  EXPECT_EQ(grid.out, "5 synthetic images; " + path("grid.png") + " shows the first of them\n");
   EXPECT_TRUE(fs::exists(path("grid.png")));
 }
 
