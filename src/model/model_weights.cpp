@@ -74,8 +74,8 @@ std::multimap<std::string, fs::path> variants_in(const fs::path& directory, cons
 // The file of a network's weights, or the index of several. Those of a variant where there are no others.
 fs::path weights_file(const fs::path& directory, const std::string& stem) {
   const std::string name = stem + ".safetensors";
-  const fs::path file = directory / name;
-  const fs::path index = directory / (name + ".index.json");
+  fs::path file = directory / name;
+  fs::path index = directory / (name + ".index.json");
   if (fs::exists(file) && fs::exists(index)) {
     // diffusers takes the index and transformers the file.
     throw IoError(fmt::format("there are both {} and {}.index.json in {}: remove the weights that are not meant", name,
@@ -85,6 +85,7 @@ fs::path weights_file(const fs::path& directory, const std::string& stem) {
   if (fs::exists(index)) return index;
   const auto variants = variants_in(directory, stem);
   std::vector<std::string> names;
+  names.reserve(variants.size());
   for (const auto& [variant, path] : variants) names.push_back(path.filename().string());
   const std::string pickle = stem == "model" ? "pytorch_model.bin" : stem + ".bin";
   std::string instead;
