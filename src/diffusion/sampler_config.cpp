@@ -1,5 +1,6 @@
 #include "diffusion/sampler_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -61,13 +62,22 @@ void require_false(const nlohmann::json& json, const char* key) {
   }
 }
 
-void require(const nlohmann::json& json, const char* key, const std::string& only) {
+// `synonyms`: other words that diffusers' scheduler of this kind takes for `only`.
+void require(const nlohmann::json& json, const char* key, const std::string& only,
+             const std::vector<std::string>& synonyms = {}) {
   const auto value = value_or<std::string>(json, key, only);
-  if (value != only) throw ConfigError(fmt::format("scheduler_config.json: {} is {}; it must be {}", key, value, only));
+  if (value == only || std::find(synonyms.begin(), synonyms.end(), value) != synonyms.end()) return;
+  throw ConfigError(fmt::format("scheduler_config.json: {} is {}; it must be {}", key, value, only));
 }
 
 // Keys that mean something to one sampler alone; the files of others have them too, so they are read for that one.
 void refuse_other_variants(SamplerKind kind, const nlohmann::json& json) {
+  if (kind != SamplerKind::kEuler) require_false(json, "thresholding");
+  if (kind == SamplerKind::kDpmSolver || kind == SamplerKind::kEuler) {
+    for (const char* key : {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
+      require_false(json, key);
+    }
+  }
   if (kind == SamplerKind::kDdpm) require(json, "variance_type", "fixed_small");
   if (kind == SamplerKind::kEuler) {
     require(json, "interpolation_type", "linear");
@@ -75,8 +85,8 @@ void refuse_other_variants(SamplerKind kind, const nlohmann::json& json) {
     require(json, "final_sigmas_type", "zero");
   }
   if (kind != SamplerKind::kDpmSolver) return;
-  require(json, "algorithm_type", "dpmsolver++");
-  require(json, "solver_type", "midpoint");
+  require(json, "algorithm_type", "dpmsolver++", {"deis"});            // of DEISMultistepScheduler's files
+  require(json, "solver_type", "midpoint", {"logrho", "bh1", "bh2"});  // of those and of UniPCMultistepScheduler's
   require(json, "final_sigmas_type", "zero");
   const auto order = value_or<std::int64_t>(json, "solver_order", 2);
   if (order != 2) throw ConfigError(fmt::format("scheduler_config.json: solver_order is {}; it must be 2", order));
@@ -103,9 +113,6 @@ double clip_range_of(SamplerKind kind, const nlohmann::json& json) {
 }  // namespace
 
 SamplerConfig SamplerConfig::from_json(SamplerKind kind, const nlohmann::json& scheduler_config) {
-  for (const char* key : {"thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
-    require_false(scheduler_config, key);
-  }
   refuse_other_variants(kind, scheduler_config);
   SamplerConfig config;
   config.kind = kind;

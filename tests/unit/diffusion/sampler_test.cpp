@@ -234,11 +234,31 @@ TEST(SamplerConfig, UnsupportedValues_AreRefused) {
   config.eta = 0.5;
   config.kind = SamplerKind::kDpmSolver;
   EXPECT_THROW(Sampler(schedule, config), ConfigError);
-  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdim, {{"thresholding", true}}), ConfigError);
+  for (const auto kind : {SamplerKind::kDdim, SamplerKind::kDdpm, SamplerKind::kDpmSolver, SamplerKind::kEuler}) {
+    const auto refused = [&](const char* key) {
+      try {
+        SamplerConfig::from_json(kind, {{key, true}});
+        return false;
+      } catch (const ConfigError&) {
+        return true;
+      }
+    };
+    EXPECT_EQ(refused("thresholding"), kind != SamplerKind::kEuler) << to_text(kind);
+    const bool by_sigmas = kind == SamplerKind::kDpmSolver || kind == SamplerKind::kEuler;
+    for (const char* key : {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
+      EXPECT_EQ(refused(key), by_sigmas) << to_text(kind) << " " << key;
+    }
+  }
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdim, {{"timestep_spacing", "random"}}), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDdpm, {{"variance_type", "fixed_large"}}), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"solver_order", 3}}), ConfigError);
   EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"algorithm_type", "sde-dpmsolver++"}}), ConfigError);
+  EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"solver_type", "heun"}}), ConfigError);
+  for (const char* word : {"logrho", "bh1", "bh2"}) {
+    EXPECT_NO_THROW(
+        SamplerConfig::from_json(SamplerKind::kDpmSolver, {{"algorithm_type", "deis"}, {"solver_type", word}}))
+        << "diffusers takes it for midpoint: " << word;
+  }
   for (const char* key : {"use_lu_lambdas", "use_flow_sigmas"}) {
     EXPECT_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{key, true}}), ConfigError) << key;
     EXPECT_NO_THROW(SamplerConfig::from_json(SamplerKind::kDpmSolver, {{key, false}})) << key;
