@@ -263,7 +263,10 @@ TokenizerDefinition tokenizer_from_json(const Json& json) {
 TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
   TokenizerDefinition definition;
   const Json config = json_if_there(directory / kConfigName);
-  const Json special_map = json_if_there(directory / "special_tokens_map.json");
+  const auto listed = config.find("added_tokens_decoder");
+  const bool has_list = listed != config.end() && listed->is_object();
+  // transformers does not look at the older files beside a list.
+  const Json special_map = has_list ? Json::object() : json_if_there(directory / "special_tokens_map.json");
   if (fs::exists(directory / "tokenizer.json")) {
     read_tokenizer_json(io::read_json_file(directory / "tokenizer.json"), definition);
   } else {
@@ -275,8 +278,8 @@ TokenizerDefinition read_tokenizer_files(const fs::path& directory) {
   }
   read_special_names(config, definition);
   read_special_names(special_map, definition);
-  if (const auto decoder = config.find("added_tokens_decoder"); decoder != config.end() && decoder->is_object()) {
-    for (const auto& [id, entry] : decoder->items()) {
+  if (has_list) {
+    for (const auto& [id, entry] : listed->items()) {
       const Json number = Json::parse(id, nullptr, false);
       add_special(definition, entry, number);
     }

@@ -83,9 +83,10 @@ TEST_F(TokenizerFiles, AddedTokens_AreFoundInNormalizedTexts) {
   write("added_tokens.json", R"({"<MyCat>": 5, "<Pad>": 6})");
   EXPECT_EQ(encoded("AB<Pad>"), (std::vector<std::int32_t>{2, 4, 6, 3, 6, 6, 6, 6}));
   EXPECT_NE(encoded("AB<pad>")[2], 6) << "a token with a role is itself alone";
-  write("special_tokens_map.json", "{}");
   write("tokenizer_config.json", R"({"added_tokens_decoder": {}})");
   EXPECT_NE(encoded("ab<MyCat>ab"), with_token) << "there is a list";
+  EXPECT_EQ(encoded("ab"), (std::vector<std::int32_t>{2, 4, 3, 3, 3, 3, 3, 3})) << "and no map of roles beside it";
+  write("special_tokens_map.json", "{}");
   write("tokenizer_config.json", R"({"added_tokens_decoder": {"5": {"content": "<MyCat>", "normalized": true}}})");
   EXPECT_EQ(encoded("ab<MYCAT>ab"), with_token);
   write("tokenizer_config.json", "{}");
