@@ -184,9 +184,11 @@ TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : net
   const auto all = network_parameters();
   const auto names = names_of_tensors(all);
   const auto owners = owners_in(network);
+  bool is_found = options.select == "none";
   for (const auto& [name, tensor] : all) {
     num_network_elements_ += tensor.numel();
     const bool by_selector = selected(name);  // asked for every name, since it may count
+    is_found = is_found || by_selector;
     bool train = is_conditioner(network, name) ? options.conditioner : by_selector;
     if (one_token && options.freeze_dead_cross_attention && is_dead_under_one_token(name)) train = false;
     const bool by_name = included.finds(name);  // both asked for every name, to know what they find
@@ -206,7 +208,8 @@ TrainableSet::TrainableSet(UNet& network, const TrainableOptions& options) : net
   }
   included.require_found("trained.include");
   excluded.require_found("trained.exclude");
-  if (parameters_.empty()) {
+  // What makes the condition would else be trained alone, under the name of a set that has nothing.
+  if (parameters_.empty() || !is_found) {
     throw ConfigError(fmt::format("the trainable set '{}' is empty in this network", options.select));
   }
 }

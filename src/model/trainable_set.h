@@ -46,8 +46,8 @@ struct TrainedParameter {
 class TrainableSet {
  public:
   // Resolves `options` against `network`, which must outlive the set. Throws ConfigError for an unknown selector, a
-  // broken regular expression, an empty set, a selected parameter that no tapped layer owns or that has two names, and
-  // a network with batch norm, trained or not.
+  // broken regular expression, an empty set, a selector (other than "none") that finds nothing, a selected parameter
+  // that no tapped layer owns or that has two names, and a network with batch norm, trained or not.
   TrainableSet(UNet& network, const TrainableOptions& options);
 
   // In the order of the network; the text encoder's follow.

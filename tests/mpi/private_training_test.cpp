@@ -16,6 +16,7 @@
 #include <numeric>
 #include <regex>
 #include <set>
+#include <span>
 #include <string>
 #include <tuple>
 
@@ -35,7 +36,9 @@
 #include "base/log.h"
 #include "base/torch.h"
 #include "data/latent_file.h"
+#include "diffusion/noise_schedule.h"
 #include "dp/keys.h"
+#include "dp/record_draws.h"
 #include "dp/record_selection.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
@@ -184,6 +187,49 @@ class PrivateTrainingOnRanks : public testing::Test {
     return dp::selected_records(key, step, kRecords, static_cast<double>(config.expected_batch_size) / kRecords);
   }
 
+  // [records, elements]: the gradient of each of these records in step 0 of config(), not clipped, by ordinary layers
+  // from the file and the keys.
+  static at::Tensor gradients_one_at_a_time(const config::FinetuneConfig& config,
+                                            const std::vector<std::int64_t>& records) {
+    const auto key = dp::MasterKey::from_test_seed(static_cast<std::uint64_t>(*config.test_seed)).derive({}, "draws");
+    const data::LatentFile latents(config.latents);
+    const data::LatentFileInfo& info = latents.info();
+    const at::Tensor labels = latents.read_labels();
+    const diffusion::NoiseSchedule schedule(
+        diffusion::ScheduleConfig::from_json(model::read_scheduler_config(config.model)));
+    const auto network = model::load_conditioned_unet(config.model);
+    const model::TrainableSet trained(*network, trainable_options(config));
+    std::vector<at::Tensor> parameters;
+    for (const model::TrainedParameter& parameter : trained.parameters()) parameters.push_back(parameter.tensor);
+    const auto values_of = [](at::Tensor& tensor) {
+      return std::span(tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel()));
+    };
+    std::vector<at::Tensor> gradients;
+    for (const std::int64_t record : records) {
+      const at::Tensor moments = latents.read_moments(std::span(&record, 1))[0];  // [V, 2c, h, w]
+      std::vector<at::Tensor> losses;
+      for (std::int64_t number = 0; number < config.noise_multiplicity; ++number) {
+        const dp::RecordDraws draw(key, /*step=*/0, record, number);
+        at::Tensor noise = at::empty({1, info.channels, info.height, info.width});
+        at::Tensor posterior = at::empty_like(noise);
+        draw.noise(values_of(noise));
+        draw.posterior_noise(values_of(posterior));
+        const at::Tensor t = at::full({1}, draw.timestep(0, schedule.config().num_train_timesteps), at::kLong);
+        const at::Tensor drawn = moments[draw.flip() ? 1 : 0].unsqueeze(0);
+        const at::Tensor deviation = (0.5 * drawn.narrow(1, info.channels, info.channels)).exp();
+        const at::Tensor z = info.scaling_factor * (drawn.narrow(1, 0, info.channels) + deviation * posterior);
+        const at::Tensor y = network->forward(schedule.add_noise(z, noise, t), t, {{}, labels.narrow(0, record, 1)});
+        losses.push_back((y - schedule.target(z, noise, t)).square().mean());
+      }
+      std::vector<at::Tensor> parts;
+      for (const at::Tensor& part : torch::autograd::grad({at::stack(losses).mean()}, parameters)) {
+        parts.push_back(part.flatten());
+      }
+      gradients.push_back(at::cat(parts));
+    }
+    return at::stack(gradients);
+  }
+
   // The trained parameters of a model, as one vector.
   static at::Tensor trained_values(const config::FinetuneConfig& config, const std::filesystem::path& model) {
     const auto network = model::load_conditioned_unet(model);
@@ -296,6 +342,52 @@ TEST_F(PrivateTrainingOnRanks, UpdateIsTheReleasedSumOverTheExpectedBatch) {
   const at::Tensor moved = optimizer.averaged() - start;
   const at::Tensor found = trained_values(config(), root_ / "run/model") - start;
   EXPECT_LE((found - moved).norm().item<double>(), 1e-4 * moved.norm().item<double>());
+}
+
+// However many they are: here at least four times what is expected.
+TEST_F(PrivateTrainingOnRanks, WithoutNoiseAStepReleasesTheClippedGradientsOfAllItsRecords) {
+  config::FinetuneConfig quiet = config();
+  quiet.noise_multiplier = 0;
+  quiet.expected_batch_size = 1;
+  quiet.steps = 1;
+  while (selected(quiet, 0).size() < 4) ++*quiet.test_seed;
+  const at::Tensor gradients = gradients_one_at_a_time(quiet, selected(quiet, 0));
+  const at::Tensor norms = gradients.norm(2, 1, /*keepdim=*/true);
+  quiet.clip_norm = norms.median().item<double>();  // half of them are clipped
+  EXPECT_GT(norms.max().item<double>(), 1.01 * quiet.clip_norm);
+  const at::Tensor expected = (gradients / norms.clamp_min(quiet.clip_norm)).sum(0);  // in units of C
+  const std::vector<at::Tensor> releases = releases_of(quiet, "quiet");
+  ASSERT_EQ(releases.size(), 1U);
+  EXPECT_LE((releases[0] - expected).norm().item<double>(), 1e-4 * expected.norm().item<double>());
+}
+
+// It is that of every product in the table of the start, and in the run: norms from token pairs have a wider bound, so
+// that all these records, which are clipped, are clipped to a little less.
+TEST_F(PrivateTrainingOnRanks, TheConfiguredRuleIsFollowed) {
+  std::map<std::string, at::Tensor> released;
+  for (const std::string rule : {"kept", "norm-only", "gram"}) {
+    config::FinetuneConfig forced = config();
+    forced.noise_multiplier = 0;
+    forced.expected_batch_size = 16;
+    forced.steps = 1;
+    forced.engine_rule = rule;
+    testing::internal::CaptureStderr();
+    released[rule] = releases_of(forced, rule).at(0);
+    const std::string printed = testing::internal::GetCapturedStderr();
+    if (!world_->is_root()) continue;
+    EXPECT_NE(printed.find("rules from engine.rule"), std::string::npos) << printed;
+    const std::regex product("tokens, +[0-9]+ to +[0-9]+: ([a-z-]+) ");
+    int num_lines = 0;
+    for (std::sregex_iterator line(printed.begin(), printed.end(), product), end; line != end; ++line, ++num_lines) {
+      EXPECT_EQ(line->str(1), rule) << printed;
+    }
+    EXPECT_GT(num_lines, 2) << printed;
+  }
+  const at::Tensor& expected = released.at("norm-only");
+  const double norm = expected.norm().item<double>();
+  EXPECT_LE((released.at("kept") - expected).norm().item<double>(), 1e-5 * norm);
+  EXPECT_LE((released.at("gram") - expected).norm().item<double>(), 5e-3 * norm);
+  EXPECT_FALSE(released.at("gram").equal(expected));
 }
 
 // The number of places in a micro-batch decides how its products are rounded, so it must not tell how many were filled.

@@ -155,9 +155,6 @@ TEST(TrainableSet, WhatCannotBeTrainedIsRefused) {
   options.include = "no such parameter";
   options.conditioner = false;
   EXPECT_THROW(TrainableSet(unet, options), ConfigError);
-  unet.register_parameter("loose", torch::zeros({1}));
-  EXPECT_THROW(TrainableSet(unet, selecting("all")), ConfigError);
-  EXPECT_NO_THROW(TrainableSet(unet, selecting("attention")));
 }
 
 std::string refusal_of(UNet& unet, const TrainableOptions& options) {
@@ -167,6 +164,21 @@ std::string refusal_of(UNet& unet, const TrainableOptions& options) {
     return error.what();
   }
   return "";
+}
+
+TEST(TrainableSet, AParameterWithoutARuleIsRefusedByName) {
+  UNet unet(small_unet_config());
+  unet.register_parameter("loose", torch::zeros({1}));
+  EXPECT_THAT(refusal_of(unet, selecting("all")), HasSubstr("parameter 'loose' cannot be trained"));
+  EXPECT_EQ(refusal_of(unet, selecting("attention")), "");  // frozen, it needs none
+}
+
+TEST(TrainableSet, ASetWithoutAnyParameterIsRefusedWhereTheConditionerIsTrainedToo) {
+  UNet unet(small_unet_config());
+  EXPECT_EQ(refusal_of(unet, selecting("attention@>=7")), "");
+  EXPECT_THAT(refusal_of(unet, selecting("attention@>=8")), HasSubstr("'attention@>=8' is empty in this network"));
+  EXPECT_THAT(refusal_of(unet, selecting("lora")), HasSubstr("'lora' is empty in this network"));
+  EXPECT_EQ(refusal_of(unet, selecting("none")), "");  // says itself that it is
 }
 
 TEST(TrainableSet, AParameterWithTwoNamesIsRefusedByBoth) {
