@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -186,6 +187,16 @@ class LinearGradient : public LayerGradient {
   KeptGradient kept_{{}, {}};  // the bias; under kKept the weight too
 };
 
+// to[index[k]] += values[k], in the order of k. On a device index_add_ would add in an order that changes from run to
+// run, and with it the bits of a record whose ids repeat.
+void add_rows(at::Tensor& to, const at::Tensor& index, const at::Tensor& values) {
+  if (to.is_cpu()) {
+    to.index_add_(0, index, values);
+  } else {
+    to.index_put_(c10::List<std::optional<at::Tensor>>{index}, values, /*accumulate=*/true);
+  }
+}
+
 // A table of embeddings: only the rows that a record used have a gradient. A row used twice by one record (two tokens,
 // K draws) is added up before the norm.
 class EmbeddingGradient : public LayerGradient {
@@ -198,20 +209,22 @@ class EmbeddingGradient : public LayerGradient {
     auto [unique, inverse, counts] =
         at::_unique2(keys, /*sorted=*/true, /*return_inverse=*/true, /*return_counts=*/false);
     const at::Tensor rows = widened(output_gradient).reshape({keys.size(0), -1});
-    gradients_ = at::zeros({unique.size(0), rows.size(1)}, rows.options()).index_add_(0, inverse, rows);
+    gradients_ = at::zeros({unique.size(0), rows.size(1)}, rows.options());
+    add_rows(gradients_, inverse, rows);
     record_of_ = at::floor_divide(unique, num_embeddings);
     row_of_ = at::remainder(unique, num_embeddings);
   }
 
   void add_norms(at::Tensor& squared, at::Tensor& slack) override {
-    const at::Tensor own = at::zeros_like(squared).index_add_(0, record_of_, gradients_.to(at::kDouble).pow(2).sum(1));
+    at::Tensor own = at::zeros_like(squared);
+    add_rows(own, record_of_, gradients_.to(at::kDouble).pow(2).sum(1));
     add_with_slack(own, summation_slack(element_type(gradients_)), squared, slack);
   }
 
   void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& /*bias_sum*/) override {
     // 0 * inf and 0 * NaN are NaN, so rows of a record with factor 0 are replaced, in every micro-batch alike.
     const at::Tensor f = factors.index_select(0, record_of_).view({-1, 1});
-    weight_sum.index_add_(0, row_of_, at::where(f != 0, gradients_ * f, at::zeros({}, gradients_.options())));
+    add_rows(weight_sum, row_of_, at::where(f != 0, gradients_ * f, at::zeros({}, gradients_.options())));
   }
 
  private:

@@ -153,6 +153,26 @@ TEST_F(ClippedSumOnDevice, WhatIsNotFiniteAndPaddingContributeNothing) {
   }
 }
 
+// What is added up for one id must not be added in the order in which threads come to it.
+TEST_F(ClippedSumOnDevice, RecordsWhoseIdsRepeatHaveTheSameBitsEveryTime) {
+  constexpr std::int64_t kRepeating = 16;
+  Embedding table(3, 64);
+  table.to(at::Device(at::kCUDA));
+  const at::Tensor ids = torch::randint(0, 3, {kRepeating, 500}, torch::kLong).to(at::kCUDA);
+  const at::Tensor gradient = torch::randn({kRepeating, 500, 64}).to(at::kCUDA);
+  const auto sum_of_records = [&] {
+    ClippedSum sum({table.weight}, 1e-3);
+    sum.begin_step();
+    sum.begin_micro_batch(kRepeating, 1);
+    sum.report({.name = "table", .kind = model::LayerKind::kEmbedding, .weight = table.weight, .bias = {}}, ids,
+               gradient, {});
+    sum.finish_micro_batch();
+    return sum.values().clone();
+  };
+  const at::Tensor first = sum_of_records();
+  for (int again = 0; again < 20; ++again) EXPECT_TRUE(sum_of_records().equal(first));
+}
+
 TEST_F(ClippedSumOnDevice, ReleaseAddsTheSameNoiseAsOnTheCpu) {
   const auto comm = comm::make_self_communicator();
   const auto noise_of = [&](at::Tensor sum) {
