@@ -101,7 +101,8 @@ std::string line_of(const dp::TimedLayer& layer) {
 }
 
 // Layers of one shape and rule on one line.
-void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records, const std::string& chosen) {
+void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records, const std::string& chosen,
+                 const std::string& kernels) {
   struct Line {
     int layers = 0;
     double seconds = 0;
@@ -114,8 +115,7 @@ void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records
     line.seconds += layer.seconds;
     total += layer.seconds;
   }
-  fmt::print(stderr, "per-record gradients: rules {}, cost of {} record(s), {}\n", chosen, records,
-             dp::instruction_set());
+  fmt::print(stderr, "per-record gradients: rules {}, cost of {} record(s), {}\n", chosen, records, kernels);
   for (const auto& [what, line] : lines) {
     fmt::print(stderr, "  {:<46} {:>3} layer(s) {:>9.2f} ms\n", what, line.layers, 1e3 * line.seconds);
   }
@@ -151,7 +151,8 @@ dp::RulePlan choose_rules(const config::FinetuneConfig& config, const data::Late
     trained.attach(&timer);
     made_up_pass(network, made_up_rows(config.runtime, latents, network, records * config.noise_multiplicity, 0));
     trained.detach();
-    print_rules(timer.layers(), records, choice.in_words);
+    const bool on_the_cpu = network.parameters().front().is_cpu();
+    print_rules(timer.layers(), records, choice.in_words, on_the_cpu ? dp::instruction_set() : "on the GPU");
     if (!choice.settled) plan = dp::to_text(timer.plan());
   }
   return dp::rule_plan_from(comm::broadcast_text(comm, plan));
