@@ -33,8 +33,8 @@ struct TapSite {
   std::int64_t groups = 1;
 };
 
-// What a normalisation subtracted and multiplied by, in fp32 or better: [B, groups] or [B, T...]. Undefined for other
-// kinds.
+// What a normalisation subtracted and multiplied by, as fp32 or better: [B, groups] or [B, T...]. Undefined for other
+// kinds. On a GPU the values of a group norm in bf16 are rounded to that.
 struct NormStatistics {
   at::Tensor mean;
   at::Tensor rstd;

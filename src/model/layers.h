@@ -138,7 +138,7 @@ class Conv2d : public MatrixLayer {
   std::int64_t groups_;
 };
 
-// Statistics over each group of channels of one image. Statistics in fp32 whatever the input's type.
+// Statistics over each group of channels of one image, in fp32 whatever the input's type where norm_type allows.
 class GroupNorm : public Layer {
  public:
   GroupNorm(std::int64_t num_groups, std::int64_t channels, double eps);
