@@ -199,6 +199,7 @@ void CheckpointStore::save(const CheckpointInfo& info, std::span<const Checkpoin
   sync_to_disk(directory_);
   std::error_code error;
   if (replaces) remove_directory(replaced, error);
+  damaged_.erase(info.step);
   remove_those_not_kept(info.step);
 }
 
@@ -217,6 +218,7 @@ std::optional<Checkpoint> CheckpointStore::newest() const {
       }
       return checkpoint;
     } catch (const IoError& damage) {
+      damaged_.insert(candidate.step);
       spdlog::warn("the checkpoint {} is damaged and is passed over: {}", to_text(candidate), damage.what());
     }
   }
@@ -243,9 +245,11 @@ void CheckpointStore::remove_those_not_kept(std::int64_t saved) const {
   for (const CheckpointName& name : checkpoints_in(directory_)) {
     if (name.suffix.empty() && name.step <= saved) steps.insert(name.step);
   }
-  std::int64_t newer = 0;
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step, ++newer) {
-    if (newer < keep_last_ || (keep_every_ > 0 && *step % keep_every_ == 0)) continue;
+  std::int64_t newer = 0;  // whole ones
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const bool is_kept = newer < keep_last_ || (keep_every_ > 0 && *step % keep_every_ == 0);
+    if (!damaged_.contains(*step)) ++newer;
+    if (is_kept) continue;
     std::error_code error;
     const fs::path path = directory_ / to_text(CheckpointName{*step, ""});
     const WatchedFileCall watched("removing", path);

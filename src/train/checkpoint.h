@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -61,7 +62,8 @@ Checkpoint verify_checkpoint(const std::filesystem::path& directory);
 class CheckpointStore {
  public:
   // `directory` (a run's checkpoints/) is made by the first save. Kept are the one that is saved and those before it,
-  // in all `keep_last` >= 1, and those whose step is a multiple of `keep_every` (0: none).
+  // in all `keep_last` >= 1, and those whose step is a multiple of `keep_every` (0: none). One that `newest` found
+  // damaged is not counted.
   CheckpointStore(std::filesystem::path directory, std::int64_t keep_last, std::int64_t keep_every);
 
   // Writes and commits, then removes what is no longer kept. A checkpoint of the same step is replaced. Those of later
@@ -82,6 +84,7 @@ class CheckpointStore {
   std::filesystem::path directory_;
   std::int64_t keep_last_;
   std::int64_t keep_every_;
+  mutable std::set<std::int64_t> damaged_;  // the steps that `newest` passed over, and that were not saved again since
 };
 
 }  // namespace dpldm::train

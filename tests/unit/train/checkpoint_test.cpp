@@ -221,6 +221,27 @@ TEST_F(CheckpointTest, DamagedOnesOfLaterSteps_DoNotPushOutTheOneThatIsSaved) {
   EXPECT_EQ(names(), (std::vector<std::string>{"step-00000010", "step-00000013", "step-00000015"}));
 }
 
+// A run that was resumed from 10 because 13 is damaged has only 10 to go back to until it has saved two more.
+TEST_F(CheckpointTest, DamagedOnesThatWerePassedOver_DoNotCountAmongTheNewest) {
+  const CheckpointStore store(directory(), 2, 0);
+  for (const std::int64_t at : {10, 13}) store.save({.step = at}, {});
+  fs::resize_file(step("00000013") / "manifest.json", 10);
+  EXPECT_EQ(store.newest().value().info.step, 10);
+  store.save({.step = 20}, {});
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000010", "step-00000013", "step-00000020"}));
+  store.save({.step = 30}, {});
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000020", "step-00000030"}));
+}
+
+TEST_F(CheckpointTest, DamagedOneThatIsSavedAgain_CountsAmongTheNewest) {
+  const CheckpointStore store(directory(), 2, 0);
+  for (const std::int64_t at : {10, 13}) store.save({.step = at}, {});
+  fs::resize_file(step("00000013") / "manifest.json", 10);
+  EXPECT_EQ(store.newest().value().info.step, 10);
+  for (const std::int64_t at : {13, 20}) store.save({.step = at}, {});
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000013", "step-00000020"}));
+}
+
 TEST_F(CheckpointTest, FileNamesThatLeaveTheDirectory_AreRefused) {
   for (const char* name : {"../escape", "a/b", "", "..", "manifest.json"}) {
     const std::vector<CheckpointFile> files = {text_file(name, "x")};
