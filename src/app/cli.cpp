@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <new>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include <cxxopts.hpp>
@@ -17,6 +18,7 @@
 #include "base/core_files.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/standard_streams.h"
 #include "base/watchdog.h"
 #include "base/words.h"
 #include "comm/mpi_world.h"
@@ -60,9 +62,9 @@ class ProgramInvocation : public Invocation {
     const bool several = world_ && world_->size() > 1;
     if (several && world_->rank() != 0) {
       std::this_thread::sleep_for(kLetRankZeroSpeak);
-      fmt::print(stderr, "{}: [rank {}] {}\n", name_, world_->rank(), message);
+      tell(fmt::format("{}: [rank {}] {}\n", name_, world_->rank(), message));
     } else {
-      fmt::print(stderr, "{}: {}\n", name_, message);
+      tell(fmt::format("{}: {}\n", name_, message));
     }
     if (several) world_->abort(static_cast<int>(code));
     return static_cast<int>(code);
@@ -74,7 +76,7 @@ class ProgramInvocation : public Invocation {
     // with the same code, which a death by that signal would hide.
     std::signal(SIGTERM, SIG_IGN);
     const LastResort last_resort(kMessageGrace, static_cast<int>(why.code()));
-    if (!world_ || world_->rank() == 0) fmt::print(stderr, "{}: {}\n", name_, why.what());
+    if (!world_ || world_->rank() == 0) tell(fmt::format("{}: {}\n", name_, why.what()));
     return static_cast<int>(why.code());
   }
 
@@ -112,15 +114,17 @@ int run_program(const std::string& program, const std::string& about, std::span<
     std::vector<std::string> names;
     for (const Command& c : commands) names.push_back(c.name);
     const std::string near = nearest_word(first, names);
-    fmt::print(stderr, "{}: there is no command '{}'{}; see {} --help\n", program, first,
-               near.empty() ? "" : " (did you mean '" + near + "'?)", program);
+    tell(fmt::format("{}: there is no command '{}'{}; see {} --help\n", program, first,
+                     near.empty() ? "" : " (did you mean '" + near + "'?)", program));
     return static_cast<int>(ExitCode::kConfig);
   }
 
   forbid_core_files();
   ProgramInvocation invocation(program, argc, argv);
   try {
+    hold_standard_streams();
     command->run(invocation);
+    flush_answer();
     return static_cast<int>(ExitCode::kDone);
   } catch (const Checkpointed& why) {
     return invocation.stop(why);
@@ -130,6 +134,12 @@ int run_program(const std::string& program, const std::string& about, std::span<
     return invocation.fail(ExitCode::kConfig, std::string(error.what()) + "; see --help");
   } catch (const std::filesystem::filesystem_error& error) {
     return invocation.fail(ExitCode::kIo, error.path1().string() + ": " + error.code().message());
+  } catch (const std::system_error& error) {
+    // libfmt's, of an answer that is longer than what is kept until the end.
+    if (std::ferror(stdout) != 0) {
+      return invocation.fail(ExitCode::kIo, "cannot write to standard output: " + error.code().message());
+    }
+    return invocation.fail(ExitCode::kInternal, std::string("internal error: ") + error.what());
   } catch (const std::bad_alloc&) {
     return invocation.fail(ExitCode::kIo, "out of memory");
   } catch (const std::exception& error) {

@@ -1,10 +1,11 @@
 #include "base/progress.h"
 
 #include <cmath>
-#include <cstdio>
 
 #include <fmt/format.h>
 #include <unistd.h>
+
+#include "base/standard_streams.h"
 
 namespace dpldm {
 
@@ -28,7 +29,7 @@ Progress::Progress(std::string what, std::int64_t total, std::string unit, bool 
       printed_(started_) {}
 
 Progress::~Progress() {
-  if (line_open_) std::fputc('\n', stderr);
+  if (line_open_) tell("\n");
 }
 
 void Progress::update(std::int64_t done, const std::string& detail) {
@@ -38,13 +39,12 @@ void Progress::update(std::int64_t done, const std::string& detail) {
   if (done < total_ && now - printed_ < interval) return;
   printed_ = now;
   if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}", line(done, detail));
+    tell("\r\033[K" + line(done, detail));
     line_open_ = done < total_;
-    if (!line_open_) std::fputc('\n', stderr);
+    if (!line_open_) tell("\n");
   } else {
-    fmt::print(stderr, "{}\n", line(done, detail));
+    tell(line(done, detail) + "\n");
   }
-  std::fflush(stderr);
 }
 
 std::string Progress::line(std::int64_t done, const std::string& detail) const {

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <limits>
 #include <string>
 
 #include <fmt/format.h>
 
+#include "base/standard_streams.h"
 #include "base/torch.h"
 #include "model/shape_trace.h"
 #include "train/step_cost.h"
@@ -17,7 +17,7 @@
 namespace dpldm::train {
 namespace {
 
-void row(const std::string& what, const std::string& value) { fmt::print(stderr, "  {:<22} {}\n", what, value); }
+void row(const std::string& what, const std::string& value) { tell(fmt::format("  {:<22} {}\n", what, value)); }
 
 std::string in_words(double seconds) {
   if (seconds < 100) return fmt::format("{:.1f} s", seconds);

@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "base/error.h"
+#include "base/standard_streams.h"
 #include "base/torch.h"
 #include "dp/record_products.h"
 #include "dp/record_separation.h"
@@ -115,11 +116,12 @@ void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records
     line.seconds += layer.seconds;
     total += layer.seconds;
   }
-  fmt::print(stderr, "per-record gradients: rules {}, cost of {} record(s), {}\n", chosen, records, kernels);
+  tell(fmt::format("per-record gradients: rules {}, cost of {} record(s), {}
+", chosen, records, kernels));
   for (const auto& [what, line] : lines) {
-    fmt::print(stderr, "  {:<46} {:>3} layer(s) {:>9.2f} ms\n", what, line.layers, 1e3 * line.seconds);
+    tell(fmt::format("  {:<46} {:>3} layer(s) {:>9.2f} ms\n", what, line.layers, 1e3 * line.seconds));
   }
-  fmt::print(stderr, "  {:<46} {:>3} layer(s) {:>9.2f} ms\n", "all", layers.size(), 1e3 * total);
+  tell(fmt::format("  {:<46} {:>3} layer(s) {:>9.2f} ms\n", "all", layers.size(), 1e3 * total));
 }
 
 // How the rules come about.

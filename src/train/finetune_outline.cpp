@@ -7,6 +7,7 @@
 #include "accounting/bound_text.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/standard_streams.h"
 #include "base/torch.h"
 #include "io/json_file.h"
 #include "model/text_encoder.h"
@@ -18,7 +19,7 @@
 namespace dpldm::train {
 namespace {
 
-void row(const std::string& what, const std::string& value) { fmt::print(stderr, "  {:<22} {}\n", what, value); }
+void row(const std::string& what, const std::string& value) { tell(fmt::format("  {:<22} {}\n", what, value)); }
 
 // Shapes without values.
 std::shared_ptr<model::UNet> make_network(const config::PretrainConfig& public_stage,
@@ -71,7 +72,7 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
   add_low_rank_pairs(config, *network);
   model::TrainableSet trained(*network, trainable_options(config));
 
-  fmt::print(stderr, "finetune, outlined without data and without a base model\n");
+  tell("finetune, outlined without data and without a base model\n");
   row("private records N", fmt::format("{} (as told)", plan.num_records));
   row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
   row("steps T", fmt::format("{}", config.steps));

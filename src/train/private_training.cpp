@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/standard_streams.h"
 #include "base/torch.h"
 #include "data/latent_file.h"
 #include "diffusion/noise_schedule.h"
@@ -178,9 +179,9 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
   const std::int64_t total = trained.num_network_elements();
   const PrivacyPlan& plan = setup.plan;
   const auto row = [](const std::string& what, const std::string& value) {
-    fmt::print(stderr, "  {:<22} {}\n", what, value);
+    tell(fmt::format("  {:<22} {}\n", what, value));
   };
-  fmt::print(stderr, "finetune\n");
+  tell("finetune\n");
   const std::string place = setup.device.is_cpu() ? fmt::format("{} thread(s) on the CPU", threads) : "a GPU";
   row("ranks", fmt::format("{} x {}, {}", comm.size(), place, config.runtime.precision));
   row("private records N", fmt::format("{}", plan.num_records));
@@ -556,7 +557,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   }
   const std::int64_t lasting = lasting_bytes_of(config, trained, num_elements(*setup.autoencoder));
   const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, lasting, comm);
-  if (comm.is_root()) fmt::print(stderr, "  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch);
+  if (comm.is_root()) tell(fmt::format("  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch));
   stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) {
     print_measured_cost(config, setup.latents.info(), *setup.network, trained, engine, lasting, comm);

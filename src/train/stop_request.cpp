@@ -74,6 +74,7 @@ void listen_for_stop_signals() {
   somebody_listens = true;
   for (const int signal : kStopSignals) install(signal, on_stop_signal);
   install(SIGUSR2, on_checkpoint_signal);
+  install(SIGPIPE, SIG_IGN);
 }
 
 struct StopRequest::SavedHandlers {

@@ -19,7 +19,8 @@
 namespace dpldm::train {
 
 // From here on the stop signals are noted and end nothing, until a StopRequest looks at them. For the time before there
-// is one: starting MPI takes seconds, and a job may be pre-empted in them.
+// is one: starting MPI takes seconds, and a job may be pre-empted in them. Nor does a message that nobody reads end the
+// program (SIGPIPE): Ctrl-C ends the other end of `| tee log` at once, and a run has a checkpoint to write then.
 void listen_for_stop_signals();
 
 enum class StopDecision : int { kGoOn, kCheckpointAndGoOn, kCheckpointAndStop };

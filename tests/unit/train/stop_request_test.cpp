@@ -1,5 +1,7 @@
 #include "train/stop_request.h"
 
+#include <array>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -7,6 +9,7 @@
 #include <string>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "base/error.h"
 
@@ -117,6 +120,21 @@ TEST_F(StopRequestTest, SignalBeforeThereIsAnObject_IsNotForgotten) {
   StopRequest request;
   EXPECT_EQ(request.agree(*comm_), StopDecision::kCheckpointAndStop);
   EXPECT_EQ(request.reason(), "SIGUSR1");
+}
+
+[[noreturn]] void speak_to_nobody() {
+  listen_for_stop_signals();
+  const StopRequest request;
+  std::array<int, 2> ends{};
+  if (::pipe(ends.data()) != 0) std::_Exit(1);
+  ::close(ends[0]);
+  const bool is_refused = ::write(ends[1], "x", 1) < 0 && errno == EPIPE;
+  std::_Exit(is_refused ? 0 : 1);
+}
+
+TEST_F(StopRequestTest, MessageThatNobodyReads_EndsNothing) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(speak_to_nobody(), testing::ExitedWithCode(0), "");
 }
 
 TEST_F(StopRequestTest, Destructor_PutsEarlierHandlersBack) {
