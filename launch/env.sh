@@ -8,8 +8,12 @@ if [ -n "${DPLDM_SITE:-}" ]; then
     echo "DPLDM_SITE is $DPLDM_SITE, which cannot be read" >&2
     exit 64
   fi
+  # Other people's shell may read what is not set, as in LD_LIBRARY_PATH=/opt/lib:$LD_LIBRARY_PATH.
+  site_options=$-
+  set +u
   # shellcheck source=/dev/null
   source "$DPLDM_SITE"
+  case $site_options in *u*) set -u ;; esac
 fi
 
 # Latent files are only read, and some network file systems fail the lock call.

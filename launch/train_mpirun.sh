@@ -86,7 +86,7 @@ if [ "$dry_run" = yes ]; then
   exit 0
 fi
 [ -x "$program" ] || fail "there is no program $program; launch/bootstrap.sh builds it"
-dpldm_print_provenance "$root" "$program"
+dpldm_print_provenance "$root" "$program" || true # a log that takes nothing stops no run
 
 # mpirun answers SIGTERM and Ctrl-C by killing the ranks after a second, but passes SIGUSR1 on. So it runs in a process group of its own,
 # where the terminal's Ctrl-C and SIGHUP do not reach it, and the first request is translated.
@@ -109,6 +109,8 @@ pass_on() { [ -z "$launcher" ] || kill "-$1" "$launcher" 2>/dev/null || true; }
 trap 'ask_to_stop USR1' USR1 HUP
 trap 'ask_to_stop TERM' TERM INT
 trap 'pass_on USR2' USR2
+# Ctrl-C ends the other end of `| tee log` at once. (Not ignored: the ranks would inherit that.)
+trap : PIPE
 
 set -m
 "${command[@]}" </dev/null &

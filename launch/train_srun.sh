@@ -57,5 +57,5 @@ if [ "$dry_run" = yes ]; then
 fi
 [ -n "${SLURM_JOB_ID:-}" ] || fail "this is not a Slurm allocation; use salloc, a batch script of slurm/, or launch/train_mpirun.sh"
 [ -x "$program" ] || fail "there is no program $program; launch/bootstrap.sh builds it"
-dpldm_print_provenance "$root" "$program"
+dpldm_print_provenance "$root" "$program" || true # a log that takes nothing stops no run
 exec "${command[@]}"

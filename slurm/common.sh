@@ -27,6 +27,9 @@ slurm_supervise() {
 # slurm_steps RUN_DIR: how many steps were done there, by all starts together: metrics.jsonl gets a line for each.
 slurm_steps() { wc -l 2>/dev/null <"$1/metrics.jsonl" || echo 0; }
 
+# slurm_require_number NAME: that variable is not set, or a whole number.
+slurm_require_number() { [[ ${!1:-0} =~ ^[0-9]{1,9}$ ]] || slurm_fail "$1 is '${!1}'; it must be a whole number"; }
+
 # slurm_requeue WHY: puts the job back into the queue, at most DPLDM_MAX_RESTARTS times.
 slurm_requeue() {
   local restarts=${SLURM_RESTART_COUNT:-0} limit=${DPLDM_MAX_RESTARTS:-50}

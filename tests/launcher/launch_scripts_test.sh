@@ -115,6 +115,21 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 PY
   recorded "received USR1"
 }
+# Ctrl-C ends the other end of `| tee log` at once.
+case_mpirun_waits_for_the_checkpoint_when_nobody_reads_its_messages() {
+  STAND_IN_SIGNAL=none code_is 75 python3 - "$STAND_IN_RECORD" launch/train_mpirun.sh --program "$work/program" finetune <<'PY'
+import os, signal, subprocess, sys, time
+record, command = sys.argv[1], sys.argv[2:]
+reader, writer = os.pipe()
+script = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
+os.close(writer)
+while "listening" not in open(record).read(): time.sleep(0.05)
+os.close(reader)
+script.send_signal(signal.SIGINT)
+sys.exit(script.wait())
+PY
+  recorded "received USR1"
+}
 case_mpirun_passes_sigusr1_on() {
   STAND_IN_SIGNAL=USR1 code_is 75 launch/train_mpirun.sh --program "$work/program" finetune
   recorded "received USR1"
@@ -181,6 +196,13 @@ case_site_file_is_read_and_set_values_are_kept() {
   grep -q NCCL_SOCKET_IFNAME=from_site "$work/err" || fail "the site's value is missing"
   grep -q OMP_NUM_THREADS=5 "$work/err" || fail "the user's value was overwritten"
 }
+case_site_file_may_use_what_is_not_set() {
+  # shellcheck disable=SC2016
+  echo 'export LD_LIBRARY_PATH=/opt/hdf5/lib:$LD_LIBRARY_PATH' >"$work/site.env"
+  unset LD_LIBRARY_PATH
+  DPLDM_SITE=$work/site.env code_is 0 launch/train_mpirun.sh --ranks 2 --program "$work/program" finetune
+  recorded LD_LIBRARY_PATH
+}
 case_srun_kills_survivors_and_shows_all_gpus() {
   in_job
   SLURM_GPUS_ON_NODE=4 SLURM_CPUS_PER_TASK=6 code_is 0 launch/train_srun.sh --program "$work/program" finetune --resume
@@ -245,6 +267,31 @@ case_preemptible_requeues_no_more_than_the_cap() {
   not_recorded "scontrol"
   STAND_IN_EXIT=75 SLURM_RESTART_COUNT=1 DPLDM_MAX_RESTARTS=2 code_is 75 batch finetune_preemptible.sbatch
   recorded "scontrol requeue 17"
+}
+case_preemptible_refuses_a_cap_that_is_no_number() {
+  in_job
+  fake_programs
+  local limit
+  for limit in ten -1 1.5 ' ' 5x; do
+    DPLDM_MAX_RESTARTS=$limit STAND_IN_EXIT=75 code_is 64 batch finetune_preemptible.sbatch
+    grep -qF "DPLDM_MAX_RESTARTS is '$limit'" "$work/err" || fail "'$limit' is not named"
+  done
+  not_recorded "=="
+}
+# As into a file on a disk that is full.
+case_a_log_that_takes_nothing_changes_nothing() {
+  in_job
+  fake_programs
+  local script code
+  for script in finetune.sbatch finetune_preemptible.sbatch; do
+    code=0
+    STAND_IN_EXIT=75 batch "$script" >/dev/full 2>&1 || code=$?
+    [ "$code" -eq 75 ] || fail "$script ended with $code"
+  done
+  recorded "scontrol requeue 17"
+  code=0
+  STAND_IN_EXIT=75 launch/train_mpirun.sh --program "$work/program" finetune >/dev/full 2>&1 || code=$?
+  [ "$code" -eq 75 ] || fail "train_mpirun.sh ended with $code"
 }
 case_preemptible_requeues_once_after_a_communication_failure() {
   in_job
