@@ -385,6 +385,8 @@ void run_encode(app::Invocation& invocation) {
     if (tokens.defined()) writer->write_tokens(tokens);
   }
   const Work work = share_work(comm, writer, *options, info.num_records);
+  // A rank's part would be missing that it wrote to an unfinished file of an earlier try on its node's own disk.
+  train::require_same_folder(comm, work.place.path.parent_path());
   data::MomentsWriter moments(work.place, info);
   train::set_context(comm, "encode");
   Encoding(*autoencoder, images, moments, work, *options, comm).run(num_threads, comm);

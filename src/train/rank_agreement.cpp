@@ -1,5 +1,6 @@
 #include "train/rank_agreement.h"
 
+#include <random>
 #include <span>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include <fmt/ranges.h>
 #include <torch/version.h>
 
+#include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "comm/device_communicator.h"
@@ -54,6 +56,30 @@ std::string first_said(comm::Communicator& comm, const std::string& text) {
 
 void throw_on_all_ranks(comm::Communicator& comm, const std::string& failure) {
   if (const std::string first = first_said(comm, failure); !first.empty()) throw IoError(first);
+}
+
+void require_same_folder(comm::Communicator& comm, const std::filesystem::path& folder) {
+  if (comm.size() == 1) return;
+  // A file that cannot be there of itself, nor from an earlier time.
+  std::string name;
+  comm::run_on_root(comm, [&] {
+    std::random_device random;
+    name = fmt::format(".seen-{:08x}{:08x}", random(), random());
+    write_file_atomically(folder / name, "");
+  });
+  name = comm::broadcast_text(comm, name);
+  std::string failure;
+  try {
+    if (!path_exists(folder / name)) {
+      failure = fmt::format("rank {} does not see what rank 0 writes to {}; all ranks must see the same folder",
+                            comm.rank(), folder.string());
+    }
+  } catch (const IoError& error) {
+    failure = error.what();
+  }
+  failure = first_said(comm, failure);
+  comm::run_on_root(comm, [&] { remove_file(folder / name); });
+  if (!failure.empty()) throw IoError(failure);
 }
 
 std::unique_ptr<comm::Communicator> connect_devices(const config::RuntimeConfig& runtime, comm::Communicator& host) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -34,6 +35,10 @@ std::string first_said(comm::Communicator& comm, const std::string& text);
 // Collective. `failure` is what went wrong on this rank, empty when nothing did. When any rank failed, every rank
 // throws IoError with the message of the lowest such rank, so that none goes on alone.
 void throw_on_all_ranks(comm::Communicator& comm, const std::string& failure);
+
+// Collective. Throws IoError on every rank, naming the lowest that sees something else, unless all ranks see the same
+// folder there, and not each one of that name on a disk of its own. Rank 0 must be allowed to write to it.
+void require_same_folder(comm::Communicator& comm, const std::filesystem::path& folder);
 
 // Collective. What the run's ranks talk through: `runtime.backend`. Empty where that is `host` itself (mpi, or auto
 // where not every rank has a device of its own). Throws ConfigError for nccl where it cannot be.

@@ -82,6 +82,18 @@ TEST_F(RankAgreement, FailureOfOneRank_IsEveryRanks) {
             "the disk is full");
 }
 
+TEST_F(RankAgreement, FolderOfOneRanksOwn_StopsAllRanks) {
+  const test::TemporaryDirectory own;
+  const std::filesystem::path shared = comm::broadcast_text(*world_, own.path().string());
+  EXPECT_NO_THROW(require_same_folder(*world_, shared));
+  if (several()) {
+    EXPECT_THAT(message_of<IoError>([&] { require_same_folder(*world_, is_last() ? own.path() : shared); }),
+                HasSubstr(last() + " does not see what rank 0 writes to "));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(shared));
+  world_->barrier();
+}
+
 TEST_F(RankAgreement, BackendMpi_IsTheHostItself) {
   config::RuntimeConfig runtime;
   runtime.backend = "mpi";

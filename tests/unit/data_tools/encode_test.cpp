@@ -206,6 +206,47 @@ TEST_F(Encode, RanksThatSeeOtherCaptionsAnotherTokenizerOrOtherWeights_AreRefuse
                        "other model");
 }
 
+// As on two nodes whose /tmp is a disk of their own: what the first try leaves on one of them is there at the second,
+// when rank 0 is on the other.
+TEST_F(Encode, FolderOfOneRanksOwn_IsRefusedEvenWhereAnUnfinishedFileLies) {
+  for (const char* folder : {"out", "own"}) std::filesystem::create_directory(path(folder));
+  const std::vector<std::string> apart{"unshare", "--mount", "--propagation", "private"};
+  std::vector<std::string> trial = apart;
+  trial.insert(trial.end(), {"mount", "--bind", text("own"), text("out")});
+  if (test::run_process(trial).exit_code != 0) GTEST_SKIP() << "mount namespaces are not allowed here";
+
+  const std::vector<std::string> program{DPLDM_BIN_DIR "/dpldm-data",
+                                         "encode",
+                                         "--model",
+                                         text("model"),
+                                         "--images",
+                                         text("images.h5"),
+                                         "--batch",
+                                         "2",
+                                         "--threads",
+                                         "1",
+                                         "-o",
+                                         text("out/l.h5")};
+  std::vector<std::string> all{"mpirun", "--oversubscribe", "--bind-to", "none", "-np", "1"};
+  all.insert(all.end(), program.begin(), program.end());
+  all.insert(all.end(), {":", "-np", "1"});
+  all.insert(all.end(), apart.begin(), apart.end());
+  all.insert(all.end(),
+             {"sh", "-c", R"(mount --bind "$1" "$2" && shift 2 && exec "$@")", "sh", text("own"), text("out")});
+  all.insert(all.end(), program.begin(), program.end());
+  const auto expect_refused = [&] {
+    const test::ProcessResult result = test::run_process(all);
+    EXPECT_EQ(result.exit_code, 74) << result.err;
+    EXPECT_THAT(result.err, testing::HasSubstr("rank 1 does not see what rank 0 writes to " + text("out")));
+    EXPECT_FALSE(std::filesystem::exists(path("out/l.h5")));
+  };
+  expect_refused();
+  std::filesystem::rename(path("out"), path("own"));
+  EXPECT_FALSE(std::filesystem::is_empty(path("own")));
+  std::filesystem::create_directory(path("out"));
+  expect_refused();
+}
+
 TEST_F(Encode, Captions_BecomeTokensInWhicheverFormTheyCome) {
   write("model/tokenizer/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\ncat\ndog\n,\n");
   write("model/bert/config.json", R"({"max_position_embeddings": 6})");
