@@ -152,6 +152,7 @@ Checkpoint verify_checkpoint(const fs::path& directory) {
                        .num_ranks = manifest.at("num_ranks").get<int>(),
                        .ledger_head = manifest.at("ledger_head").get<std::string>(),
                        .extra = manifest.at("extra")};
+    checkpoint.sha256 = manifest.at("sha256").get<std::string>();
     for (const json& entry : manifest.at("files")) {
       verify_file(directory, entry);
       checkpoint.files.push_back(entry.at("name").get<std::string>());

@@ -50,6 +50,7 @@ struct Checkpoint {
   std::filesystem::path directory;
   CheckpointInfo info;
   std::vector<std::string> files;
+  std::string sha256{};  // of all that the manifest says, the digest of every file among it
 
   // Throws IoError when the checkpoint has no file of that name.
   std::filesystem::path path_of(const std::string& name) const;

@@ -56,20 +56,27 @@ struct RunState::Impl {
 
   // Collective. The newest whole checkpoint that rank 0 finds. Ranks that looked for themselves would not always choose
   // alike: on another node a listing may be out of date, or a read fail. Throws IoError on every rank when any of them
-  // cannot read that one.
+  // cannot read that one, or finds another one of that name, in a folder of its own.
   std::optional<Loaded> load_newest() const {
     std::optional<Checkpoint> checkpoint;
     std::string name;
+    std::string sha256;
     comm::run_on_root(comm, [&] {
       checkpoint = store.newest();
-      if (checkpoint) name = checkpoint->directory.filename().string();
+      if (!checkpoint) return;
+      name = checkpoint->directory.filename().string();
+      sha256 = checkpoint->sha256;
     });
     name = comm::broadcast_text(comm, name);
     if (name.empty()) return std::nullopt;
+    sha256 = comm::broadcast_text(comm, sha256);
     std::optional<Loaded> loaded;
     std::string failure;
     try {
       if (!checkpoint) checkpoint = verify_checkpoint(run_dir / kCheckpoints / name);
+      if (checkpoint->sha256 != sha256) {
+        throw IoError("it is another one of that name; all ranks must see the same run directory");
+      }
       loaded = Loaded{*checkpoint, checkpoint->tensors(kWeights), checkpoint->tensors(kOptimizer)};
     } catch (const IoError& error) {
       failure = fmt::format("rank {} cannot load {}, which rank 0 chose: {}", comm.rank(), name, error.what());

@@ -35,8 +35,8 @@ class RunState {
   ~RunState();
 
   // Collective. Loads the newest whole checkpoint that rank 0 finds into `parameters` and `optimizer` and returns the
-  // number of steps behind it, 0 where there is none. Throws IoError when a rank cannot read it or it does not fit,
-  // ConfigError when it is of another configuration or of other inputs.
+  // number of steps behind it, 0 where there is none. Throws IoError when a rank cannot read it, sees another one of
+  // that name, or it does not fit, ConfigError when it is of another configuration or of other inputs.
   std::int64_t restore(FlatParameters& parameters, Optimizer& optimizer);
 
   // One line of metrics.jsonl, and its numbers for TensorBoard, on rank 0: "step" and what was measured there. Public

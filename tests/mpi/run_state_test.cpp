@@ -145,6 +145,24 @@ TEST_F(RunStateOnRanks, CheckpointThatOneRankCannotRead_IsReadByNone) {
   EXPECT_THAT(message, testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: "));
 }
 
+// As on nodes that have a run directory of that name each, from different starts.
+TEST_F(RunStateOnRanks, AnotherCheckpointOfThatName_IsNotTakenForTheOneThatRankZeroChose) {
+  save_three();
+  {
+    OneRun other(seen_by_others(), {}, *world_);
+    other.become(7);
+    other.state.save(3, other.parameters, other.optimizer);
+  }
+  OneRun run(seen_here(), {}, *world_);
+  std::string message;
+  try {
+    run.state.restore(run.parameters, run.optimizer);
+  } catch (const IoError& error) {
+    message = error.what();
+  }
+  EXPECT_THAT(message, testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: it is another one"));
+}
+
 TEST_F(RunStateOnRanks, LineOfMetricsThatACrashCutShort_IsNotGoneOnWith) {
   if (world_->is_root()) {
     fs::create_directories(seen_by_root());
