@@ -26,9 +26,10 @@ if [ "$NCCL_DEBUG" = INFO ]; then export NCCL_DEBUG_FILE=${NCCL_DEBUG_FILE:-nccl
 
 # When the allocation ends, in seconds since 1970: the program stops with a checkpoint before. Slurm 22.05 does not say so by itself.
 if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_JOB_END_TIME:-}" ]; then
-  end_time=$(squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null || true)
+  # In UTC, which has no hour twice, and not as the user likes times to be shown.
+  end_time=$(TZ=UTC0 SLURM_TIME_FORMAT=standard squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null || true)
   # "N/A" without a time limit.
-  if [[ $end_time == *T* ]] && end_time=$(date -d "$end_time" +%s 2>/dev/null); then export SLURM_JOB_END_TIME=$end_time; fi
+  if [[ $end_time == *T* ]] && end_time=$(date -u -d "$end_time" +%s 2>/dev/null); then export SLURM_JOB_END_TIME=$end_time; fi
 fi
 
 # Network adapters pin memory, and keys are locked into it. Sites that forbid raising the limit have set it themselves.

@@ -381,7 +381,10 @@ case_batch_tells_the_program_when_the_allocation_ends() {
   in_job
   fake_programs
   code_is 0 batch finetune.sbatch
-  grep -q "SLURM_JOB_END_TIME=$(date -d 2030-01-02T03:04:05 +%s)" "$work/err" || fail "the end of the allocation is missing"
+  grep -q "SLURM_JOB_END_TIME=1893553445" "$work/err" || fail "the end of the allocation is missing"
+  # Half past two in the night when it is that twice.
+  TZ=CET-1CEST,M3.5.0,M10.5.0/3 STAND_IN_END=1887841800 SLURM_TIME_FORMAT=relative code_is 0 batch finetune.sbatch
+  grep -q "SLURM_JOB_END_TIME=1887841800" "$work/err" || fail "another end is told to who shows times otherwise"
   SLURM_JOB_END_TIME=1900000000 code_is 0 batch finetune.sbatch
   grep -q "SLURM_JOB_END_TIME=1900000000" "$work/err" || fail "what Slurm said was overwritten"
   STAND_IN_END=N/A code_is 0 batch finetune.sbatch
