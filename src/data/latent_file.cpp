@@ -291,6 +291,8 @@ void MomentsWriter::close() {
   if (!synced || !closed) throw IoError("cannot write " + place_.path.string() + ": " + std::strerror(errno));
 }
 
+bool MomentsWriter::is_at_its_path() const { return names_open_file(place_.path, descriptor_); }
+
 struct LatentFileWriter::Impl {
   Impl(const std::filesystem::path& path, const LatentFileInfo& given, bool has_labels, bool half,
        const std::string& work_key)
@@ -332,6 +334,12 @@ struct LatentFileWriter::Impl {
       spdlog::warn("{} is begun again: {}", temporary->path().string(), damage.what());
       return false;
     }
+  }
+
+  // What has the name would otherwise become the output, whoever is filling it.
+  void require_ours() const {
+    if (moments->is_at_its_path()) return;
+    throw IoError(place.path.string() + " was finished or begun anew by another process");
   }
 
   hdf5::ElementType type() const {
@@ -397,7 +405,8 @@ void LatentFileWriter::commit() {
   Impl& w = *impl_;
   if (w.labels.defined() == w.info.class_names.empty()) throw ConfigError("the labels were not written");
   if (w.tokens.defined() != (w.info.num_tokens > 0)) throw ConfigError("the tokens were not written");
-  w.moments->close();
+  w.require_ours();
+  w.moments->sync();
   hdf5::File file = hdf5::File::open_for_writing(w.temporary->path());
   Sha256 digest;
   // Read back rather than kept: other ranks wrote most of it.
@@ -409,6 +418,8 @@ void LatentFileWriter::commit() {
   }
   file.write_attribute("content_sha256", digest.finish());
   file.close();
+  w.require_ours();
+  w.moments->close();
   w.temporary->commit();
   remove_file(w.place.journal());
 }

@@ -104,6 +104,8 @@ class MomentsWriter {
   void sync() const;
   // Syncs. Before the LatentFileWriter commits, every rank must have returned from this.
   void close();
+  // False when another file has taken the name since, and this one is nobody's any more.
+  bool is_at_its_path() const;
 
  private:
   MomentsPlace place_;
@@ -134,7 +136,8 @@ class LatentFileWriter {
   void write_labels(const at::Tensor& labels);
   // Whole numbers [N, L], each in 0..vocabulary_size-1.
   void write_tokens(const at::Tensor& tokens);
-  // Writes the checksum over the whole content, syncs, renames. Throws IoError; then no file is left.
+  // Writes the checksum over the whole content, syncs, renames. Throws IoError; then no file is left. So it does where
+  // another process has begun the unfinished file anew: then that is its to finish.
   void commit();
 
  private:

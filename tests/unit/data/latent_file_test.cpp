@@ -198,6 +198,29 @@ TEST(LatentFileWriter, UnfinishedFileWithOtherAttributes_IsBegunAgain) {
   EXPECT_FALSE(goes_on(from_elsewhere));
 }
 
+TEST(LatentFileWriter, WhoseUnfinishedFileAnotherBeganAnew_DoesNotCommitThatOne) {
+  const TemporaryDirectory folder;
+  const std::filesystem::path path = folder.path() / "l.h5";
+  const auto fill = [](LatentFileWriter& writer) {
+    writer.write_moments(0, some_moments());
+    writer.write_labels(some_labels());
+    writer.write_tokens(some_tokens());
+  };
+  LatentFileInfo from_elsewhere = small_info();
+  from_elsewhere.source = "synthetic";
+  LatentFileWriter first(path, from_elsewhere, true, false, "key");
+  fill(first);
+  LatentFileWriter second(path, small_info(), true, false, "key");
+  ASSERT_FALSE(second.goes_on());
+  EXPECT_THROW(first.commit(), IoError);
+  EXPECT_FALSE(std::filesystem::exists(path));
+  fill(second);
+  second.commit();
+  const LatentFile file(path);
+  EXPECT_EQ(file.info().source, small_info().source);
+  EXPECT_NO_THROW(file.verify_content());
+}
+
 TEST(LatentFileWriter, WhatDoesNotFitTheAnnouncement_IsRefused) {
   const TemporaryDirectory folder;
   LatentFileWriter writer(folder.path() / "l.h5", small_latents(), true, false);
