@@ -209,6 +209,8 @@ bool PrivacyLedger::was_never_made(const std::filesystem::path& path) {
 PrivacyLedger PrivacyLedger::parse(const std::filesystem::path& path, std::uint64_t* num_whole_bytes) {
   PrivacyLedger ledger;
   LineReader lines(path);
+  // Before the lines: of a ledger that a run is charging it may be older than the last line, but never newer.
+  const std::string head = read_file(head_path(path), kHeadBytes);
   std::string line;
   if (!lines.next(line)) throw IoError(path.string() + " has no header");
   std::size_t number = 1;
@@ -224,8 +226,7 @@ PrivacyLedger PrivacyLedger::parse(const std::filesystem::path& path, std::uint6
     throw IoError(fmt::format("{}, line {}: {}", path.string(), number, error.what()));
   }
 
-  // The head may be older than the last line, after a crash between the two writes; it may not be newer.
-  const std::string head = read_file(head_path(path), kHeadBytes);
+  // So it may be after a crash between the two writes.
   const std::string known = head.size() == kHeadBytes ? head.substr(21, 64) : "";
   if (!ledger.contains_head(known)) {
     throw IoError(fmt::format("{} has {} lines, but {} knows of others: the end was cut off or replaced", path.string(),

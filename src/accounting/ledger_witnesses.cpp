@@ -5,6 +5,7 @@
 #include <fstream>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -28,30 +29,60 @@ std::string text_at(const Json& place, const char* key) {
   return found != place.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
-void require_line(const PrivacyLedger& ledger, const Json& place, const std::string& witness) {
-  const std::string head = text_at(place, "ledger_head");
+// What witnesses saw of a ledger.
+struct Testimony {
+  struct Line {
+    std::string head;
+    std::string witness;
+  };
+  struct Steps {
+    std::int64_t count;
+    std::string witness;
+  };
+  std::vector<Line> lines;
+  std::vector<Steps> steps;
+  Json statement;  // of the model; null where there is none
+};
+
+void require_line(const PrivacyLedger& ledger, const std::string& head, const std::string& witness) {
   if (!head.empty() && !ledger.contains_head(head)) {
     throw IoError(fmt::format("the ledger lacks a line that {} had seen: it was cut off or replaced", witness));
   }
 }
 
-void compare_with_statement(const PrivacyLedger& ledger, const fs::path& run_dir) {
-  const fs::path statement = run_dir / "model" / "dp_metadata.json";
-  if (!path_exists(statement)) return;
-  const Json json = Json::parse(read_file(statement, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) throw IoError(statement.string() + " is not a JSON object");
-  require_line(ledger, json, "the statement in model/");
-  const auto is_private = json.find("private");
-  if (is_private != json.end() && *is_private == true && !ledger.header().is_private) {
+void compare_with_statement(const PrivacyLedger& ledger, const Json& statement) {
+  if (statement.is_null()) return;
+  require_line(ledger, text_at(statement, "ledger_head"), "the statement in model/");
+  const auto is_private = statement.find("private");
+  if (is_private != statement.end() && *is_private == true && !ledger.header().is_private) {
     throw IoError("the statement in model/ claims privacy, but the ledger says NOT PRIVATE");
   }
   // An older statement may say less than a ledger that went on; one that knows the last line may not.
   const double spent = ledger.epsilon();
-  if (ledger.header().is_private && text_at(json, "ledger_head") == ledger.head() && json.contains("epsilon") &&
-      !(json["epsilon"].is_number() && json["epsilon"].get<double>() >= spent * (1 - 1e-6))) {
+  if (ledger.header().is_private && text_at(statement, "ledger_head") == ledger.head() &&
+      statement.contains("epsilon") &&
+      !(statement["epsilon"].is_number() && statement["epsilon"].get<double>() >= spent * (1 - 1e-6))) {
     throw IoError(fmt::format("the statement in model/ claims epsilon {}, but the ledger makes {}",
-                              json["epsilon"].dump(), spent));
+                              statement["epsilon"].dump(), spent));
   }
+}
+
+void compare(const PrivacyLedger& ledger, const Testimony& testimony) {
+  for (const Testimony::Line& line : testimony.lines) require_line(ledger, line.head, line.witness);
+  compare_with_statement(ledger, testimony.statement);
+  for (const Testimony::Steps& steps : testimony.steps) {
+    if (steps.count > ledger.num_steps()) {
+      throw IoError(fmt::format("the ledger has {} steps, but {}: its end was cut off or replaced", ledger.num_steps(),
+                                steps.witness));
+    }
+  }
+}
+
+void hear_statement(const fs::path& run_dir, Testimony& testimony) {
+  const fs::path statement = run_dir / "model" / "dp_metadata.json";
+  if (!path_exists(statement)) return;
+  testimony.statement = Json::parse(read_file(statement, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
+  if (!testimony.statement.is_object()) throw IoError(statement.string() + " is not a JSON object");
 }
 
 // What the manifest says, if that is what was written; an empty object otherwise, with a warning.
@@ -69,7 +100,7 @@ Json whole_manifest(const fs::path& path) {
   return Json::object();
 }
 
-void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
+void hear_checkpoints(const fs::path& run_dir, Testimony& testimony) {
   const fs::path checkpoints = run_dir / "checkpoints";
   const WatchedFileCall watched("reading", checkpoints);
   if (!fs::is_directory(checkpoints)) return;
@@ -87,30 +118,27 @@ void compare_with_checkpoints(const PrivacyLedger& ledger, const fs::path& run_d
     }
     const Json manifest = whole_manifest(path);
     for (const Json& place : {manifest, manifest.value("extra", Json::object())}) {
-      if (place.is_object()) require_line(ledger, place, "checkpoint " + entry.path().filename().string());
+      if (!place.is_object()) continue;
+      testimony.lines.push_back({text_at(place, "ledger_head"), "checkpoint " + entry.path().filename().string()});
     }
   }
 }
 
 // The name says how many steps were charged, also where nothing in it can be read, or it was never finished.
-void compare_with_names_of_checkpoints(const PrivacyLedger& ledger, const fs::path& run_dir) {
+void hear_names_of_checkpoints(const fs::path& run_dir, Testimony& testimony) {
   const fs::path checkpoints = run_dir / "checkpoints";
   const WatchedFileCall watched("listing", checkpoints);
   if (!fs::is_directory(checkpoints)) return;
   for (const auto& entry : fs::directory_iterator(checkpoints)) {
     const std::string name = entry.path().filename().string();
     const auto checkpoint = checkpoint_name_from(name);
-    if (checkpoint && checkpoint->step > ledger.num_steps()) {
-      throw IoError(
-          fmt::format("the ledger has {} steps, but there is a checkpoint {}: its end was cut off or replaced",
-                      ledger.num_steps(), name));
-    }
+    if (checkpoint) testimony.steps.push_back({checkpoint->step, "there is a checkpoint " + name});
   }
 }
 
 // metrics.jsonl gets a step's line when the step has been charged, released and taken, so the ledger has at least as
 // many steps as any of its lines says. The last ones are enough, of which a crash may have cut one short.
-void compare_with_metrics(const PrivacyLedger& ledger, const fs::path& run_dir) {
+void hear_metrics(const fs::path& run_dir, Testimony& testimony) {
   constexpr std::streamoff kTailBytes = 1 << 16;
   const fs::path path = run_dir / "metrics.jsonl";
   if (!path_exists(path)) return;
@@ -123,12 +151,18 @@ void compare_with_metrics(const PrivacyLedger& ledger, const fs::path& run_dir) 
   for (std::string line; std::getline(stream, line);) {
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) continue;
-    if (const auto step = json["step"].get<std::int64_t>(); step > ledger.num_steps()) {
-      throw IoError(
-          fmt::format("the ledger has {} steps, but metrics.jsonl knows of step {}: its end was cut off or replaced",
-                      ledger.num_steps(), step));
-    }
+    const auto step = json["step"].get<std::int64_t>();
+    testimony.steps.push_back({step, fmt::format("metrics.jsonl knows of step {}", step)});
   }
+}
+
+Testimony heard_in(const fs::path& run_dir) {
+  Testimony testimony;
+  hear_checkpoints(run_dir, testimony);
+  hear_statement(run_dir, testimony);
+  hear_names_of_checkpoints(run_dir, testimony);
+  hear_metrics(run_dir, testimony);
+  return testimony;
 }
 
 }  // namespace
@@ -138,11 +172,13 @@ std::string manifest_digest(Json manifest) {
   return sha256_of(manifest.dump());  // json keeps keys sorted, so the text is canonical
 }
 
-void require_nothing_lost(const PrivacyLedger& ledger, const fs::path& run_dir) {
-  compare_with_checkpoints(ledger, run_dir);
-  compare_with_statement(ledger, run_dir);
-  compare_with_names_of_checkpoints(ledger, run_dir);
-  compare_with_metrics(ledger, run_dir);
+void require_nothing_lost(const PrivacyLedger& ledger, const fs::path& run_dir) { compare(ledger, heard_in(run_dir)); }
+
+PrivacyLedger read_with_nothing_lost(const fs::path& path, const fs::path& run_dir) {
+  const Testimony testimony = heard_in(run_dir);
+  PrivacyLedger ledger = PrivacyLedger::read(path);
+  compare(ledger, testimony);
+  return ledger;
 }
 
 }  // namespace dpldm::accounting

@@ -19,7 +19,12 @@ std::string manifest_digest(nlohmann::json manifest);
 // lacks one of these lines, when the statement claims privacy and the ledger none, or when it claims less epsilon for
 // the same line than the ledger makes; or when it has fewer steps than the name of any checkpoint says, whole or not,
 // or than the last lines of metrics.jsonl. A manifest that is missing from a finished checkpoint, cannot be read, or is
-// not what its own digest says, is a witness that says nothing, with a warning.
+// not what its own digest says, is a witness that says nothing, with a warning. The ledger must be one that nobody
+// charges meanwhile: the run's own.
 void require_nothing_lost(const PrivacyLedger& ledger, const std::filesystem::path& run_dir);
+
+// The ledger at `path`, held against `run_dir` in the same way. A run may be charging it: the witnesses are heard
+// before it is read, so what they saw is in it.
+PrivacyLedger read_with_nothing_lost(const std::filesystem::path& path, const std::filesystem::path& run_dir);
 
 }  // namespace dpldm::accounting

@@ -164,9 +164,8 @@ void run_privacy_ledger(int argc, char** argv) {
   const bool json = given.count("json") > 0;
   const bool is_run = std::filesystem::is_directory(path);
   const PrivacyLedger ledger = reporting_failure(json, [&] {
-    PrivacyLedger read = PrivacyLedger::read(is_run ? path / "ledger.jsonl" : path);
-    accounting::require_nothing_lost(read, is_run ? path : path.parent_path());
-    return read;
+    return accounting::read_with_nothing_lost(is_run ? path / "ledger.jsonl" : path,
+                                              is_run ? path : path.parent_path());
   });
   const accounting::LedgerHeader& header = ledger.header();
   if (header.is_private) {

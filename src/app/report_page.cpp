@@ -225,8 +225,7 @@ std::string report_page(const fs::path& run_dir) {
   try {
     std::optional<PrivacyLedger> ledger;
     if (fs::exists(run_dir / "ledger.jsonl")) {
-      ledger = PrivacyLedger::read(run_dir / "ledger.jsonl");
-      accounting::require_nothing_lost(*ledger, run_dir);
+      ledger = accounting::read_with_nothing_lost(run_dir / "ledger.jsonl", run_dir);
       const std::string difference = accounting::weights_beside_the_statement(run_dir / "model");
       if (!difference.empty()) throw IoError(difference + ": what was spent is not about them");
     }

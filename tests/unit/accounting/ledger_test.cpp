@@ -1,17 +1,20 @@
 #include "accounting/ledger.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "accounting/ledger_line.h"
+#include "accounting/ledger_witnesses.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "support/hanging_file.h"
@@ -283,6 +286,31 @@ TEST_F(Ledger, KeyOfEachAttempt_IsKept) {
   EXPECT_EQ(read.entries()[0].key_commitment, "ab");
   EXPECT_EQ(read.entries()[1].key_commitment, "");
   EXPECT_EQ(read.entries()[2].key_commitment, "cd");
+}
+
+// As by `dpldm privacy ledger` on a run that is going on.
+TEST_F(Ledger, ReadWhileARunChargesIt_LacksNothing) {
+  PrivacyLedger ledger = PrivacyLedger::create(path_, small_header());
+  std::atomic<bool> is_done{false};
+  std::thread run([&] {
+    std::ofstream metrics(folder_ / "metrics.jsonl");
+    for (int step = 0; step < 300; ++step) {
+      ledger.charge(step_of(step));
+      metrics << "{\"step\":" << step + 1 << "}\n" << std::flush;
+    }
+    is_done = true;
+  });
+  std::string complaint;
+  while (!is_done && complaint.empty()) {
+    try {
+      read_with_nothing_lost(path_, folder_);
+    } catch (const IoError& error) {
+      complaint = error.what();
+    }
+  }
+  run.join();
+  EXPECT_EQ(complaint, "");
+  EXPECT_EQ(read_with_nothing_lost(path_, folder_).num_steps(), 300);
 }
 
 TEST_F(Ledger, CreateOverAnExistingOne_IsRefused) {
