@@ -43,8 +43,9 @@ source "$root/launch/env.sh"
 program=${program:-$(dpldm_program "$root" dpldm)}
 
 # --kill-on-bad-exit: by default the survivors of a dead rank would wait for it until the time limit.
+# --export=ALL: with `sbatch --export=NONE`, as some sites have it, the ranks would get nothing of what launch/env.sh and modules set.
 # --gpu-bind=none: every rank sees its node's GPUs and takes the one of its local rank; binding one to each task breaks peer-to-peer copies.
-command=(srun "--mpi=${DPLDM_SRUN_MPI:-pmix}" --kill-on-bad-exit=1 "--cpu-bind=${DPLDM_CPU_BIND:-none}")
+command=(srun "--mpi=${DPLDM_SRUN_MPI:-pmix}" --export=ALL --kill-on-bad-exit=1 "--cpu-bind=${DPLDM_CPU_BIND:-none}")
 [ -n "${SLURM_GPUS_ON_NODE:-}" ] && command+=(--gpu-bind=none)
 # Since 22.05 srun no longer inherits this from the allocation by itself.
 [ -n "${SLURM_CPUS_PER_TASK:-}" ] && command+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")

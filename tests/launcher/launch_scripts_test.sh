@@ -208,6 +208,7 @@ case_srun_kills_survivors_and_shows_all_gpus() {
   SLURM_GPUS_ON_NODE=4 SLURM_CPUS_PER_TASK=6 code_is 0 launch/train_srun.sh --program "$work/program" finetune --resume
   recorded "--kill-on-bad-exit=1"
   recorded "--mpi=pmix"
+  recorded "--export=ALL"
   recorded "--gpu-bind=none"
   recorded "--cpus-per-task=6"
   recorded "--resume"
