@@ -116,8 +116,7 @@ void print_rules(const std::vector<dp::TimedLayer>& layers, std::int64_t records
     line.seconds += layer.seconds;
     total += layer.seconds;
   }
-  tell(fmt::format("per-record gradients: rules {}, cost of {} record(s), {}
-", chosen, records, kernels));
+  tell(fmt::format("per-record gradients: rules {}, cost of {} record(s), {}\n", chosen, records, kernels));
   for (const auto& [what, line] : lines) {
     tell(fmt::format("  {:<46} {:>3} layer(s) {:>9.2f} ms\n", what, line.layers, 1e3 * line.seconds));
   }

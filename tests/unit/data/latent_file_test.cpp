@@ -206,18 +206,18 @@ TEST(LatentFileWriter, WhoseUnfinishedFileAnotherBeganAnew_DoesNotCommitThatOne)
     writer.write_labels(some_labels());
     writer.write_tokens(some_tokens());
   };
-  LatentFileInfo from_elsewhere = small_info();
+  LatentFileInfo from_elsewhere = small_latents();
   from_elsewhere.source = "synthetic";
   LatentFileWriter first(path, from_elsewhere, true, false, "key");
   fill(first);
-  LatentFileWriter second(path, small_info(), true, false, "key");
+  LatentFileWriter second(path, small_latents(), true, false, "key");
   ASSERT_FALSE(second.goes_on());
   EXPECT_THROW(first.commit(), IoError);
   EXPECT_FALSE(std::filesystem::exists(path));
   fill(second);
   second.commit();
   const LatentFile file(path);
-  EXPECT_EQ(file.info().source, small_info().source);
+  EXPECT_EQ(file.info().source, small_latents().source);
   EXPECT_NO_THROW(file.verify_content());
 }
 
