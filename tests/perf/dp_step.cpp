@@ -70,10 +70,17 @@ UNetConfig config_of(const std::string& name) {
   return config;
 }
 
+// What starts at zero would keep gradients from all that is before it.
+void draw_weights(torch::nn::Module& network) {
+  const torch::NoGradGuard no_grad;
+  for (at::Tensor& parameter : network.parameters()) parameter.add_(torch::randn_like(parameter), 0.02);
+}
+
 Workload unet(const std::string& name, std::int64_t batch, at::ScalarType dtype) {
   const UNetConfig config = config_of(name);
   const std::int64_t size = name == "cifar10" ? 16 : 7;
   auto network = std::make_shared<UNet>(config);
+  draw_weights(*network);
   const at::Tensor x = torch::randn({batch, config.in_channels, size, size}).to(dtype);
   const at::Tensor t = torch::randint(0, 1000, {batch}, torch::kLong);
   const dpldm::model::Conditioning conditioning{{}, torch::randint(0, 10, {batch}, torch::kLong)};
@@ -102,6 +109,7 @@ Workload transformer(std::int64_t batch, at::ScalarType dtype) {
   options.context_channels = 768;
   options.num_heads = 8;
   auto network = std::make_shared<dpldm::model::Transformer2D>(320, options);
+  draw_weights(*network);
   const at::Tensor x = torch::randn({batch, 320, 32, 32}).to(dtype);
   const at::Tensor context = torch::randn({batch, 77, 768}).to(dtype);
   return {network, [=](std::int64_t records) {
