@@ -208,9 +208,11 @@ bool PrivacyLedger::was_never_made(const std::filesystem::path& path) {
 
 PrivacyLedger PrivacyLedger::parse(const std::filesystem::path& path, std::uint64_t* num_whole_bytes) {
   PrivacyLedger ledger;
-  LineReader lines(path);
-  // Before the lines: of a ledger that a run is charging it may be older than the last line, but never newer.
+  require_regular_file(path);
+  // Before the ledger is opened, which decides what NFS shows of it: where a run is charging it, the head may be older
+  // than the last line, but never newer.
   const std::string head = read_file(head_path(path), kHeadBytes);
+  LineReader lines(path);
   std::string line;
   if (!lines.next(line)) throw IoError(path.string() + " has no header");
   std::size_t number = 1;
