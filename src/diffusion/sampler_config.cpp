@@ -62,7 +62,7 @@ void require_false(const nlohmann::json& json, const char* key) {
   }
 }
 
-// `synonyms`: other words that diffusers' scheduler of this kind takes for `only`.
+// `synonyms`: what the files of other schedulers say there, which diffusers' scheduler of this kind replaces by `only`.
 void require(const nlohmann::json& json, const char* key, const std::string& only,
              const std::vector<std::string>& synonyms = {}) {
   const auto value = value_or<std::string>(json, key, only);
@@ -85,8 +85,9 @@ void refuse_other_variants(SamplerKind kind, const nlohmann::json& json) {
     require(json, "final_sigmas_type", "zero");
   }
   if (kind != SamplerKind::kDpmSolver) return;
-  require(json, "algorithm_type", "dpmsolver++", {"deis"});            // of DEISMultistepScheduler's files
-  require(json, "solver_type", "midpoint", {"logrho", "bh1", "bh2"});  // of those and of UniPCMultistepScheduler's
+  // Of DEISMultistepScheduler's files. diffusers 0.42 replaces it too, and then refuses the word that it has replaced.
+  require(json, "algorithm_type", "dpmsolver++", {"deis"});
+  require(json, "solver_type", "midpoint", {"logrho", "bh1", "bh2"});  // and of UniPCMultistepScheduler's
   require(json, "final_sigmas_type", "zero");
   const auto order = value_or<std::int64_t>(json, "solver_order", 2);
   if (order != 2) throw ConfigError(fmt::format("scheduler_config.json: solver_order is {}; it must be 2", order));

@@ -67,8 +67,8 @@ fs::path network_directory(const fs::path& model, const std::array<const char*, 
     if (*found != model) require_index_agrees(model, found->filename().string());
     return *found;
   }
-  throw ConfigError(fmt::format("{} is not a model: there is neither {} nor {}/{} in it", model.string(), kConfigName,
-                                fmt::join(components, " or "), kConfigName));
+  throw ConfigError(fmt::format("{} is not a model: there is neither a network's {} nor {}/{} in it", model.string(),
+                                kConfigName, fmt::join(components, " or "), kConfigName));
 }
 
 // Where scheduler/ and dp_metadata.json are: beside the network's directory when `model` names that one.

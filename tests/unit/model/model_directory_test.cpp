@@ -69,6 +69,12 @@ TEST_F(ModelDirectory, PipelineAndNetworkDirectoriesAreBothModels) {
   write_model_index(root_);
   test::write_bytes(root_ / "config.json", "{}");
   EXPECT_EQ(weights_sha256(*load_unet(root_)), weights_sha256(*unet_)) << "beside the index of a pipeline";
+  try {
+    load_autoencoder(root_);
+    ADD_FAILURE() << "was accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("neither a network's config.json nor vae or vqvae/config.json"));
+  }
 }
 
 TEST_F(ModelDirectory, ClassTableIsStoredAsTheLinearMapThatDiffusersKnows) {
