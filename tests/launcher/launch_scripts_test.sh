@@ -174,6 +174,10 @@ case_bootstrap_configures_again_for_another_libtorch() {
   DPLDM_LIBTORCH=$work/second code_is 0 "$work/tree/launch/bootstrap.sh"
   recorded "--preset"
   recorded "-DDPLDM_LIBTORCH=$work/second"
+  not_recorded DPLDM_UNITY # there was a build folder, in which somebody may have turned it off
+  rm -r "$work/tree/build"
+  DPLDM_LIBTORCH=$work/second code_is 0 "$work/tree/launch/bootstrap.sh"
+  recorded "-DDPLDM_UNITY=ON"
 }
 case_help_and_dry_run_start_nothing() {
   for script in launch/train_mpirun.sh launch/train_srun.sh; do
