@@ -169,7 +169,8 @@ Schema FinetuneConfig::schema() {
              "Of the fresh class embeddings. Public: it does not touch selection or noise.");
   schema.add("trained.set", trained_set,
              "Which parameters are trained: attention, attention-core, cross-attention, cross-kv, attention@>=N, "
-             "resnets, all; or lora, which trains low-rank pairs beside frozen weights.");
+             "resnets, all, none (but for the next keys); or lora, which trains low-rank pairs beside frozen weights. "
+             "A set that finds nothing in the network is refused.");
   schema.add("trained.include", trained_include, "Regular expression: parameters whose name it finds are trained too.");
   schema.add("trained.exclude", trained_exclude,
              "Regular expression: parameters whose name it finds are never trained.");
