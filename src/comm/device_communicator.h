@@ -17,6 +17,10 @@ int num_visible_devices();
 // otherwise why not, for a person.
 std::string why_no_device_communicator(int local_size);
 
+// Collective, once every rank has a device. Empty when no two ranks of a node would use the same one, which NCCL does
+// not connect; otherwise which two, for a person. It says the same on all ranks.
+std::string why_devices_are_shared(Communicator& host);
+
 // The device that a rank should use: the only one it sees (a launcher that binds one to each task), or that of its
 // local rank. Throws ConfigError when there is none or too few.
 int choose_device(int num_visible_devices, int local_rank, int local_size);

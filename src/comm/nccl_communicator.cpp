@@ -3,11 +3,14 @@
 // The NCCL communicator is non-blocking and everything is polled: NCCL itself waits for ever when a peer is gone, and
 // its asynchronous errors are seen only by who asks. One communicator, one issuing thread, one stream: so all ranks
 // have the same order of collectives.
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
@@ -57,6 +60,18 @@ std::string host_name() {
   return ::gethostname(text, sizeof(text) - 1) == 0 ? text : "an unknown host";
 }
 
+// Collective. What each rank says, in the order of the ranks; 200 characters at most.
+std::vector<std::string> said_by_each(Communicator& host, std::string mine) {
+  constexpr std::size_t kLine = 200;
+  mine.resize(kLine);
+  std::string all(kLine * static_cast<std::size_t>(host.size()), '\0');
+  host.all_gather({mine.data(), kLine, DType::kUInt8, Place::kHost},
+                  {all.data(), all.size(), DType::kUInt8, Place::kHost});
+  std::vector<std::string> lines;
+  for (std::size_t at = 0; at < all.size(); at += kLine) lines.emplace_back(all.substr(at, kLine).c_str());
+  return lines;
+}
+
 int nccl_version() {
   int version = 0;
   ncclGetVersion(&version);
@@ -97,6 +112,9 @@ class NcclCommunicator : public Communicator {
   explicit NcclCommunicator(Communicator& host) : host_(host), deadline_(host.deadline()) {
     require_equal_on_all_ranks(host_, "the NCCL version", std::to_string(nccl_version()));
     const int device = choose_device(num_visible_devices(), host_.local_rank(), host_.local_size());
+    if (const std::string shared = why_devices_are_shared(host_); !shared.empty()) {
+      throw ConfigError("runtime.backend is nccl, but " + shared);
+    }
     prepare_device(device);
     connect(broadcast_unique_id(host_));
     check_health();
@@ -287,15 +305,11 @@ class NcclCommunicator : public Communicator {
 
   // Collective. One line for each rank, by rank 0: what a person looks at first when a link is slow.
   void log_devices(int device) {
-    constexpr std::size_t kLine = 200;
-    std::string mine = fmt::format("rank {} on {}: local rank {}, device {} at {}, NCCL {}", rank(), host_name(),
-                                   local_rank(), device, pci_id_of(device), nccl_version());
-    mine.resize(kLine);
-    std::string all(kLine * static_cast<std::size_t>(size()), '\0');
-    host_.all_gather({mine.data(), kLine, DType::kUInt8, Place::kHost},
-                     {all.data(), all.size(), DType::kUInt8, Place::kHost});
+    const std::vector<std::string> lines =
+        said_by_each(host_, fmt::format("rank {} on {}: local rank {}, device {} at {}, NCCL {}", rank(), host_name(),
+                                        local_rank(), device, pci_id_of(device), nccl_version()));
     if (!is_root()) return;
-    for (std::size_t at = 0; at < all.size(); at += kLine) spdlog::info("{}", all.substr(at, kLine).c_str());
+    for (const std::string& line : lines) spdlog::info("{}", line);
   }
 
   [[noreturn]] void fail(const std::string& why) {
@@ -337,6 +351,20 @@ std::string why_no_device_communicator(int local_size) {
   // One visible device is what a launcher bound to this rank; several are shared out by local rank.
   if (devices == 1 || devices >= local_size) return "";
   return fmt::format("there are {} ranks on this node, but only {} GPUs", local_size, devices);
+}
+
+std::string why_devices_are_shared(Communicator& host) {
+  const int device = choose_device(num_visible_devices(), host.local_rank(), host.local_size());
+  // NCCL tells nodes apart by this variable where it is set.
+  const char* stated = std::getenv("NCCL_HOSTID");
+  const std::string place = fmt::format("{} on {}", pci_id_of(device), stated != nullptr ? stated : host_name());
+  const std::vector<std::string> places = said_by_each(host, place);
+  for (std::size_t second = 1; second < places.size(); ++second) {
+    const auto first = std::find(places.begin(), places.begin() + static_cast<std::ptrdiff_t>(second), places[second]);
+    const auto rank = static_cast<std::size_t>(first - places.begin());
+    if (rank < second) return fmt::format("ranks {} and {} would use the same GPU ({})", rank, second, places[second]);
+  }
+  return "";
 }
 
 std::unique_ptr<Communicator> make_device_communicator(Communicator& host) {

@@ -11,6 +11,7 @@
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "comm/device_communicator.h"
 #include "comm/mpi_world.h"
 #include "data/hdf5_file.h"
@@ -88,6 +89,10 @@ std::unique_ptr<comm::Communicator> connect_devices(const config::RuntimeConfig&
     if (host.size() == 1) return nullptr;
     const bool alone = comm::why_no_device_communicator(host.local_size()).empty();
     if (comm::any_rank(host, !alone)) return nullptr;
+    if (const std::string shared = comm::why_devices_are_shared(host); !shared.empty()) {
+      if (host.is_root()) spdlog::info("ranks exchange host memory: {}", shared);
+      return nullptr;
+    }
   }
   return comm::make_device_communicator(host);
 }

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "fake_nccl.h"
 #include "support/mpi_test.h"
+#include "train/rank_agreement.h"
 
 namespace dpldm::train {
 namespace {
@@ -53,6 +54,14 @@ class ComputeDevice : public testing::Test {
  private:
   std::ostringstream said_;
 };
+
+TEST_F(ComputeDevice, RanksThatWouldUseOneDevice_ExchangeHostMemory) {
+  if (host_->size() == 1) GTEST_SKIP() << "one rank shares with nobody";
+  test::nccl_plan().num_devices = 1;
+  EXPECT_EQ(connect_devices(runtime_, *host_), nullptr);
+  test::nccl_plan().first_bus = host_->rank();  // as a launcher binds them
+  EXPECT_NE(connect_devices(runtime_, *host_), nullptr);
+}
 
 TEST_F(ComputeDevice, DriverThatIsBrokenForOneRank_IsWarnedOfWithTheRank) {
   if (host_->size() == 1) GTEST_SKIP() << "then no rank sees a GPU";

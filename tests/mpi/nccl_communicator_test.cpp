@@ -68,9 +68,19 @@ TEST_F(Nccl, StartUp_ConnectsEveryRankWithTheIdOfRankZeroAndChecksTheLinks) {
 
 TEST_F(Nccl, OneVisibleDevice_IsTheRanksOwn) {
   test::nccl_plan().num_devices = 1;
+  test::nccl_plan().first_bus = host_->rank();
   const auto comm = make_device_communicator(*host_);
   EXPECT_EQ(test::nccl_record().device, 0);
   EXPECT_EQ(why_no_device_communicator(host_->local_size()), "");
+}
+
+TEST_F(Nccl, OneDeviceThatEveryRankSees_IsRefusedByItsName) {
+  test::nccl_plan().num_devices = 1;
+  if (host_->size() == 1) GTEST_SKIP() << "one rank shares with nobody";
+  EXPECT_THAT(why_devices_are_shared(*host_), HasSubstr("ranks 0 and 1 would use the same GPU (0000:00:00.0 on "));
+  EXPECT_THAT(message_of([&] { make_device_communicator(*host_); }),
+              HasSubstr("runtime.backend is nccl, but ranks 0 and 1 would use the same GPU"));
+  EXPECT_EQ(test::nccl_record().device, -1) << "nothing was begun";
 }
 
 TEST_F(Nccl, NoDriver_IsAReasonAndARefusal) {

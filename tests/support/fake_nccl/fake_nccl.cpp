@@ -1,6 +1,7 @@
 #include "fake_nccl.h"
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -82,8 +83,8 @@ cudaError_t cudaSetDevice(int device) {
   the_record.device = device;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int) {
-  std::strncpy(text, "0000:00:00.0", static_cast<std::size_t>(length));
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+  std::snprintf(text, static_cast<std::size_t>(length), "0000:%02x:00.0", dpldm::test::nccl_plan().first_bus + device);
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {

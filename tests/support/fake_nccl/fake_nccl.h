@@ -12,6 +12,7 @@ namespace dpldm::test {
 
 struct NcclPlan {
   int num_devices = 8;
+  int first_bus = 0;  // the PCI bus of this rank's first device
   int version = 22809;
   int polls_until_done = 3;       // of creation, and of each collective
   bool creation_hangs = false;    // stays in progress for ever

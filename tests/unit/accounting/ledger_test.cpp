@@ -578,6 +578,7 @@ TEST(LedgerFile, WhoseOpeningHangs_EndsTheProcess) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const test::HangingFolder folder("hanging_ledger");
   if (!folder.can_hold()) GTEST_SKIP() << "the file system takes no leases";
+  std::ofstream(folder.path() / "ledger.jsonl.head") << "read first";
   EXPECT_EXIT(test::hang_in([&] { PrivacyLedger::read(folder.held_file("ledger.jsonl")); }),
               testing::ExitedWithCode(71), "opening .*/ledger.jsonl has not returned");
 }
