@@ -84,18 +84,28 @@ bool any_rank(Communicator& comm, bool value) {
   return flag != 0;
 }
 
-void require_equal_on_all_ranks(Communicator& comm, const std::string& what, const std::string& text) {
-  // Digests have one length on every rank, which the texts need not have.
-  std::string mine = sha256_of(text);
-  std::string all(mine.size() * static_cast<std::size_t>(comm.size()), '\0');
-  comm.all_gather({mine.data(), mine.size(), DType::kUInt8, Place::kHost},
+std::vector<std::string> gather_texts(Communicator& comm, std::string text, std::size_t max_length) {
+  text.resize(max_length);
+  std::string all(max_length * static_cast<std::size_t>(comm.size()), '\0');
+  comm.all_gather({text.data(), text.size(), DType::kUInt8, Place::kHost},
                   {all.data(), all.size(), DType::kUInt8, Place::kHost});
+  std::vector<std::string> texts;
+  for (std::size_t at = 0; at < all.size(); at += max_length) texts.emplace_back(all.substr(at, max_length).c_str());
+  return texts;
+}
 
+std::vector<int> ranks_that_differ(Communicator& comm, const std::string& digest) {
+  const std::vector<std::string> all = gather_texts(comm, digest, digest.size());
   std::vector<int> different;
   for (int rank = 1; rank < comm.size(); ++rank) {
-    const std::size_t at = mine.size() * static_cast<std::size_t>(rank);
-    if (all.compare(at, mine.size(), all, 0, mine.size()) != 0) different.push_back(rank);
+    if (all[static_cast<std::size_t>(rank)] != all[0]) different.push_back(rank);
   }
+  return different;
+}
+
+void require_equal_on_all_ranks(Communicator& comm, const std::string& what, const std::string& text) {
+  // Digests have one length on every rank, which the texts need not have.
+  const std::vector<int> different = ranks_that_differ(comm, sha256_of(text));
   if (different.empty()) return;
 
   const std::string of_root = broadcast_text(comm, text, 0);

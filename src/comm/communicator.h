@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace dpldm::comm {
 
@@ -101,6 +102,12 @@ std::string broadcast_text(Communicator& comm, const std::string& text, int root
 
 // Collective. True on every rank when it is true on any.
 bool any_rank(Communicator& comm, bool value);
+
+// Collective. The text of each rank, in the order of the ranks, cut off after `max_length` bytes.
+std::vector<std::string> gather_texts(Communicator& comm, std::string text, std::size_t max_length);
+
+// Collective. The ranks whose digest, in hexadecimal, is another than that of rank 0.
+std::vector<int> ranks_that_differ(Communicator& comm, const std::string& digest);
 
 // Collective. Throws ConfigError on every rank unless all ranks gave the same text. The message names `what`, the ranks
 // that differ from rank 0, and the first line that does.

@@ -60,17 +60,7 @@ std::string host_name() {
   return ::gethostname(text, sizeof(text) - 1) == 0 ? text : "an unknown host";
 }
 
-// Collective. What each rank says, in the order of the ranks; 200 characters at most.
-std::vector<std::string> said_by_each(Communicator& host, std::string mine) {
-  constexpr std::size_t kLine = 200;
-  mine.resize(kLine);
-  std::string all(kLine * static_cast<std::size_t>(host.size()), '\0');
-  host.all_gather({mine.data(), kLine, DType::kUInt8, Place::kHost},
-                  {all.data(), all.size(), DType::kUInt8, Place::kHost});
-  std::vector<std::string> lines;
-  for (std::size_t at = 0; at < all.size(); at += kLine) lines.emplace_back(all.substr(at, kLine).c_str());
-  return lines;
-}
+constexpr std::size_t kMaxLine = 200;  // of what a rank says of its device
 
 int nccl_version() {
   int version = 0;
@@ -305,9 +295,9 @@ class NcclCommunicator : public Communicator {
 
   // Collective. One line for each rank, by rank 0: what a person looks at first when a link is slow.
   void log_devices(int device) {
-    const std::vector<std::string> lines =
-        said_by_each(host_, fmt::format("rank {} on {}: local rank {}, device {} at {}, NCCL {}", rank(), host_name(),
-                                        local_rank(), device, pci_id_of(device), nccl_version()));
+    const std::string mine = fmt::format("rank {} on {}: local rank {}, device {} at {}, NCCL {}", rank(), host_name(),
+                                         local_rank(), device, pci_id_of(device), nccl_version());
+    const std::vector<std::string> lines = gather_texts(host_, mine, kMaxLine);
     if (!is_root()) return;
     for (const std::string& line : lines) spdlog::info("{}", line);
   }
@@ -358,11 +348,10 @@ std::string why_devices_are_shared(Communicator& host) {
   // NCCL tells nodes apart by this variable where it is set.
   const char* stated = std::getenv("NCCL_HOSTID");
   const std::string place = fmt::format("{} on {}", pci_id_of(device), stated != nullptr ? stated : host_name());
-  const std::vector<std::string> places = said_by_each(host, place);
-  for (std::size_t second = 1; second < places.size(); ++second) {
-    const auto first = std::find(places.begin(), places.begin() + static_cast<std::ptrdiff_t>(second), places[second]);
-    const auto rank = static_cast<std::size_t>(first - places.begin());
-    if (rank < second) return fmt::format("ranks {} and {} would use the same GPU ({})", rank, second, places[second]);
+  const std::vector<std::string> places = gather_texts(host, place, kMaxLine);
+  for (std::size_t rank = 1; rank < places.size(); ++rank) {
+    const auto first = static_cast<std::size_t>(std::ranges::find(places, places[rank]) - places.begin());
+    if (first < rank) return fmt::format("ranks {} and {} would use the same GPU ({})", first, rank, places[rank]);
   }
   return "";
 }

@@ -7,17 +7,15 @@
 
 #include <fmt/format.h>
 
-#include "base/standard_streams.h"
 #include "base/torch.h"
 #include "model/shape_trace.h"
 #include "train/step_cost.h"
+#include "train/table_row.h"
 #include "train/threads.h"
 #include "train/trial_step.h"
 
 namespace dpldm::train {
 namespace {
-
-void row(const std::string& what, const std::string& value) { tell(fmt::format("  {:<22} {}\n", what, value)); }
 
 std::string in_words(double seconds) {
   if (seconds < 100) return fmt::format("{:.1f} s", seconds);
@@ -32,10 +30,10 @@ void print_cost(const config::FinetuneConfig& config, const StepCost& cost, std:
   const double step = cost.seconds_per_record * static_cast<double>(config.expected_batch_size) / num_ranks;
   const std::int64_t passing = cost.bytes_per_record * micro_batch;
   const std::int64_t bytes = lasting + passing;
-  row("time", fmt::format("about {} for a step, {} for {} steps", in_words(step),
-                          in_words(step * static_cast<double>(config.steps)), config.steps));
-  row("memory", fmt::format("about {:.2f} GiB for each rank, of which {:.2f} for a micro-batch of {}",
-                            static_cast<double>(bytes) / kGiB, static_cast<double>(passing) / kGiB, micro_batch));
+  tell_row("time", fmt::format("about {} for a step, {} for {} steps", in_words(step),
+                               in_words(step * static_cast<double>(config.steps)), config.steps));
+  tell_row("memory", fmt::format("about {:.2f} GiB for each rank, of which {:.2f} for a micro-batch of {}",
+                                 static_cast<double>(bytes) / kGiB, static_cast<double>(passing) / kGiB, micro_batch));
 }
 
 // One record's draws through the network, on shapes.
@@ -97,7 +95,7 @@ void print_measured_cost(const config::FinetuneConfig& config, const data::Laten
   comm.barrier();
   if (!comm.is_root()) return;
   print_cost(config, cost, lasting, engine.micro_batch, comm.size());
-  row("", fmt::format("both measured with {} made-up record(s)", cost.records));
+  tell_row("", fmt::format("both measured with {} made-up record(s)", cost.records));
 }
 
 void print_counted_cost(const config::FinetuneConfig& config, model::UNet& network, model::TrainableSet& trained,
@@ -115,10 +113,10 @@ void print_counted_cost(const config::FinetuneConfig& config, model::UNet& netwo
                       .bytes_per_record = static_cast<std::int64_t>(trace.kept_bytes())};
   print_cost(config, cost, lasting_bytes_of(config, trained, 0),
              std::max<std::int64_t>(config.runtime.micro_batch_size, 1), 1);
-  row("",
-      fmt::format("both counted from shapes, not measured: {:.3g} multiply-adds for a record, on one rank that does "
-                  "{:.3g} in a second",
-                  work, rate));
+  tell_row("", fmt::format(
+                   "both counted from shapes, not measured: {:.3g} multiply-adds for a record, on one rank that does "
+                   "{:.3g} in a second",
+                   work, rate));
 }
 
 }  // namespace dpldm::train

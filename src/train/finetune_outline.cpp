@@ -15,11 +15,10 @@
 #include "train/cost_estimate.h"
 #include "train/engine_setup.h"
 #include "train/privacy_plan.h"
+#include "train/table_row.h"
 
 namespace dpldm::train {
 namespace {
-
-void row(const std::string& what, const std::string& value) { tell(fmt::format("  {:<22} {}\n", what, value)); }
 
 // Shapes without values.
 std::shared_ptr<model::UNet> make_network(const config::PretrainConfig& public_stage,
@@ -73,28 +72,28 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
   model::TrainableSet trained(*network, trainable_options(config));
 
   tell("finetune, outlined without data and without a base model\n");
-  row("private records N", fmt::format("{} (as told)", plan.num_records));
-  row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
-  row("steps T", fmt::format("{}", config.steps));
-  row("clip norm C", fmt::format("{}, {}", config.clip_norm, config.clipping));
-  row("noise multiplier sigma", fmt::format("{:.6g}", plan.noise_multiplier));
-  row("U-Net", fmt::format("{} parameters, {}", in_unet, network->config().class_name()));
+  tell_row("private records N", fmt::format("{} (as told)", plan.num_records));
+  tell_row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
+  tell_row("steps T", fmt::format("{}", config.steps));
+  tell_row("clip norm C", fmt::format("{}, {}", config.clip_norm, config.clipping));
+  tell_row("noise multiplier sigma", fmt::format("{:.6g}", plan.noise_multiplier));
+  tell_row("U-Net", fmt::format("{} parameters, {}", in_unet, network->config().class_name()));
   if (network->text_encoder()) {
-    row("text encoder", fmt::format("{} parameters, {}", elements_of(*network->text_encoder()),
-                                    config.train_conditioner ? "trained" : "frozen"));
+    tell_row("text encoder", fmt::format("{} parameters, {}", elements_of(*network->text_encoder()),
+                                         config.train_conditioner ? "trained" : "frozen"));
   }
-  row("trained parameters",
-      fmt::format(
-          "{} of {} ({:.1f} %), set '{}'", trained.num_elements(), trained.num_network_elements(),
-          100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(trained.num_network_elements()),
-          config.trained_set));
-  row("learning rate", config::learning_rate_text(config.optimizer));
-  row("privacy", plan.is_private ? fmt::format("epsilon {} of at most {}, delta {}, {}, {}",
-                                               accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon,
-                                               accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),
-                                               to_text(plan.accountant))
-                                 : "NOT PRIVATE: " + plan.not_private_because);
-  row("mechanism", mechanism_text(config, trained.num_elements()));
+  tell_row("trained parameters",
+           fmt::format("{} of {} ({:.1f} %), set '{}'", trained.num_elements(), trained.num_network_elements(),
+                       100.0 * static_cast<double>(trained.num_elements()) /
+                           static_cast<double>(trained.num_network_elements()),
+                       config.trained_set));
+  tell_row("learning rate", config::learning_rate_text(config.optimizer));
+  tell_row("privacy", plan.is_private ? fmt::format("epsilon {} of at most {}, delta {}, {}, {}",
+                                                    accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon,
+                                                    accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),
+                                                    to_text(plan.accountant))
+                                      : "NOT PRIVATE: " + plan.not_private_because);
+  tell_row("mechanism", mechanism_text(config, trained.num_elements()));
   print_counted_cost(config, *network, trained, network->text_encoder() ? network->text_encoder()->max_tokens() : 0);
   for (const std::string& warning : warnings_about(plan, config.epsilon)) spdlog::warn("{}", warning);
 }

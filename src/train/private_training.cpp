@@ -50,6 +50,7 @@
 #include "train/rank_agreement.h"
 #include "train/run_state.h"
 #include "train/stop_request.h"
+#include "train/table_row.h"
 #include "train/threads.h"
 
 namespace dpldm::train {
@@ -178,32 +179,29 @@ void print_table(const config::FinetuneConfig& config, const Setup& setup, const
                  const comm::Communicator& comm, int threads) {
   const std::int64_t total = trained.num_network_elements();
   const PrivacyPlan& plan = setup.plan;
-  const auto row = [](const std::string& what, const std::string& value) {
-    tell(fmt::format("  {:<22} {}\n", what, value));
-  };
   tell("finetune\n");
   const std::string place = setup.device.is_cpu() ? fmt::format("{} thread(s) on the CPU", threads) : "a GPU";
-  row("ranks", fmt::format("{} x {}, {}", comm.size(), place, config.runtime.precision));
-  row("private records N", fmt::format("{}", plan.num_records));
-  row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
-  row("steps T", fmt::format("{}", config.steps));
-  row("draws per record K", fmt::format("{}", config.noise_multiplicity));
-  row("clip norm C", fmt::format("{}, {}", config.clip_norm, config.clipping));
-  row("noise multiplier sigma", fmt::format("{:.6g}", plan.noise_multiplier));
-  row("trained parameters",
-      fmt::format("{} of {} ({:.1f} %), set '{}'", trained.num_elements(), total,
-                  100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(total),
-                  trained_set_text(config)));
-  row("learning rate", config::learning_rate_text(config.optimizer));
+  tell_row("ranks", fmt::format("{} x {}, {}", comm.size(), place, config.runtime.precision));
+  tell_row("private records N", fmt::format("{}", plan.num_records));
+  tell_row("expected batch", fmt::format("{} (q = {:.6g}), Poisson", config.expected_batch_size, plan.sampling_rate));
+  tell_row("steps T", fmt::format("{}", config.steps));
+  tell_row("draws per record K", fmt::format("{}", config.noise_multiplicity));
+  tell_row("clip norm C", fmt::format("{}, {}", config.clip_norm, config.clipping));
+  tell_row("noise multiplier sigma", fmt::format("{:.6g}", plan.noise_multiplier));
+  tell_row("trained parameters",
+           fmt::format("{} of {} ({:.1f} %), set '{}'", trained.num_elements(), total,
+                       100.0 * static_cast<double>(trained.num_elements()) / static_cast<double>(total),
+                       trained_set_text(config)));
+  tell_row("learning rate", config::learning_rate_text(config.optimizer));
   if (plan.is_private) {
-    row("privacy",
-        fmt::format("epsilon {} of at most {}, delta {}, {}, {}", accounting::up_to_decimals(plan.planned_epsilon, 4),
-                    config.epsilon, accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),
-                    to_text(plan.accountant)));
+    tell_row("privacy", fmt::format("epsilon {} of at most {}, delta {}, {}, {}",
+                                    accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon,
+                                    accounting::up_to_digits(plan.delta, 3), to_text(plan.neighbouring),
+                                    to_text(plan.accountant)));
   } else {
-    row("privacy", "NOT PRIVATE: " + plan.not_private_because);
+    tell_row("privacy", "NOT PRIVATE: " + plan.not_private_because);
   }
-  row("mechanism", mechanism_text(config, trained.num_elements()));
+  tell_row("mechanism", mechanism_text(config, trained.num_elements()));
 }
 
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const model::TrainableSet& trained) {
@@ -557,7 +555,7 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   }
   const std::int64_t lasting = lasting_bytes_of(config, trained, num_elements(*setup.autoencoder));
   const EngineSetup engine = set_up_engine(config, setup.latents.info(), *setup.network, trained, lasting, comm);
-  if (comm.is_root()) tell(fmt::format("  {:<22} {} record(s) on each rank\n", "micro-batch", engine.micro_batch));
+  if (comm.is_root()) tell_row("micro-batch", fmt::format("{} record(s) on each rank", engine.micro_batch));
   stop.before_first_step(comm, "nothing was written, start it again");
   if (options.dry_run) {
     print_measured_cost(config, setup.latents.info(), *setup.network, trained, engine, lasting, comm);

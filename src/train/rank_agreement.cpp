@@ -32,16 +32,7 @@ void require_same_parameters(comm::Communicator& comm, const at::Tensor& paramet
   Sha256 digest;
   const at::Tensor values = parameters.cpu();
   digest.add(values.const_data_ptr(), values.nbytes());
-  std::string mine = digest.finish();
-  std::string all(mine.size() * static_cast<std::size_t>(comm.size()), '\0');
-  comm.all_gather({mine.data(), mine.size(), comm::DType::kUInt8, comm::Place::kHost},
-                  {all.data(), all.size(), comm::DType::kUInt8, comm::Place::kHost});
-  std::vector<int> different;
-  for (int rank = 1; rank < comm.size(); ++rank) {
-    if (all.compare(mine.size() * static_cast<std::size_t>(rank), mine.size(), all, 0, mine.size()) != 0) {
-      different.push_back(rank);
-    }
-  }
+  const std::vector<int> different = comm::ranks_that_differ(comm, digest.finish());
   if (different.empty()) return;
   throw CommunicationError(
       fmt::format("the parameters {} are not the same on all ranks: rank {} differs from rank 0; memory or transport "

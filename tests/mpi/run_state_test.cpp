@@ -68,6 +68,15 @@ struct OneRun {
   RunState state;
 };
 
+std::string refusal_to_restore(OneRun& run) {
+  try {
+    run.state.restore(run.parameters, run.optimizer);
+    return "";
+  } catch (const IoError& error) {
+    return error.what();
+  }
+}
+
 class RunStateOnRanks : public testing::Test {
  protected:
   // Rank 0's directory, for all: ranks share a file system.
@@ -136,13 +145,7 @@ TEST_F(RunStateOnRanks, CheckpointThatOneRankCannotRead_IsReadByNone) {
   save_three();
   damage(seen_by_others(), "step-00000003");
   OneRun run(seen_here(), {}, *world_);
-  std::string message;
-  try {
-    run.state.restore(run.parameters, run.optimizer);
-  } catch (const IoError& error) {
-    message = error.what();
-  }
-  EXPECT_THAT(message, testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: "));
+  EXPECT_THAT(refusal_to_restore(run), testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: "));
 }
 
 // As on nodes that have a run directory of that name each, from different starts.
@@ -154,13 +157,8 @@ TEST_F(RunStateOnRanks, AnotherCheckpointOfThatName_IsNotTakenForTheOneThatRankZ
     other.state.save(3, other.parameters, other.optimizer);
   }
   OneRun run(seen_here(), {}, *world_);
-  std::string message;
-  try {
-    run.state.restore(run.parameters, run.optimizer);
-  } catch (const IoError& error) {
-    message = error.what();
-  }
-  EXPECT_THAT(message, testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: it is another one"));
+  EXPECT_THAT(refusal_to_restore(run),
+              testing::HasSubstr("rank 1 cannot load step-00000003, which rank 0 chose: it is another one"));
 }
 
 TEST_F(RunStateOnRanks, LineOfMetricsThatACrashCutShort_IsNotGoneOnWith) {
