@@ -15,10 +15,10 @@ function(dpldm_library folder)
 endfunction()
 
 # A file that uses LibTorch costs five seconds whatever it holds: GCC keeps what LibTorch's inline functions need of templates for the end of
-# each file, precompiled or not. Five files as one pay that once.
+# each file, precompiled or not. Eight files as one pay that once.
 function(dpldm_compile_together target)
   if(DPLDM_UNITY)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       target_compile_options(${target} PRIVATE -Wno-stringop-overflow)  # wrong about strings of cxxopts (bug 105651 again)
     endif()
