@@ -86,6 +86,7 @@ void ClippedSum::begin_micro_batch(std::int64_t num_records, std::int64_t multip
   reported_.clear();
   squared_ = at::zeros({num_groups_, num_records + num_padding}, sum_.options().dtype(at::kDouble));
   slack_ = at::zeros_like(squared_);
+  scratch_bytes_ = 0;
   for (auto& [parameter, where] : slots_) where.seen = false;
 }
 
@@ -113,6 +114,7 @@ void ClippedSum::report(const model::TapSite& site, const at::Tensor& activation
   const Rule rule = planned == plan_.end() ? rule_ : planned->second;
   reported_.push_back(
       {site, group, make_layer_gradient(site, activation, output_gradient, statistics, multiplicity_, rule)});
+  scratch_bytes_ = std::max(scratch_bytes_, reported_.back().gradient->scratch_bytes());
   // Now, while the tensors are in the caches.
   at::Tensor squared = squared_.select(0, group);
   at::Tensor slack = slack_.select(0, group);

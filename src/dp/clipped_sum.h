@@ -85,6 +85,9 @@ class ClippedSum : public model::GradientTap {
   // The same as a tensor (double in a test that trains in double).
   const at::Tensor& values() const { return sum_; }
 
+  // Bytes that kernels pack for themselves at a time in a micro-batch like the last one, beside LibTorch's tensors.
+  std::int64_t scratch_bytes() const { return scratch_bytes_; }
+
   // [R] of the last micro-batch: for tests and `probe`, never for a private run's output.
   const at::Tensor& last_norms() const { return last_norms_; }
 
@@ -122,6 +125,7 @@ class ClippedSum : public model::GradientTap {
   std::vector<Reported> reported_;
   at::Tensor squared_;  // [groups, records and padding] fp64: of the layers reported so far
   at::Tensor slack_;
+  std::int64_t scratch_bytes_ = 0;  // the most of one layer
   at::Tensor last_norms_;
 };
 

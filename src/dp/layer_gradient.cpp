@@ -113,6 +113,13 @@ void form_gradients(const at::Tensor& activation, const at::Tensor& output_gradi
   });
 }
 
+// What the kernels of a rule pack at a time for sequences of these shapes.
+std::int64_t scratch_bytes_of(Rule rule, const Sequences& a, const Sequences& g) {
+  if (rule == Rule::kKept) return product_scratch_bytes(a, g);
+  const std::int64_t norms = rule == Rule::kGram ? gram_scratch_bytes(a, g) : product_scratch_bytes(a, g);
+  return std::max(norms, weighted_scratch_bytes(a, g));
+}
+
 // A Linear (or 1x1 convolution) on sequences: activation [R, n, d], output gradient [R, n, p].
 class LinearGradient : public LayerGradient {
  public:
@@ -130,6 +137,7 @@ class LinearGradient : public LayerGradient {
     if (with_weight_ && rule_ == Rule::kKept) {
       weight = at::empty({output_gradient.size(0), output_gradient.size(2), activation.size(2)}, options);
     }
+    if (with_weight_) scratch_bytes_ = scratch_bytes_of(rule_, sequences(activation_), sequences(output_gradient_));
     form_gradients(activation_, output_gradient_, weight, bias);
     kept_ = KeptGradient(weight, bias);
     if (rule_ == Rule::kKept || !with_weight_) forget_inputs();
@@ -173,6 +181,8 @@ class LinearGradient : public LayerGradient {
     });
   }
 
+  std::int64_t scratch_bytes() const override { return scratch_bytes_; }
+
  private:
   // Once the gradient is formed, it is all that is needed.
   void forget_inputs() {
@@ -184,6 +194,7 @@ class LinearGradient : public LayerGradient {
   at::Tensor output_gradient_;
   bool with_weight_;
   Rule rule_;
+  std::int64_t scratch_bytes_ = 0;
   KeptGradient kept_{{}, {}};  // the bias; under kKept the weight too
 };
 
@@ -330,6 +341,13 @@ class ConvGradient : public LayerGradient {
                 : rule;
     const std::int64_t row_bytes = site.groups * patch * positions * activation.element_size();
     chunk_ = std::max<std::int64_t>(1, kChunkBytes / (row_bytes * multiplicity));
+    const Sequences a{.type = element_type(activation),
+                      .num_tokens = multiplicity * positions,
+                      .width = patch,
+                      .on_device = !activation.is_cpu()};
+    Sequences g = a;
+    g.width = site.weight.size(0) / site.groups;
+    scratch_bytes_ = scratch_bytes_of(rule_, a, g);
     if (rule_ == Rule::kKept) keep_gradients();
   }
 
@@ -356,6 +374,8 @@ class ConvGradient : public LayerGradient {
       add_groups(groups, factors.narrow(0, first, count), weight_sum, bias_sum);
     });
   }
+
+  std::int64_t scratch_bytes() const override { return scratch_bytes_; }
 
  private:
   static constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
@@ -439,6 +459,7 @@ class ConvGradient : public LayerGradient {
   std::int64_t num_records_;
   Rule rule_;
   std::int64_t chunk_ = 1;
+  std::int64_t scratch_bytes_ = 0;
   std::vector<KeptGradient> kept_;  // one for each group of channels
 };
 

@@ -42,6 +42,10 @@ class LayerGradient {
   // weight_sum += sum_r factors[r] * weight gradient of r, likewise bias_sum; either is undefined when that parameter
   // is not trained. Records with factor 0 contribute exactly nothing, even where their gradient is not finite.
   virtual void add_weighted_sum(const at::Tensor& factors, at::Tensor& weight_sum, at::Tensor& bias_sum) = 0;
+
+  // Bytes that the kernels pack for themselves at a time, in all threads, at most: a matter of the layer's shape, not
+  // of the number of records. LibTorch sees its own tensors, but not these.
+  virtual std::int64_t scratch_bytes() const { return 0; }
 };
 
 // `multiplicity` draws of a record are adjacent rows. Throws ConfigError for a layer kind or shape without a rule.

@@ -115,6 +115,13 @@ class Scratch {
 
 constexpr std::int64_t kRecordGrain = 1;
 
+// In add_weighted_products each thread has some rows of the product, in whole panels, and as many packed records as
+// half a core's second-level cache holds.
+constexpr std::int64_t kPanel = 16;
+constexpr std::int64_t kCacheBytes = std::int64_t{512} << 10;
+
+std::int64_t panels_of(std::int64_t rows) { return (rows + kPanel - 1) / kPanel; }
+
 // body(first, last) over records, in LibTorch's threads.
 template <class Body>
 void for_records(std::int64_t num_records, const Body& body) {
@@ -159,11 +166,7 @@ void add_weighted_products(const Sequences& a, const Sequences& g, const Real* f
     if (a.on_device) return device::add_weighted_products(a, g, factors, sum);
   }
   const RecordKernels<Real>& k = kernels<Real>(a.type);
-  // Each thread has some rows of the product, in whole panels, and as many packed records as half a core's second-level
-  // cache holds.
-  constexpr std::int64_t kPanel = 16;
-  constexpr std::int64_t kCacheBytes = std::int64_t{512} << 10;
-  at::parallel_for(0, (g.width + kPanel - 1) / kPanel, 1, [&](std::int64_t first, std::int64_t last) {
+  at::parallel_for(0, panels_of(g.width), 1, [&](std::int64_t first, std::int64_t last) {
     const std::int64_t first_row = first * kPanel;
     const std::int64_t last_row = std::min(g.width, last * kPanel);
     const std::int64_t bytes = k.scratch_bytes(a, g, last_row - first_row);
@@ -185,6 +188,30 @@ void form_products(const Sequences& a, const Sequences& g, Real* out) {
     const Scratch scratch(k.scratch_bytes(a, g, g.width));
     k.form_products(a, g, first, last, scratch.get(), out);
   });
+}
+
+std::int64_t product_scratch_bytes(const Sequences& a, const Sequences& g) {
+  if (a.on_device) return 0;
+  std::int64_t bytes = 0;
+  with_kernels(a.type, [&](const auto& k) { bytes = k.scratch_bytes(a, g, g.width); });
+  return at::get_num_threads() * bytes;
+}
+
+std::int64_t gram_scratch_bytes(const Sequences& a, const Sequences& g) {
+  if (a.on_device) return 0;
+  std::int64_t bytes = 0;
+  with_kernels(a.type, [&](const auto& k) { bytes = k.gram_scratch_bytes(a, g); });
+  return at::get_num_threads() * bytes;
+}
+
+std::int64_t weighted_scratch_bytes(const Sequences& a, const Sequences& g) {
+  if (a.on_device) return 0;
+  const std::int64_t panels = panels_of(g.width);
+  const std::int64_t threads = std::min<std::int64_t>(at::get_num_threads(), panels);
+  const std::int64_t rows = std::min(g.width, (panels + threads - 1) / threads * kPanel);
+  std::int64_t bytes = 0;
+  with_kernels(a.type, [&](const auto& k) { bytes = k.scratch_bytes(a, g, rows); });
+  return threads * std::max(bytes, kCacheBytes);
 }
 
 void add_energies(const Sequences& values, double* energies) {

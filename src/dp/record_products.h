@@ -57,6 +57,13 @@ void add_weighted_products(const Sequences& a, const Sequences& g, const Real* f
 template <class Real>
 void form_products(const Sequences& a, const Sequences& g, Real* out);
 
+// Bytes that these pack for themselves beside their arguments, at most: in all of LibTorch's threads together, and
+// whatever the number of records. The type, tokens, widths and place of the two sides are asked, and nothing else. 0 on
+// a device, whose kernels take one gradient of the layer or 8 MiB, and little for each record.
+std::int64_t product_scratch_bytes(const Sequences& a, const Sequences& g);  // add_product_norms, form_products
+std::int64_t gram_scratch_bytes(const Sequences& a, const Sequences& g);
+std::int64_t weighted_scratch_bytes(const Sequences& a, const Sequences& g);
+
 // energies[r] += sum of the squares of record r's values.
 void add_energies(const Sequences& values, double* energies);
 // out [R, width] = sum over tokens.

@@ -91,6 +91,7 @@ void print_measured_cost(const config::FinetuneConfig& config, const data::Laten
   {
     TrialStep trial(config, latents, network, trained, engine.rules);
     cost = measure_step([&](std::int64_t num_records) { trial.run(num_records); }, engine.micro_batch);
+    lasting += trial.scratch_bytes();
   }
   comm.barrier();
   if (!comm.is_root()) return;

@@ -32,15 +32,20 @@ std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::C
   return node_memory_bytes() / 4 * 3 / comm.local_size();
 }
 
+MemoryUse memory_of_micro_batches(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                                  model::UNet& network, model::TrainableSet& trained, const dp::RulePlan& plan) {
+  TrialStep trial(config, latents, network, trained, plan);
+  MemoryUse use = measure_memory([&](std::int64_t num_records) { trial.run(num_records); });
+  use.fixed_bytes += trial.scratch_bytes();
+  return use;
+}
+
 std::int64_t choose_micro_batch(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
                                 model::UNet& network, model::TrainableSet& trained, const dp::RulePlan& plan,
                                 std::int64_t lasting, comm::Communicator& comm) {
   const std::int64_t share = std::max<std::int64_t>(config.expected_batch_size / (4 * comm.size()), 1);
   if (config.runtime.micro_batch_size > 0) return std::min(share, config.runtime.micro_batch_size);
-  MemoryUse use = [&] {
-    TrialStep trial(config, latents, network, trained, plan);
-    return measure_memory([&](std::int64_t num_records) { trial.run(num_records); });
-  }();
+  MemoryUse use = memory_of_micro_batches(config, latents, network, trained, plan);
   use.fixed_bytes += lasting;
   const std::int64_t limit = memory_limit_of(config, comm, network.parameters().front().device());
   std::int64_t size = micro_batch_within(limit, use, std::min(share, kMost));

@@ -26,9 +26,14 @@ std::int64_t micro_batch_within(std::int64_t limit, const MemoryUse& use, std::i
 // the node's shared among its ranks. Bytes.
 std::int64_t memory_limit_of(const config::FinetuneConfig& config, const comm::Communicator& comm, c10::Device device);
 
-// Collective. `runtime.micro_batch_size`, or where that is 0, what fits: measured with one and two made-up records
-// under `plan`, beside `lasting` bytes. At most a quarter of a rank's expected records, since the last micro-batch is
-// half empty on average. Throws ConfigError when one record does not fit a configured limit.
+// What micro-batches take under `plan`: LibTorch's tensors measured with one and two made-up records, and what kernels
+// pack beside them counted from shapes.
+MemoryUse memory_of_micro_batches(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
+                                  model::UNet& network, model::TrainableSet& trained, const dp::RulePlan& plan);
+
+// Collective. `runtime.micro_batch_size`, or where that is 0, what fits beside `lasting` bytes. At most a quarter
+// of a rank's expected records, since the last micro-batch is half empty on average. Throws ConfigError when one record
+// does not fit a configured limit.
 std::int64_t choose_micro_batch(const config::FinetuneConfig& config, const data::LatentFileInfo& latents,
                                 model::UNet& network, model::TrainableSet& trained, const dp::RulePlan& plan,
                                 std::int64_t lasting, comm::Communicator& comm);

@@ -36,6 +36,8 @@ class TrialStep {
 
   // Forward, backward and clipping of one micro-batch.
   void run(std::int64_t num_records);
+  // What the kernels of per-record gradients packed for themselves in the last run, in bytes (ClippedSum).
+  std::int64_t scratch_bytes() const { return clipped_.scratch_bytes(); }
 
  private:
   const config::FinetuneConfig& config_;

@@ -95,6 +95,47 @@ TEST_P(EveryInstructionSet, ProductsNormsAndSumsAgreeWithFp64) {
   }
 }
 
+// Panels of 16 columns, a line of 16 words for each step of the depth.
+TEST(PackedBytes, FollowFromShapesAndThreadsAlone) {
+  const auto side = [](std::int64_t tokens, std::int64_t width, ElementType type) {
+    return Sequences{.type = type, .num_tokens = tokens, .width = width};
+  };
+  struct Packed {
+    std::int64_t product;
+    std::int64_t gram;
+    std::int64_t weighted;
+    bool operator==(const Packed&) const = default;
+  };
+  const auto packed = [](int threads, const Sequences& a, const Sequences& g) {
+    at::set_num_threads(threads);
+    return Packed{product_scratch_bytes(a, g), gram_scratch_bytes(a, g), weighted_scratch_bytes(a, g)};
+  };
+  const int before = at::get_num_threads();
+  ASSERT_TRUE(use_instruction_set("generic"));
+  // Two panels and three, of five steps; one panel of 20 + 40 steps; records enough to fill half a megabyte, for no
+  // more threads than there are panels of rows.
+  const Sequences a = side(5, 20, ElementType::kFloat);
+  const Sequences g = side(5, 40, ElementType::kFloat);
+  EXPECT_EQ(packed(1, a, g), (Packed{1600, 3840, 524288}));
+  EXPECT_EQ(packed(3, a, g), (Packed{4800, 11520, 1572864}));
+  EXPECT_EQ(packed(8, a, g), (Packed{12800, 30720, 1572864}));
+  // A record that is larger than that by itself, of which each thread has all columns and its part of the rows.
+  for (const ElementType type : {ElementType::kFloat, ElementType::kBFloat16}) {
+    const Sequences wide = side(4096, 320, type);
+    const Sequences wider = side(4096, 640, type);
+    EXPECT_EQ(packed(1, wide, wider), (Packed{15728640, 15728640, 15728640}));
+    EXPECT_EQ(packed(2, wide, wider), (Packed{31457280, 31457280, 20971520}));
+    EXPECT_EQ(packed(3, wide, wider), (Packed{47185920, 47185920, 26738688}));
+  }
+  const Sequences in_double = side(5, 20, ElementType::kDouble);
+  EXPECT_EQ(packed(1, in_double, in_double), (Packed{2560, 5120, 524288}));
+  Sequences far = a;
+  far.on_device = true;
+  EXPECT_EQ(packed(1, far, far), (Packed{0, 0, 0}));
+  at::set_num_threads(before);
+  use_instruction_set("");
+}
+
 // The bound of the clip rests on this: what is added is what was measured, also of gradients that cancel, whichever of
 // the packed records of a block it is, and on whichever thread.
 void expect_the_sum_adds_what_was_measured(const at::Tensor& a, const at::Tensor& g, const std::string& what) {

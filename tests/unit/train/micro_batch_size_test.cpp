@@ -8,6 +8,10 @@
 
 #include "base/torch.h"
 #include "dp/layer_gradient.h"
+#include "dp/record_products.h"
+#include "model/trainable_set.h"
+#include "model/unet.h"
+#include "train/trial_step.h"
 
 namespace dpldm::train {
 namespace {
@@ -90,6 +94,98 @@ TEST(MicroBatchSize, KeptGradientsOfAConvolutionTakeLittleAndLetTheirInputsGo) {
     }
     EXPECT_LE((results[0] - results[1]).norm().item<double>(), 1e-5 * results[1].norm().item<double>());
   }
+}
+
+// Kernels that every processor has, in two threads.
+class WhatKernelsPack : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(dp::use_instruction_set("generic"));
+    at::set_num_threads(2);
+  }
+  void TearDown() override {
+    dp::use_instruction_set("");
+    at::set_num_threads(threads_before_);
+  }
+
+ private:
+  int threads_before_ = at::get_num_threads();
+};
+
+std::int64_t packed_bytes(const model::TapSite& site, const at::Tensor& activation, const at::Tensor& output_gradient,
+                          std::int64_t multiplicity, dp::Rule rule) {
+  const at::NoGradGuard no_grad;
+  return dp::make_layer_gradient(site, activation, output_gradient, {}, multiplicity, rule)->scratch_bytes();
+}
+
+TEST_F(WhatKernelsPack, FollowsFromTheRuleAndTheShapeOfALinear) {
+  model::TapSite site;
+  site.name = "linear";
+  site.weight = torch::zeros({160, 64});
+  site.bias = torch::zeros({160});
+  model::TapSite only_bias = site;
+  only_bias.weight.reset();
+  for (const std::int64_t records : {1, 3}) {
+    const at::Tensor a = torch::ones({records, 3000, 64});
+    const at::Tensor g = torch::ones({records, 3000, 160});
+    // 4 and 10 panels of 3,000 steps; 188 panels of 64 + 160 steps.
+    EXPECT_EQ(packed_bytes(site, a, g, 1, dp::Rule::kKept), 2 * 14 * 3000 * 64);
+    EXPECT_EQ(packed_bytes(site, a, g, 1, dp::Rule::kNormOnly), 2 * 14 * 3000 * 64);
+    EXPECT_EQ(packed_bytes(site, a, g, 1, dp::Rule::kGram), 2 * 188 * 224 * 64);
+    EXPECT_EQ(packed_bytes(only_bias, a, g, 1, dp::Rule::kNormOnly), 0);
+  }
+  // Two draws are one sequence.
+  const at::Tensor a = torch::ones({4, 3000, 64});
+  const at::Tensor g = torch::ones({4, 3000, 160});
+  EXPECT_EQ(packed_bytes(site, a, g, 2, dp::Rule::kNormOnly), 2 * 14 * 6000 * 64);
+}
+
+TEST_F(WhatKernelsPack, FollowsFromTheRuleAndThePatchesOfAConvolution) {
+  model::TapSite site;
+  site.name = "conv";
+  site.kind = model::LayerKind::kConv2d;
+  site.padding = 1;
+  site.groups = 2;
+  site.weight = torch::zeros({16, 16, 3, 3});
+  for (const std::int64_t records : {2, 6}) {
+    const at::Tensor a = torch::ones({records, 32, 8, 8});
+    const at::Tensor g = torch::ones({records, 16, 8, 8});
+    // Two draws of 64 positions; patches of 144 values (9 panels) against 8 channels (one).
+    EXPECT_EQ(packed_bytes(site, a, g, 2, dp::Rule::kKept), 2 * 10 * 128 * 64);
+    // The sum's one thread packs records up to half a megabyte.
+    EXPECT_EQ(packed_bytes(site, a, g, 2, dp::Rule::kNormOnly), 512 << 10);
+    EXPECT_EQ(packed_bytes(site, a, g, 2, dp::Rule::kGram), 512 << 10);
+  }
+}
+
+TEST_F(WhatKernelsPack, IsCountedOnceForAllLayersBesideLibTorchsTensors) {
+  model::UNetConfig shape;
+  shape.block_out_channels = {32, 64};
+  shape.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
+  shape.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
+  shape.layers_per_block = {1};
+  shape.norm_num_groups = 8;
+  shape.num_heads = {2};
+  shape.cross_attention_dim = 64;
+  shape.num_classes = 11;
+  model::UNet network(shape);
+  model::TrainableSet trained(network, {});
+  data::LatentFileInfo latents;
+  latents.channels = 4;
+  latents.height = latents.width = 8;
+  const config::FinetuneConfig config;
+  MemoryUse tensors;
+  std::int64_t packed = 0;
+  {
+    TrialStep trial(config, latents, network, trained, {});
+    tensors = measure_memory([&](std::int64_t num_records) { trial.run(num_records); });
+    packed = trial.scratch_bytes();
+  }
+  // The sums of its layers: each of two threads packs records up to half a megabyte.
+  EXPECT_EQ(packed, 1 << 20);
+  const MemoryUse use = memory_of_micro_batches(config, latents, network, trained, {});
+  EXPECT_EQ(use.bytes_per_record, tensors.bytes_per_record);
+  EXPECT_EQ(use.fixed_bytes, tensors.fixed_bytes + packed);
 }
 
 TEST(MicroBatchSize, NodeHasMemory) { EXPECT_GT(node_memory_bytes(), std::int64_t{64} << 20); }
