@@ -56,11 +56,18 @@ struct Result {
   at::Tensor sum;
 };
 
+struct Settings {
+  double clip_norm = 1e-3;
+  Rule rule = Rule::kAutomatic;
+  RulePlan plan{};
+};
+
 Result run(model::UNet& network, model::TrainableSet& trained, const Rows& rows, std::int64_t records,
-           at::ScalarType type) {
+           at::ScalarType type, const Settings& settings = {}) {
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : trained.parameters()) parameters.push_back(parameter.tensor);
-  ClippedSum sum(std::move(parameters), 1e-3);
+  ClippedSum sum(std::move(parameters), settings.clip_norm, settings.rule);
+  sum.use_rules(settings.plan);
   trained.attach(&sum);
   sum.begin_step();
   sum.begin_micro_batch(records, 1, rows.x.size(0) - records);
@@ -93,15 +100,44 @@ TEST(MicroBatch, NeitherPlaceNorNeighboursChangeABitOfARecordsGradient) {
   }
 }
 
+double relative(const at::Tensor& got, const at::Tensor& want) {
+  return ((got - want).norm() / want.norm()).item<double>();
+}
+
 TEST(RuleTimer, FindsARuleForEveryProductAndTheSumStaysTheSame) {
   torch::manual_seed(2);
   const auto network = make_network();
   model::TrainableSet trained(*network, {});
   const Rows rows = make_rows(3);
+  const auto run_with = [&](const Settings& settings) { return run(*network, trained, rows, 3, at::kFloat, settings); };
+  const Result before = run_with({.rule = Rule::kKept});
+  const double clips_all = 0.5 * before.norms.min().item<double>();
+  const double clips_none = 2 * before.norms.max().item<double>();
+  const Result clipped_before = run_with({.clip_norm = clips_all, .rule = Rule::kKept});
   RuleTimer timer(1);
+  torch::manual_seed(3);
+  const at::Tensor next_draw = torch::rand({4});
+  torch::manual_seed(3);
   trained.attach(&timer);
   network->forward(rows.x, rows.t, {{}, rows.labels}).pow(2).sum().backward();
   trained.detach();
+  // Nothing is left of it: no draw taken, no gradient, no tap, no parameter changed.
+  EXPECT_TRUE(torch::rand({4}).equal(next_draw));
+  for (const auto& parameter : network->named_parameters()) {
+    EXPECT_FALSE(parameter.value().grad().defined()) << parameter.key();
+  }
+  const std::size_t num_timed = timer.layers().size();
+  EXPECT_TRUE(run_with({.clip_norm = clips_all, .rule = Rule::kKept}).sum.equal(clipped_before.sum));
+  EXPECT_EQ(timer.layers().size(), num_timed);
+  for (const double clip_norm : {clips_all, clips_none}) {
+    const Result timed = run_with({.clip_norm = clip_norm, .plan = timer.plan()});
+    for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
+      const Result forced = run_with({.clip_norm = clip_norm, .rule = rule});
+      EXPECT_LE(relative(timed.norms, forced.norms), 1e-5) << to_text(rule);
+      // The clip makes room for the rounding of norms from token pairs (gram_slack): factors are a little smaller.
+      EXPECT_LE(relative(timed.sum, forced.sum), clip_norm == clips_all ? 1e-3 : 1e-4) << to_text(rule);
+    }
+  }
   std::set<std::string> products;
   for (const auto& parameter : trained.parameters()) {
     if (parameter.is_weight && parameter.tensor.dim() > 1 && parameter.name != "encoder_hid_proj.weight") {
@@ -113,6 +149,25 @@ TEST(RuleTimer, FindsARuleForEveryProductAndTheSumStaysTheSame) {
   planned.erase("encoder_hid_proj");
   EXPECT_EQ(planned, products);
   EXPECT_EQ(rule_plan_from(to_text(timer.plan())), timer.plan());
+}
+
+TEST(RuleTimer, NeitherKeepsNorChangesWhatLayersReport) {
+  torch::manual_seed(4);
+  const model::TapSite site{
+      .name = "layer", .kind = model::LayerKind::kLinear, .weight = torch::randn({40, 24}), .bias = torch::randn({40})};
+  const at::Tensor activation = torch::randn({6, 7, 24});
+  const at::Tensor output_gradient = torch::randn({6, 7, 40});
+  const std::vector<at::Tensor> tensors{site.weight, site.bias, activation, output_gradient};
+  std::vector<at::Tensor> copies;
+  for (const at::Tensor& tensor : tensors) copies.push_back(tensor.clone());
+  RuleTimer timer(2);
+  timer.report(site, activation, output_gradient, {});
+  ASSERT_EQ(timer.layers().size(), 1U);
+  EXPECT_EQ(timer.layers().front().num_tokens, 14);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT_TRUE(tensors[i].equal(copies[i])) << i;
+    EXPECT_EQ(tensors[i].use_count(), 2U) << i;  // here and in the list
+  }
 }
 
 // What the start-up table shows: every trained layer, with the rule that it will follow and what that costs.
