@@ -3,10 +3,11 @@
 
 Network, weights, batch, trained set and precision are the same (losses and numbers of trained elements are compared); each side's ordinary step is measured
 too. Each side is a process of its own, and its time the median of the rounds; with --clock cpu they are the process's own seconds, which a busy machine disturbs
-less. A machine changes its speed within a minute, so the sides take turns --repeats times, and what counts is the median over the turns of each turn's ratio.
+less. A machine changes its speed within a minute, so the sides take turns --repeats times, every second turn in the opposite order. What counts is the median over
+the turns of each turn's ratio; the least and the most stand beside it.
 
   python tests/perf/compare_opacus.py [--network quickstart|cifar10] [--batch 32] [--threads 1] [--precision fp32|bf16]
-                                      [--rounds 7] [--repeats 1] [--clock wall|cpu] [--binary build/tests/perf_dp_step]
+                                      [--rounds 7] [--repeats 5] [--clock wall|cpu] [--binary build/tests/perf_dp_step]
 
 Needs torch 2.11, diffusers 0.42, opacus 1.6. Prints one JSON object.
 """
@@ -172,7 +173,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--binary", default="build/tests/perf_dp_step")
     parser.add_argument("--given", type=Path, help=argparse.SUPPRESS)
@@ -192,7 +193,9 @@ SIDES = ("python ordinary", "dpldm ordinary", "python hooks", "dpldm private", "
 def run_side(side, args, settings, environment):
     program, mode = side.split()
     command = [sys.executable, __file__, f"--mode={mode}"] if program == "python" else [args.binary, f"--only={mode}", "--json"]
-    run = subprocess.run(command + settings, env=environment, check=True, capture_output=True, text=True)
+    run = subprocess.run(command + settings, env=environment, capture_output=True, text=True)
+    if run.returncode != 0:
+        sys.exit(f"{side} ended with {run.returncode}:\n{run.stderr}")
     result = json.loads(run.stdout if program == "dpldm" else run.stdout.splitlines()[-1])
     if program == "python":
         return result
@@ -219,7 +222,12 @@ def ratios(turn):
         "private over the better Opacus mode": rate_of["dpldm private"] / max(rate_of["python hooks"], rate_of["python ghost"]),
         "ordinary over Python's ordinary": rate_of["dpldm ordinary"] / rate_of["python ordinary"],
         "time of a private step over an ordinary one": rate_of["dpldm ordinary"] / rate_of["dpldm private"],
+        "peak of private steps over ordinary ones": turn["dpldm private"]["peak_megabytes"] / turn["dpldm ordinary"]["peak_megabytes"],
     }
+
+
+def over_turns(values):
+    return {"median": statistics.median(values), "least": min(values), "most": max(values), "each": [round(value, 3) for value in values]}
 
 
 def compare(args, folder):
@@ -235,8 +243,7 @@ def compare(args, folder):
     for side in SIDES:
         result[side] = {key: statistics.median(turn[side][key] for turn in turns) for key in turns[0][side]}
     for name in ratios(turns[0]):
-        each = [ratios(turn)[name] for turn in turns]
-        result[name] = {"median": statistics.median(each), "each": [round(ratio, 3) for ratio in each]}
+        result[name] = over_turns([ratios(turn)[name] for turn in turns])
     print(json.dumps(result, indent=1))
 
 
