@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import subprocess
+import sys
 
 SETS = ("attention", "attention-core")
 RECORDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -21,7 +22,10 @@ RECORDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 def run(args, network, batch, **options):
     settings = {"network": network, "batch": batch, "precision": args.precision, "clock": args.clock, **options}
     command = [args.binary, "--json", *(f"--{key}={value}" for key, value in settings.items())]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    return json.loads(done.stdout)
 
 
 def rounds_for(network, batch):
