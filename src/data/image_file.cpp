@@ -16,9 +16,9 @@
 namespace dpldm::data {
 namespace {
 
-constexpr const char* kFormat = "dpldm-images";
-constexpr std::int64_t kVersion = 1;
-constexpr std::int64_t kMaxSide = 1 << 14;
+constexpr const char* kImageFormat = "dpldm-images";
+constexpr std::int64_t kImageVersion = 1;
+constexpr std::int64_t kMaxImageSide = 1 << 14;
 
 std::vector<std::int64_t> images_shape(const ImageFileInfo& info) {
   return {info.num_records, info.channels, info.height, info.width};
@@ -29,12 +29,12 @@ void check_geometry(const ImageFileInfo& info) {
   if (info.channels != 1 && info.channels != 3) {
     throw IoError(fmt::format("channels is {}; 1 (grey) or 3 (RGB) are allowed", info.channels));
   }
-  require_between("height", info.height, 1, kMaxSide);
-  require_between("width", info.width, 1, kMaxSide);
+  require_between("height", info.height, 1, kMaxImageSide);
+  require_between("width", info.width, 1, kMaxImageSide);
 }
 
-ImageFileInfo read_info(const hdf5::File& file) {
-  require_format(file, kFormat, kVersion);
+ImageFileInfo read_image_info(const hdf5::File& file) {
+  require_format(file, kImageFormat, kImageVersion);
   ImageFileInfo info;
   info.visibility = read_visibility(file);
   info.num_records = file.read_integer_attribute("num_records");
@@ -72,7 +72,7 @@ struct ImageFile::Impl {
   explicit Impl(const std::filesystem::path& path)
       : file(hdf5::File::open_read_only(path)),
         watched(path, file.descriptor()),
-        info(read_info(file)),
+        info(read_image_info(file)),
         images(file.open_dataset("images")) {
     images.require(hdf5::ElementType::kUInt8, images_shape(info));
     labels = open_labels(file, info.num_records, info.class_names);
@@ -200,7 +200,7 @@ void ImageFileWriter::commit() {
     w.file.write_texts("captions", w.captions);
     add_captions(digest, w.captions);
   }
-  write_format(w.file, kFormat, kVersion);
+  write_format(w.file, kImageFormat, kImageVersion);
   w.file.write_attribute("visibility", to_text(w.info.visibility));
   w.file.write_attribute("num_records", w.info.num_records);
   w.file.write_attribute("channels", w.info.channels);

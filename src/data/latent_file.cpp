@@ -25,8 +25,8 @@
 namespace dpldm::data {
 namespace {
 
-constexpr const char* kFormat = "dpldm-latents";
-constexpr std::int64_t kVersion = 1;
+constexpr const char* kLatentFormat = "dpldm-latents";
+constexpr std::int64_t kLatentVersion = 1;
 
 std::vector<std::int64_t> moments_shape(const LatentFileInfo& info) {
   return {info.num_records, info.num_variants, 2 * info.channels, info.height, info.width};
@@ -57,7 +57,7 @@ void check_info(const LatentFileInfo& info) {
 
 // Of a file that was begun: all but the checksum, which a finished one has.
 LatentFileInfo read_info_without_checksum(const hdf5::File& file) {
-  require_format(file, kFormat, kVersion);
+  require_format(file, kLatentFormat, kLatentVersion);
   LatentFileInfo info;
   info.visibility = read_visibility(file);
   info.num_records = file.read_integer_attribute("num_records");
@@ -87,14 +87,14 @@ LatentFileInfo read_info_without_checksum(const hdf5::File& file) {
   return info;
 }
 
-LatentFileInfo read_info(const hdf5::File& file) {
+LatentFileInfo read_latent_info(const hdf5::File& file) {
   LatentFileInfo info = read_info_without_checksum(file);
   info.content_sha256 = file.read_text_attribute("content_sha256");
   return info;
 }
 
 void write_info(hdf5::File& file, const LatentFileInfo& info) {
-  write_format(file, kFormat, kVersion);
+  write_format(file, kLatentFormat, kLatentVersion);
   file.write_attribute("visibility", to_text(info.visibility));
   file.write_attribute("num_records", info.num_records);
   file.write_attribute("num_variants", info.num_variants);
@@ -135,7 +135,7 @@ struct LatentFile::Impl {
   explicit Impl(const std::filesystem::path& path)
       : file(hdf5::File::open_read_only(path)),
         watched(path, file.descriptor()),
-        info(read_info(file)),
+        info(read_latent_info(file)),
         moments(file.open_dataset("moments")) {
     const bool half = moments.type() == hdf5::ElementType::kFloat16;
     moments.require(half ? hdf5::ElementType::kFloat16 : hdf5::ElementType::kFloat32, moments_shape(info));

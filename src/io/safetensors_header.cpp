@@ -17,8 +17,8 @@ namespace dpldm::io {
 namespace {
 
 constexpr std::size_t kMaxTensors = 1'000'000;
-constexpr std::size_t kMaxNameBytes = 1024;
-constexpr std::size_t kMaxAxes = 16;
+constexpr std::size_t kMaxTensorNameBytes = 1024;
+constexpr std::size_t kMaxTensorAxes = 16;
 
 // Types that the format has and this program does not read: named, so that the message can say which.
 constexpr std::array<std::string_view, 14> kUnsupportedTypes{
@@ -75,8 +75,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     if (depth_ == 1) {
       if (!names_.insert(text).second) refuse(fmt::format("the name '{}' twice", text));
       if (names_.size() > kMaxTensors) refuse(fmt::format("more than {} tensors", kMaxTensors));
-      if (text.empty() || text.size() > kMaxNameBytes) {
-        refuse(fmt::format("a name of {} bytes; 1 to {} are allowed", text.size(), kMaxNameBytes));
+      if (text.empty() || text.size() > kMaxTensorNameBytes) {
+        refuse(fmt::format("a name of {} bytes; 1 to {} are allowed", text.size(), kMaxTensorNameBytes));
       }
       name_ = text;
       return true;
@@ -103,7 +103,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   }
   bool number_unsigned(std::uint64_t value) override {
     if (!in_array_) refuse("a number in " + place());
-    if (numbers_.size() >= kMaxAxes) refuse(fmt::format("more than {} numbers in {}", kMaxAxes, place()));
+    if (numbers_.size() >= kMaxTensorAxes) refuse(fmt::format("more than {} numbers in {}", kMaxTensorAxes, place()));
     numbers_.push_back(value);
     return true;
   }

@@ -12,12 +12,12 @@
 namespace dpldm::model {
 namespace {
 
-constexpr const char* kClass = "CLIPTextModel";
+constexpr const char* kClipClass = "CLIPTextModel";
 
 }  // namespace
 
 ClipTextConfig ClipTextConfig::from_json(const nlohmann::json& json) {
-  ConfigReader reader(json, kClass);
+  ConfigReader reader(json, kClipClass);
   ClipTextConfig config;
   config.vocab_size = reader.positive("vocab_size", config.vocab_size);
   config.hidden_size = reader.positive("hidden_size", config.hidden_size);
@@ -31,7 +31,7 @@ ClipTextConfig ClipTextConfig::from_json(const nlohmann::json& json) {
   config.bos_token_id = reader.get("bos_token_id", config.bos_token_id);
   config.eos_token_id = reader.get("eos_token_id", config.eos_token_id);
   config.pad_token_id = reader.get("pad_token_id", config.pad_token_id);
-  reader.expect("architectures", {nlohmann::json::array({kClass}), nlohmann::json::array({"CLIPModel"})});
+  reader.expect("architectures", {nlohmann::json::array({kClipClass}), nlohmann::json::array({"CLIPModel"})});
   reader.expect("model_type", {"clip_text_model"});
   for (const char* key :
        {"attention_dropout", "dropout", "dtype", "torch_dtype", "initializer_factor", "initializer_range",
@@ -43,7 +43,7 @@ ClipTextConfig ClipTextConfig::from_json(const nlohmann::json& json) {
 }
 
 nlohmann::json ClipTextConfig::to_json() const {
-  return {{"architectures", {kClass}},
+  return {{"architectures", {kClipClass}},
           {"model_type", "clip_text_model"},
           {"vocab_size", vocab_size},
           {"hidden_size", hidden_size},

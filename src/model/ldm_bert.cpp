@@ -11,12 +11,12 @@
 namespace dpldm::model {
 namespace {
 
-constexpr const char* kClass = "LDMBertModel";
+constexpr const char* kBertClass = "LDMBertModel";
 
 }  // namespace
 
 LdmBertConfig LdmBertConfig::from_json(const nlohmann::json& json) {
-  ConfigReader reader(json, kClass);
+  ConfigReader reader(json, kBertClass);
   LdmBertConfig config;
   config.vocab_size = reader.positive("vocab_size", config.vocab_size);
   config.max_position_embeddings = reader.positive("max_position_embeddings", config.max_position_embeddings);
@@ -27,7 +27,7 @@ LdmBertConfig LdmBertConfig::from_json(const nlohmann::json& json) {
   config.d_model = reader.positive("d_model", config.d_model);
   config.pad_token_id = reader.get("pad_token_id", config.pad_token_id);
   reader.expect("activation_function", {"gelu"});
-  reader.expect("architectures", {nlohmann::json::array({kClass})});
+  reader.expect("architectures", {nlohmann::json::array({kBertClass})});
   reader.expect("model_type", {"ldmbert"});
   // diffusers' model does not look at scale_embedding either.
   for (const char* key :
@@ -40,7 +40,7 @@ LdmBertConfig LdmBertConfig::from_json(const nlohmann::json& json) {
 }
 
 nlohmann::json LdmBertConfig::to_json() const {
-  return {{"architectures", {kClass}},
+  return {{"architectures", {kBertClass}},
           {"model_type", "ldmbert"},
           {"vocab_size", vocab_size},
           {"max_position_embeddings", max_position_embeddings},

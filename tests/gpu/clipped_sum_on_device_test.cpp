@@ -13,6 +13,7 @@
 #include "dp/gaussian_mechanism.h"
 #include "dp/keys.h"
 #include "model/layers.h"
+#include "support/relative_error.h"
 #include "support/temporary_directory.h"
 
 namespace dpldm::dp {
@@ -92,10 +93,6 @@ Result clipped_on(const at::Device& device, const at::Tensor& x, const at::Tenso
   return {sum.values().cpu().clone(), sum.last_norms().cpu().clone()};
 }
 
-double relative(const at::Tensor& got, const at::Tensor& want) {
-  return ((got - want).norm() / want.norm()).item<double>();
-}
-
 class ClippedSumOnDevice : public testing::Test {
  protected:
   void SetUp() override {
@@ -117,8 +114,8 @@ TEST_F(ClippedSumOnDevice, NormsAndSumAreThoseOfTheCpuForEveryRuleAndClipping) {
       const Clipping clipping{.kind = kind, .clip_norm = 0.05, .group = {}};
       const Result host = clipped_on(at::kCPU, x_, ids_, clipping, rule);
       const Result device = clipped_on(at::kCUDA, x_, ids_, clipping, rule);
-      EXPECT_LE(relative(device.norms, host.norms), 1e-4) << to_text(rule);
-      EXPECT_LE(relative(device.sum, host.sum), 1e-4) << to_text(rule);
+      EXPECT_LE(test::relative_error(device.norms, host.norms), 1e-4) << to_text(rule);
+      EXPECT_LE(test::relative_error(device.sum, host.sum), 1e-4) << to_text(rule);
     }
   }
 }

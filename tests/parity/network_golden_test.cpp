@@ -14,6 +14,7 @@
 #include "diffusion/sampler.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
+#include "support/relative_error.h"
 
 namespace dpldm::model {
 namespace {
@@ -28,10 +29,6 @@ std::map<std::string, at::Tensor> golden_of(const fs::path& directory) {
   std::map<std::string, at::Tensor> tensors;
   for (auto& [name, tensor] : io::read_safetensors(directory / "golden.safetensors")) tensors.emplace(name, tensor);
   return tensors;
-}
-
-double relative_error(const at::Tensor& value, const at::Tensor& reference) {
-  return ((value - reference).norm() / reference.norm()).item<double>();
 }
 
 // The gradients that files would hold: under their names and in their shapes.
@@ -52,7 +49,7 @@ void expect_gradients(torch::nn::Module& network, const std::map<std::string, at
     }
     ASSERT_TRUE(stored.defined()) << parameter.key();
     const bool transposed = parameter.key() == "encoder_hid_proj.weight" && stored.sizes() != reference->second.sizes();
-    EXPECT_LT(relative_error(transposed ? stored.t() : stored, reference->second), kGradientTolerance)
+    EXPECT_LT(test::relative_error(transposed ? stored.t() : stored, reference->second), kGradientTolerance)
         << parameter.key();
     ++compared;
   }
@@ -81,7 +78,7 @@ TEST_P(UNetGolden, ForwardAndGradientsAreThoseOfDiffusers) {
   expect_same_keys(*unet, directory);
   const at::Tensor output =
       unet->forward(golden["sample"], golden["timestep"], {golden["encoder_hidden_states"], golden["class_labels"]});
-  EXPECT_LT(relative_error(output, golden["output"]), kOutputTolerance);
+  EXPECT_LT(test::relative_error(output, golden["output"]), kOutputTolerance);
   (output - golden["target"]).square().mean({1, 2, 3}).sum().backward();
   expect_gradients(*unet, golden);
 }
@@ -115,10 +112,10 @@ TEST_P(AutoencoderGolden, MomentsDecodingAndGradientsAreThoseOfDiffusers) {
   const auto autoencoder = load_autoencoder(directory);
   expect_same_keys(*autoencoder, directory);
   const at::Tensor moments = autoencoder->encode(golden["images"]);
-  EXPECT_LT(relative_error(moments, golden["moments"]), kOutputTolerance);
+  EXPECT_LT(test::relative_error(moments, golden["moments"]), kOutputTolerance);
   const auto parts = moments.chunk(2, 1);
   const at::Tensor decoded = autoencoder->decode(parts[0]);
-  EXPECT_LT(relative_error(decoded, golden["decoded"]), kOutputTolerance);
+  EXPECT_LT(test::relative_error(decoded, golden["decoded"]), kOutputTolerance);
   ((decoded - golden["images"]).square().mean() + parts[1].mean()).backward();
   expect_gradients(*autoencoder, golden);
 }
@@ -135,7 +132,7 @@ TEST_P(TextEncoderGolden, ContextAndGradientsAreThoseOfTransformers) {
   const auto encoder = load_text_encoder(directory);
   expect_same_keys(*encoder, directory, encoder->component() == "text_encoder" ? "text_model." : "");
   const at::Tensor output = encoder->forward(golden["ids"], at::kFloat);
-  EXPECT_LT(relative_error(output, golden["output"]), kOutputTolerance);
+  EXPECT_LT(test::relative_error(output, golden["output"]), kOutputTolerance);
   (output - golden["target"]).square().mean().backward();
   expect_gradients(*encoder, golden);
 }
@@ -176,7 +173,8 @@ TEST_P(SamplingGolden, FiftyStepsOfDdimEndWhereDiffusersEnds) {
   const diffusion::NoiseSource noise = [&](at::Tensor& into, std::int64_t step) {
     into.copy_(golden["step_noise"][step]);
   };
-  EXPECT_LT(relative_error(sampler.sample(golden["noise"], denoiser, noise), golden["output"]), kSamplingTolerance);
+  EXPECT_LT(test::relative_error(sampler.sample(golden["noise"], denoiser, noise), golden["output"]),
+            kSamplingTolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, SamplingGolden, testing::Values("ddim", "ddim_eta"),

@@ -11,6 +11,7 @@
 #include "io/safetensors.h"
 #include "model/model_directory.h"
 #include "model/trainable_set.h"
+#include "support/relative_error.h"
 
 namespace dpldm {
 namespace {
@@ -19,10 +20,6 @@ std::map<std::string, at::Tensor> tensors_of(const std::filesystem::path& file) 
   std::map<std::string, at::Tensor> tensors;
   for (auto& [name, tensor] : io::read_safetensors(file)) tensors.emplace(name, tensor);
   return tensors;
-}
-
-double relative_error(const at::Tensor& value, const at::Tensor& reference) {
-  return ((value - reference).norm() / reference.norm()).item<double>();
 }
 
 struct Case {
@@ -51,7 +48,7 @@ TEST_P(OpacusGolden, NormsAndClippedSumAgree) {
       network->forward(inputs["sample"], inputs["timestep"], {inputs["encoder_hidden_states"], {}});
   (output - inputs["target"]).square().mean({1, 2, 3}).sum().backward();
   sum.finish_micro_batch();
-  EXPECT_LT(relative_error(sum.last_norms(), golden[set + ".norms"]), 1e-5);
+  EXPECT_LT(test::relative_error(sum.last_norms(), golden[set + ".norms"]), 1e-5);
   std::size_t compared = 0;
   double largest = 0;
   for (const auto& parameter : trained.parameters()) {

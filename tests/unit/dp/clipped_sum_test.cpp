@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/torch.h"
 #include "model/layers.h"
+#include "support/relative_error.h"
 
 namespace dpldm::dp {
 namespace {
@@ -132,10 +133,6 @@ at::Tensor clipped_by_hand(const at::Tensor& gradients, double clip_norm) {
   return (gradients * torch::minimum(torch::full_like(norms, 1.0 / clip_norm), norms.reciprocal())).sum(0);
 }
 
-double relative(const at::Tensor& got, const at::Tensor& want) {
-  return ((got - want).norm() / want.norm()).item<double>();
-}
-
 class EveryCase : public testing::TestWithParam<Case> {};
 
 TEST_P(EveryCase, AgreesWithOneRecordAtATime) {
@@ -148,8 +145,8 @@ TEST_P(EveryCase, AgreesWithOneRecordAtATime) {
   const auto [sum, norms] = engine(net, data, c, 3);
   const bool in_double = c.dtype == at::kDouble;
   EXPECT_EQ(truth.norm(2, 1).max().item<double>() > c.clip_norm, c.clip_norm < 1);  // whether clipping is active
-  EXPECT_LE(relative(norms, truth.norm(2, 1)), in_double ? 1e-10 : 1e-5);
-  EXPECT_LE(relative(sum, clipped_by_hand(truth, c.clip_norm)), in_double ? 1e-10 : 1e-4);
+  EXPECT_LE(test::relative_error(norms, truth.norm(2, 1)), in_double ? 1e-10 : 1e-5);
+  EXPECT_LE(test::relative_error(sum, clipped_by_hand(truth, c.clip_norm)), in_double ? 1e-10 : 1e-4);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -174,8 +171,8 @@ TEST(ClippedSum, MicroBatchSizeDoesNotChangeTheSum) {
   const Data data = make_data(c);
   const auto [whole, norms] = engine(net, data, c, 8);
   EXPECT_GT(norms.max().item<double>(), c.clip_norm);
-  EXPECT_LE(relative(engine(net, data, c, 3).first, whole), 1e-12);
-  EXPECT_LE(relative(engine(net, data, c, 1).first, whole), 1e-12);
+  EXPECT_LE(test::relative_error(engine(net, data, c, 3).first, whole), 1e-12);
+  EXPECT_LE(test::relative_error(engine(net, data, c, 1).first, whole), 1e-12);
 }
 
 TEST(ClippedSum, PermutedRecordsHavePermutedNorms) {
@@ -187,7 +184,7 @@ TEST(ClippedSum, PermutedRecordsHavePermutedNorms) {
   const at::Tensor order = torch::tensor({2, 0, 3, 1});
   const at::Tensor norms = engine(net, data, c, 4).second;
   const Data permuted{data.x.index_select(0, order), data.ids.index_select(0, order)};
-  EXPECT_LE(relative(engine(net, permuted, c, 4).second, norms.index_select(0, order)), 1e-12);
+  EXPECT_LE(test::relative_error(engine(net, permuted, c, 4).second, norms.index_select(0, order)), 1e-12);
 }
 
 TEST(ClippedSum, AutomaticClippingDividesByTheNormPlusGamma) {
@@ -198,7 +195,9 @@ TEST(ClippedSum, AutomaticClippingDividesByTheNormPlusGamma) {
   const Data data = make_data(c);
   const at::Tensor truth = one_by_one(net, data, 1);
   const Clipping clipping{.kind = Clipping::Kind::kAutomatic, .gamma = 0.3, .group = {}};
-  EXPECT_LE(relative(engine(net, data, c, 2, clipping).first, (truth / (truth.norm(2, 1, true) + 0.3)).sum(0)), 1e-10);
+  EXPECT_LE(
+      test::relative_error(engine(net, data, c, 2, clipping).first, (truth / (truth.norm(2, 1, true) + 0.3)).sum(0)),
+      1e-10);
 }
 
 TEST(ClippedSum, PerGroupClippingBoundsEachGroupByItsPartOfC) {
@@ -237,7 +236,7 @@ TEST(ClippedSum, PerGroupClippingBoundsEachGroupByItsPartOfC) {
       offset += part.numel();
     }
   }
-  EXPECT_LE(relative(engine(net, data, c, 2, clipping).first, by_group), 1e-10);
+  EXPECT_LE(test::relative_error(engine(net, data, c, 2, clipping).first, by_group), 1e-10);
 }
 
 TEST(ClippedSum, NoKindOfClippingLetsARecordContributeMoreThanOne) {
@@ -279,7 +278,7 @@ TEST(ClippedSum, PaddingContributesNothing) {
   other.narrow(0, 3, 2).fill_(std::numeric_limits<float>::quiet_NaN());
   EXPECT_TRUE(with_padding(other).equal(sum));
   const Data records{data.x.narrow(0, 0, 3), data.ids.narrow(0, 0, 3)};
-  EXPECT_LE(relative(sum, engine(net, records, c, 3).first), 1e-6);
+  EXPECT_LE(test::relative_error(sum, engine(net, records, c, 3).first), 1e-6);
 }
 
 TEST(ClippedSum, ChangingOneRecordLeavesTheOthersNormsBitIdentical) {
@@ -320,7 +319,7 @@ TEST(ClippedSum, RecordThatIsNotFiniteContributesExactlyZero) {
       const at::Tensor sum = engine(net, data, c, 3).first;
       EXPECT_TRUE(torch::isfinite(sum).all().item<bool>());
       if (!std::isfinite(poison)) {
-        EXPECT_LE(relative(sum, engine(net, without, c, 3).first), 1e-6);
+        EXPECT_LE(test::relative_error(sum, engine(net, without, c, 3).first), 1e-6);
       }
     }
   }
@@ -432,7 +431,7 @@ TEST(ClippedSum, EmptyMicroBatchBetweenOthersLeavesTheSumAlone) {
     sum.finish_micro_batch();
   }
   for (auto& [name, layer] : net.layers()) layer->detach_tap();
-  EXPECT_LE(relative(sum.values(), engine(net, data, c, 4).first), 1e-12);
+  EXPECT_LE(test::relative_error(sum.values(), engine(net, data, c, 4).first), 1e-12);
 }
 
 // What layers in bf16 report.
@@ -536,7 +535,8 @@ TEST(ClippedSum, InBf16NormsFactorsAndTheSumAreThoseOfFp64OnWhatLayersReport) {
       EXPECT_EQ(sum.last_norms().scalar_type(), at::kFloat);
       EXPECT_LE(((sum.last_norms() - norms) / norms).abs().max().item<double>(), 1e-5) << to_text(rule);
       // The bound of a norm from token pairs makes the clip tighter.
-      EXPECT_LE(relative(sum.values(), clipped_by_hand(truth, clip_norm)), rule == Rule::kGram ? 3e-4 : 1e-5)
+      EXPECT_LE(test::relative_error(sum.values(), clipped_by_hand(truth, clip_norm)),
+                rule == Rule::kGram ? 3e-4 : 1e-5)
           << to_text(rule);
     }
   }

@@ -10,6 +10,7 @@
 #include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "model/layers.h"
+#include "support/relative_error.h"
 
 namespace dpldm::dp {
 namespace {
@@ -137,10 +138,6 @@ Truth one_at_a_time(const BuiltLayer& built, const at::Tensor& x, std::int64_t d
   return truth;
 }
 
-double relative(const at::Tensor& got, const at::Tensor& want) {
-  return ((got.to(torch::kDouble) - want).norm() / want.norm()).item<double>();
-}
-
 class EveryKind : public testing::TestWithParam<at::ScalarType> {};
 
 TEST_P(EveryKind, AgreesWithOneRecordAtATimeInDouble) {
@@ -171,8 +168,8 @@ TEST_P(EveryKind, AgreesWithOneRecordAtATimeInDouble) {
         (losses(built.forward(rounded)).sum() / static_cast<double>(draws)).backward();
         sum.finish_micro_batch();
         built.layer->detach_tap();
-        EXPECT_LE(relative(sum.last_norms(), truth.norms), in_double ? 1e-10 : 1e-5) << what;
-        EXPECT_LE(relative(sum.values(), truth.sum(watch.slack)), in_double ? 1e-10 : 1e-4) << what;
+        EXPECT_LE(test::relative_error(sum.last_norms(), truth.norms), in_double ? 1e-10 : 1e-5) << what;
+        EXPECT_LE(test::relative_error(sum.values(), truth.sum(watch.slack)), in_double ? 1e-10 : 1e-4) << what;
         EXPECT_GT(watch.slack.min().item<double>(), 0) << what;
         EXPECT_LT((watch.slack / truth.norms.pow(2)).max().item<double>(),
                   rule == Rule::kKept || rule == Rule::kNormOnly ? 1e-5 : 1e-2)

@@ -4,6 +4,7 @@
 #include "base/torch.h"
 #include "dp/clipped_sum.h"
 #include "model/layers.h"
+#include "support/relative_error.h"
 
 namespace dpldm::dp {
 namespace {
@@ -85,12 +86,9 @@ TEST_P(EveryPair, AgreesWithOneRecordAtATime) {
   sum.begin_micro_batch(c.records, c.draws);
   (net.losses(x).sum() / static_cast<double>(c.draws)).backward();
   sum.finish_micro_batch();
-  const auto relative = [](const at::Tensor& got, const at::Tensor& want) {
-    return ((got - want).norm() / want.norm()).item<double>();
-  };
   const bool in_double = c.dtype == at::kDouble;
-  EXPECT_LE(relative(sum.last_norms(), truth.norm(2, 1)), in_double ? 1e-10 : 1e-5);
-  EXPECT_LE(relative(sum.values(), (truth * factors).sum(0)), in_double ? 1e-10 : 1e-4);
+  EXPECT_LE(test::relative_error(sum.last_norms(), truth.norm(2, 1)), in_double ? 1e-10 : 1e-5);
+  EXPECT_LE(test::relative_error(sum.values(), (truth * factors).sum(0)), in_double ? 1e-10 : 1e-4);
   for (const auto& p : net.parameters()) EXPECT_FALSE(p.grad().defined() && p.grad().norm().item<double>() > 0);
 }
 

@@ -11,6 +11,7 @@
 #include "dp/rule_timing.h"
 #include "model/trainable_set.h"
 #include "model/unet.h"
+#include "support/relative_error.h"
 
 namespace dpldm::dp {
 namespace {
@@ -36,13 +37,13 @@ std::shared_ptr<model::UNet> make_network() {
   return network;
 }
 
-struct Rows {
+struct LabelledRows {
   at::Tensor x;
   at::Tensor t;
   at::Tensor labels;
 };
 
-Rows make_rows(std::int64_t count) {
+LabelledRows make_rows(std::int64_t count) {
   return {torch::randn({count, 4, 7, 7}), torch::randint(0, 1000, {count}, torch::kLong),
           torch::randint(0, 10, {count}, torch::kLong)};
 }
@@ -62,7 +63,7 @@ struct Settings {
   RulePlan plan{};
 };
 
-Result run(model::UNet& network, model::TrainableSet& trained, const Rows& rows, std::int64_t records,
+Result run(model::UNet& network, model::TrainableSet& trained, const LabelledRows& rows, std::int64_t records,
            at::ScalarType type, const Settings& settings = {}) {
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : trained.parameters()) parameters.push_back(parameter.tensor);
@@ -83,9 +84,9 @@ TEST(MicroBatch, NeitherPlaceNorNeighboursChangeABitOfARecordsGradient) {
   torch::manual_seed(1);
   const auto network = make_network();
   model::TrainableSet trained(*network, {});
-  const Rows rows = make_rows(15);
+  const LabelledRows rows = make_rows(15);
   const auto in_order = [&](const std::vector<std::int64_t>& order) {
-    return Rows{picked(rows.x, order), picked(rows.t, order), picked(rows.labels, order)};
+    return LabelledRows{picked(rows.x, order), picked(rows.t, order), picked(rows.labels, order)};
   };
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     // Record 0 alone is counted; the seven others are in the same micro-batch as padding, at other places.
@@ -100,15 +101,11 @@ TEST(MicroBatch, NeitherPlaceNorNeighboursChangeABitOfARecordsGradient) {
   }
 }
 
-double relative(const at::Tensor& got, const at::Tensor& want) {
-  return ((got - want).norm() / want.norm()).item<double>();
-}
-
 TEST(RuleTimer, FindsARuleForEveryProductAndTheSumStaysTheSame) {
   torch::manual_seed(2);
   const auto network = make_network();
   model::TrainableSet trained(*network, {});
-  const Rows rows = make_rows(3);
+  const LabelledRows rows = make_rows(3);
   const auto run_with = [&](const Settings& settings) { return run(*network, trained, rows, 3, at::kFloat, settings); };
   const Result before = run_with({.rule = Rule::kKept});
   const double clips_all = 0.5 * before.norms.min().item<double>();
@@ -133,9 +130,9 @@ TEST(RuleTimer, FindsARuleForEveryProductAndTheSumStaysTheSame) {
     const Result timed = run_with({.clip_norm = clip_norm, .plan = timer.plan()});
     for (const Rule rule : {Rule::kKept, Rule::kNormOnly, Rule::kGram}) {
       const Result forced = run_with({.clip_norm = clip_norm, .rule = rule});
-      EXPECT_LE(relative(timed.norms, forced.norms), 1e-5) << to_text(rule);
+      EXPECT_LE(test::relative_error(timed.norms, forced.norms), 1e-5) << to_text(rule);
       // The clip makes room for the rounding of norms from token pairs (gram_slack): factors are a little smaller.
-      EXPECT_LE(relative(timed.sum, forced.sum), clip_norm == clips_all ? 1e-3 : 1e-4) << to_text(rule);
+      EXPECT_LE(test::relative_error(timed.sum, forced.sum), clip_norm == clips_all ? 1e-3 : 1e-4) << to_text(rule);
     }
   }
   std::set<std::string> products;
@@ -175,7 +172,7 @@ TEST(RuleTimer, NamesTheSettledRuleAndTheCostOfEveryTrainedLayer) {
   torch::manual_seed(3);
   const auto network = make_network();
   model::TrainableSet trained(*network, {});
-  const Rows rows = make_rows(2);
+  const LabelledRows rows = make_rows(2);
   std::set<std::string> expected;
   for (const auto& parameter : trained.parameters()) {
     expected.insert(parameter.name.substr(0, parameter.name.rfind('.')));

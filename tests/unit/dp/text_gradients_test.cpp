@@ -57,19 +57,19 @@ std::shared_ptr<model::UNet> make_network(const std::string& encoder) {
   return network;
 }
 
-struct Rows {
+struct TextRows {
   at::Tensor x;       // [records * draws, C, H, W]
   at::Tensor t;       // [records * draws]
   at::Tensor tokens;  // [records, L]
 };
 
-at::Tensor loss_of(model::UNet& network, const Rows& rows) {
+at::Tensor loss_of(model::UNet& network, const TextRows& rows) {
   const at::Tensor y = network.forward(rows.x, rows.t, {.token_ids = rows.tokens});
   return (y - 1).pow(2).flatten(1).mean(1).sum() / static_cast<double>(kDraws);
 }
 
 // Each record's gradient by itself, through ordinary layers: [records, elements].
-at::Tensor one_at_a_time(model::UNet& network, const model::TrainableSet& trained, const Rows& rows) {
+at::Tensor one_at_a_time(model::UNet& network, const model::TrainableSet& trained, const TextRows& rows) {
   std::vector<at::Tensor> gradients;
   for (std::int64_t record = 0; record < kRecords; ++record) {
     for (const auto& parameter : trained.parameters()) at::Tensor(parameter.tensor).mutable_grad() = at::Tensor();
@@ -89,8 +89,8 @@ TEST_P(TextGradients, SpanTheUnetAndTheEncoder) {
   torch::manual_seed(8);
   const auto network = make_network(GetParam());
   model::TrainableSet trained(*network, {});
-  const Rows rows{torch::randn({kRecords * kDraws, 4, 6, 5}), torch::tensor({1, 400, 30, 900, 77, 500}),
-                  torch::tensor({{1, 2, 3, 0}, {4, 4, 10, 9}, {0, 0, 0, 1}})};
+  const TextRows rows{torch::randn({kRecords * kDraws, 4, 6, 5}), torch::tensor({1, 400, 30, 900, 77, 500}),
+                      torch::tensor({{1, 2, 3, 0}, {4, 4, 10, 9}, {0, 0, 0, 1}})};
   const at::Tensor gradients = one_at_a_time(*network, trained, rows);
   const at::Tensor norms = gradients.norm(2, 1);
   const double clip_norm = norms.median().item<double>();
@@ -140,7 +140,8 @@ TEST(TextTrainableSet, TheConditionerIsTheEncoderAndNothingUnusedIsTrained) {
 TEST(TextConditioning, DrawsOfARecordShareItsText) {
   torch::manual_seed(9);
   const auto network = make_network("clip");
-  const Rows rows{torch::randn({4, 4, 6, 5}), torch::tensor({1, 400, 30, 900}), torch::tensor({{1, 2, 3}, {4, 4, 10}})};
+  const TextRows rows{torch::randn({4, 4, 6, 5}), torch::tensor({1, 400, 30, 900}),
+                      torch::tensor({{1, 2, 3}, {4, 4, 10}})};
   const at::Tensor trained = network->forward(rows.x, rows.t, {.token_ids = rows.tokens});
   const torch::NoGradGuard no_grad;
   EXPECT_TRUE(at::allclose(network->forward(rows.x, rows.t, {.token_ids = rows.tokens}), trained, 1e-5, 1e-6));
