@@ -134,7 +134,7 @@ void convert(const compvis::ImportRequest& request, const std::string& trained_w
     result.networks.autoencoder_metadata = stamp;
     spdlog::warn("{} is marked as trained on private records, with no claim: finetune will not start from it",
                  output.string());
-  } else {
+  } else if (trained_on.empty()) {
     fmt::print("taken for a public model; --trained-on private says otherwise\n");
   }
   if (result.networks.unet) {

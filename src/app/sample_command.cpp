@@ -60,7 +60,7 @@ std::optional<SampleOptions> read_sample_options(Invocation& invocation) {
       ("classes", "sample these classes only, by number and in turn", cxxopts::value<std::vector<std::int64_t>>(), "0,3,...")
       ("class-distribution", "weight of each sampled class; without it all are equal",
        cxxopts::value<std::vector<Number>>(), "W,W,...")
-      ("prompts", "text prompts, one per line, for a model with a text encoder; they are used in turn", cxxopts::value<std::string>(), "FILE")
+      ("prompts", "text prompts, one per line and no line empty, for a model with a text encoder; they are used in turn", cxxopts::value<std::string>(), "FILE")
       ("sampler", "ddim, ddpm, dpmpp or euler", cxxopts::value<std::string>()->default_value("ddim"), "NAME")
       ("steps", "network calls per image", cxxopts::value<std::int64_t>()->default_value("50"), "S")
       ("spacing", "timesteps: leading, linspace or trailing; default: what the model says",

@@ -165,7 +165,6 @@ std::vector<std::string> read_prompts(const std::filesystem::path& path) {
   constexpr std::size_t kMaxBytes = std::size_t{1} << 28;
   std::string text = read_file(path, kMaxBytes);
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // some editors' mark of UTF-8
-  while (text.ends_with('\n') || text.ends_with('\r')) text.pop_back();
   std::vector<std::string> prompts;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());

@@ -49,8 +49,8 @@ class SampledModel {
   nlohmann::json scheduler_;
 };
 
-// One prompt per line, UTF-8. Throws IoError, ConfigError for a file without prompts and for an empty line before the
-// last prompt.
+// One prompt per line, UTF-8; the last line may end with a newline or without one. Throws IoError, ConfigError for a
+// file without prompts and for an empty line, wherever it is: sample i belongs to line i.
 std::vector<std::string> read_prompts(const std::filesystem::path& path);
 
 }  // namespace dpldm::app

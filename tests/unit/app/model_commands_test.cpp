@@ -173,6 +173,20 @@ TEST_F(ModelCommands, ConvertedCheckpoint_IsWholeDescribedAndSampledByClass) {
   EXPECT_TRUE(fs::exists(path("grid.png")));
 }
 
+TEST_F(ModelCommands, WhatACheckpointWasTrainedOn_IsAssumedAloudUnlessItWasSaid) {
+  place("class_table");
+  const std::string assumption = "taken for a public model; --trained-on private says otherwise";
+  const test::ProcessResult unsaid = run(convert("class_table"));
+  ASSERT_EQ(unsaid.exit_code, 0) << unsaid.err;
+  EXPECT_THAT(unsaid.out, HasSubstr(assumption));
+  fs::remove_all(path("class_table_model"));
+  const test::ProcessResult said = run(convert("class_table", "config.yaml", {"--trained-on", "public"}));
+  ASSERT_EQ(said.exit_code, 0) << said.err;
+  EXPECT_THAT(said.out, HasSubstr("class_table_model is written"));
+  EXPECT_THAT(said.out + said.err, Not(HasSubstr("--trained-on")));
+  EXPECT_THAT(said.out + said.err, Not(HasSubstr("taken for")));
+}
+
 TEST_F(ModelCommands, YamlsThatDisagreeOnHeads_AreWarnedOf) {
   place("attention_blocks");
   place_other_yaml("attention_blocks", "num_heads: 2", "num_heads: 4");
@@ -413,10 +427,28 @@ TEST_F(ModelCommands, Prompts_MakeAsManyTokensAsTheModelWasTrainedWith) {
   expect_refusal(sample("text", "x.h5", {"--num", "1"}), "the model has a text encoder; give it texts by --prompts");
   test::write_bytes(path("latin1.txt"), "caf\xe9\n");
   expect_refusal(sample("text", "x.h5", {"--prompts", path("latin1.txt")}), "UTF-8");
-  test::write_bytes(path("gap.txt"), "a lung\n\na heart\n");
-  expect_refusal(sample("text", "x.h5", {"--prompts", path("gap.txt")}), "line 2 of ");
-  test::write_bytes(path("empty.txt"), "\n\n");
-  expect_refusal(sample("text", "x.h5", {"--prompts", path("empty.txt")}), "holds no prompt");
+}
+
+TEST_F(ModelCommands, EmptyLineAmongPrompts_IsRefusedWhereverItIs) {
+  write_text_model("text");
+  const auto refused = [&](const std::string& text, const std::string& what) {
+    test::write_bytes(path("prompts.txt"), text);
+    expect_refusal(sample("text", "x.h5", {"--prompts", path("prompts.txt")}), what);
+  };
+  const std::string says = " of " + path("prompts.txt") + " is empty; every line is a prompt";
+  refused("\na lung\n", "line 1" + says);
+  refused("a lung\n\na heart\n", "line 2" + says);
+  refused("a lung\n\n", "line 2" + says);
+  refused("a lung\r\n\r\n", "line 2" + says);
+  refused("\n", "line 1" + says);
+  refused("", "holds no prompt");
+  // The newline that ends a text file begins no line.
+  for (const char* text : {"a lung\na heart", "a lung\na heart\n", "a lung\r\na heart\r\n"}) {
+    test::write_bytes(path("prompts.txt"), text);
+    const test::ProcessResult result = run(sample("text", "two.h5", {"--prompts", path("prompts.txt")}));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(images_in("two.h5").size(0), 2);
+  }
 }
 
 }  // namespace
