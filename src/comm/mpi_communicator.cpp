@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <thread>
 #include <vector>
 
@@ -50,6 +51,20 @@ constexpr milliseconds kWatchdogGrace{10'000};
 
 void require_success(int code, const char* what) {
   if (code != MPI_SUCCESS) throw CommunicationError(fmt::format("{} failed: {}", what, mpi_error_text(code)));
+}
+
+// "rank 1 waits", "ranks 0, 2-5 wait".
+std::string who_waits(const std::vector<int>& ranks) {
+  std::vector<std::string> runs;
+  for (std::size_t first = 0; first < ranks.size();) {
+    std::size_t end = first + 1;
+    while (end < ranks.size() && ranks[end] == ranks[end - 1] + 1) ++end;
+    runs.push_back(end == first + 1 ? fmt::format("{}", ranks[first])
+                                    : fmt::format("{}-{}", ranks[first], ranks[end - 1]));
+    first = end;
+  }
+  return fmt::format("{} {} {}", ranks.size() == 1 ? "rank" : "ranks", fmt::join(runs, ", "),
+                     ranks.size() == 1 ? "waits" : "wait");
 }
 
 char* at_element(const Buffer& buffer, std::size_t element) {
@@ -185,6 +200,8 @@ void MpiCommunicator::begin(const Call& call, std::initializer_list<Place> place
   ++num_calls_;
   waited_ = RunningTime(kLongestPause);
   if (size_ > 1) require_same_call_on_all_ranks();
+  // To compare is to hear of every rank.
+  begun_by_all_ = {num_calls_, call_, context_};
 }
 
 void MpiCommunicator::require_same_call_on_all_ranks() {
@@ -265,35 +282,47 @@ void MpiCommunicator::fail(const std::string& why) {
 }
 
 std::string MpiCommunicator::what_is_under_way() const {
-  return fmt::format("{}{} on rank {} of {}", context_.empty() ? "" : context_ + ": ", to_text(call_), rank_, size_);
+  return fmt::format("{}, on rank {} of {}", to_text(Begun{num_calls_, call_, context_}), rank_, size_);
 }
 
 Position MpiCommunicator::position() const {
   return {num_calls_, static_cast<std::int64_t>(call_.operation), call_.dtype, call_.count, call_.root};
 }
 
-MpiCommunicator::Call MpiCommunicator::call_from(const Position& position) {
-  return {static_cast<Operation>(position[1]), position[2], position[3], position[4]};
-}
-
 std::string MpiCommunicator::who_is_missing() {
   const std::map<int, Position> answers = roll_call_->ask(position(), kRollCallPatience);
   std::vector<std::string> missing;
-  std::vector<std::string> elsewhere;
+  std::map<Position, std::vector<int>> waiting;  // a job may have hundreds of ranks, and most wait in the same
   for (int rank = 0; rank < size_; ++rank) {
     if (rank == rank_) continue;
     const auto answer = answers.find(rank);
     if (answer == answers.end()) {
       missing.push_back(roll_call_->name_of(rank));
-    } else if (answer->second != position()) {
-      elsewhere.push_back(fmt::format("{} waits in {}", roll_call_->name_of(rank), to_text(call_from(answer->second))));
+    } else {
+      waiting[answer->second].push_back(rank);
     }
   }
-  if (!missing.empty()) {
-    return fmt::format("missing: {} (dead, stopped, cut off, or busy with something else)", fmt::join(missing, ", "));
+  if (missing.empty() && waiting.size() == 1 && waiting.begin()->first == position()) {
+    return "all ranks are in this call, but the data do not arrive";
   }
-  if (!elsewhere.empty()) return fmt::format("{}", fmt::join(elsewhere, "; "));
-  return "all ranks are in this call, but the data do not arrive";
+  std::vector<std::string> parts;
+  if (!missing.empty()) {
+    parts.push_back(fmt::format("missing: {}, last known in {} (dead, stopped, cut off, or busy with something else)",
+                                fmt::join(missing, ", "), to_text(begun_by_all_)));
+  }
+  for (const auto& [where, ranks] : waiting) parts.push_back(fmt::format("{} in {}", who_waits(ranks), to_text(where)));
+  return fmt::format("{}", fmt::join(parts, "; "));
+}
+
+std::string MpiCommunicator::to_text(const Begun& begun) {
+  if (begun.number == 0) return "no collective yet";
+  return fmt::format("{}{}, collective {}", begun.context.empty() ? "" : begun.context + ": ", to_text(begun.call),
+                     begun.number);
+}
+
+std::string MpiCommunicator::to_text(const Position& position) {
+  const Call call{static_cast<Operation>(position[1]), position[2], position[3], position[4]};
+  return to_text(Begun{position[0], call, ""});
 }
 
 std::string MpiCommunicator::to_text(const Call& call) {

@@ -5,6 +5,8 @@
 // instead of corrupting memory. Then the data moves, in pieces that fit MPI's `int` counts. Both phases are nonblocking
 // operations polled against the deadline: a blocking call would hang for ever when a node vanishes. When the deadline
 // passes, the ranks are asked where they are (roll_call.h), so that the message names those that are missing.
+// Collectives are counted, from 1 and alike on all ranks, and every message gives the number: two calls may look the
+// same.
 #pragma once
 
 #include <chrono>
@@ -72,16 +74,27 @@ class MpiCommunicator : public Communicator {
   // Between two polls.
   static constexpr std::chrono::milliseconds kLongestPause{1};
 
+  // A collective that has begun.
+  struct Begun {
+    std::int64_t number = 0;  // 0: none yet
+    Call call{};
+    std::string context;
+  };
+
   static std::string to_text(const Call& call);
-  static Call call_from(const Position& position);
+  // "barrier, collective 7".
+  static std::string to_text(const Position& position);
+  // "step 3: barrier, collective 7".
+  static std::string to_text(const Begun& begun);
 
   void all_reduce(Operation operation, MPI_Op op, Buffer buffer);
   // Checks the buffer, compares the call with the other ranks', starts the clock.
   void begin(const Call& call, std::initializer_list<Place> places);
   Position position() const;
-  // "step 3: all_reduce_sum of 10 float32 on rank 0 of 2".
+  // "step 3: all_reduce_sum of 10 float32, collective 7, on rank 0 of 2".
   std::string what_is_under_way() const;
-  // Asks around. For the message of a deadline that passed.
+  // Asks around, and says who does not answer and where they were last known to be, and what the others wait in. For
+  // the message of a deadline that passed.
   std::string who_is_missing();
   void require_same_call_on_all_ranks();
   // `start(offset, count)` starts the operation on a piece of `count` elements and returns its request.
@@ -102,6 +115,7 @@ class MpiCommunicator : public Communicator {
   std::string context_;
   std::int64_t num_calls_ = 0;
   Call call_{};                        // the one under way
+  Begun begun_by_all_;                 // the last one that every rank is known to have begun
   RunningTime waited_{kLongestPause};  // since it began
   bool failed_ = false;
   std::optional<RollCall> roll_call_;  // made when the communicator is ready, and there from then on

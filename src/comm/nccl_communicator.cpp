@@ -208,7 +208,8 @@ class NcclCommunicator : public Communicator {
 
   template <typename Start>
   void collective(const char* operation, const Buffer& buffer, const Start& start) {
-    call_ = fmt::format("{} of {} {}", operation, buffer.count, to_text(buffer.dtype));
+    call_ = fmt::format("{} of {} {}, device collective {}", operation, buffer.count, to_text(buffer.dtype),
+                        ++num_collectives_);
     if (failed_) throw CommunicationError(call_ + " after a failed collective");
     begin_deadline();
     const WatchedCall watched = watch();
@@ -266,9 +267,9 @@ class NcclCommunicator : public Communicator {
     }
   }
 
-  // "step 3: all_reduce_sum of 10 float32 on rank 0 of 2 (NCCL)".
+  // "step 3: all_reduce_sum of 10 float32, device collective 7, on rank 0 of 2 (NCCL)".
   std::string what_is_under_way() const {
-    return fmt::format("{}{} on rank {} of {} (NCCL)", context_.empty() ? "" : context_ + ": ", call_, rank(), size());
+    return fmt::format("{}{}, on rank {} of {} (NCCL)", context_.empty() ? "" : context_ + ": ", call_, rank(), size());
   }
 
   // For the call under way, from before it starts.
@@ -318,7 +319,8 @@ class NcclCommunicator : public Communicator {
   cudaEvent_t produced_ = nullptr;
   milliseconds deadline_;
   std::string context_;
-  std::string call_;
+  std::string call_;  // with its number, since two calls may look the same
+  std::int64_t num_collectives_ = 0;
   RunningTime waited_{kLongestPause};  // since the call under way began
   bool failed_ = false;                // and then there is no comm_
   int exceptions_at_start_ = std::uncaught_exceptions();

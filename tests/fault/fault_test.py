@@ -275,8 +275,12 @@ def case_root_killed(case):
 
 def case_rank_stopped(case):
     """a rank is stopped (SIGSTOP)"""
-    missing = rf"finetune step 5: all_reduce_sum of \d+ float32 .*missing: rank {last(case)} on "
-    case.expect(case.run(fault(int(signal.SIGSTOP), last(case), 5, "all_reduce_sum")), 71, DEADLINE + 3, [missing])
+    # By a broadcast, rank 0 tells that the step is charged.
+    says = [rf"finetune step 5: all_reduce_sum of \d+ float32, collective \d+, on rank .*missing: rank {last(case)} on \S+, "
+            r"last known in finetune step 5: broadcast of \d+ \w+ from rank 0, collective \d+ \(dead, stopped"]
+    if case.ranks > 2:
+        says.append(r"; rank \d waits in all_reduce_sum of \d+ float32, collective \d+")
+    case.expect(case.run(fault(int(signal.SIGSTOP), last(case), 5, "all_reduce_sum")), 71, DEADLINE + 3, says)
     case.left(4, charged=6)
     case.resumes()
     return "checkpoint of step 4"
@@ -347,7 +351,7 @@ def case_collective_never_completes(case):
 
 def case_mpi_hangs(case):
     """a call into MPI does not return, on any rank"""
-    says = [r"finetune step 3: all_reduce_sum of \d+ float32 on rank \d of \d has not returned"]
+    says = [r"finetune step 3: all_reduce_sum of \d+ float32, collective \d+, on rank \d of \d has not returned"]
     # The watchdog gives MPI twelve seconds beyond the deadline.
     case.expect(case.run(fault("mpi-hang", "all", 3, "all_reduce_sum")), 71, DEADLINE + 14, says)
     case.left(2, charged=4)
@@ -868,7 +872,7 @@ def case_encode_killed(case):
 def case_encode_stopped(case):
     """a rank of `dpldm-data encode` is stopped (SIGSTOP)"""
     encode = Encode(case)
-    missing = rf"encode: all_reduce_max of 1 int32 .*missing: rank {last(case)} on "
+    missing = rf"encode: all_reduce_max of 1 int32, collective \d+, on rank .*missing: rank {last(case)} on \S+, last known in "
     case.expect(encode.run(case.ranks, "out.h5", signal.SIGSTOP, last(case), 3), 71, DEADLINE + 4, [missing])
     return encode.goes_on(at_least=2)
 

@@ -163,10 +163,14 @@ TEST(Deadline, MissingRank_EndsTheWaitOnTheOthers) {
   EXPECT_THAT(message, HasSubstr("all_reduce_sum"));
   EXPECT_THAT(message, HasSubstr("not complete after 300 ms"));
   if (!one_rank && !absent) {
+    EXPECT_THAT(message, testing::StartsWith("step 7: all_reduce_sum of 3 float32, collective 2, on rank " +
+                                             std::to_string(comm.rank()) + " of " + std::to_string(comm.size())));
     const std::string last = "missing: rank " + std::to_string(comm.size() - 1) + " on ";
     EXPECT_THAT(message, HasSubstr(last));
+    EXPECT_THAT(message, HasSubstr(", last known in step 7: barrier, collective 1 (dead, stopped"));
     // The others wait in the same call and say so.
     EXPECT_THAT(message, testing::Not(HasSubstr(", rank ")));
+    EXPECT_EQ(message.find(" in all_reduce_sum of 3 float32, collective 2") != std::string::npos, comm.size() > 2);
   }
   EXPECT_THAT(next, HasSubstr("after a failed collective"));
 }
@@ -175,7 +179,7 @@ TEST(Deadline, RankInAnotherCollective_IsNamedWithIt) {
   const auto comm = test::make_world_communicator();
   if (comm->size() < 3) GTEST_SKIP() << "needs a rank to wait with, and one that is missing";
   comm->set_deadline(std::chrono::milliseconds(300));
-  // Rank 1 is one collective behind; rank 2 is nowhere.
+  // Rank 1 is in another collective; rank 2 is nowhere.
   std::string message;
   if (comm->rank() == 0) message = message_of([&] { comm->barrier(); });
   if (comm->rank() == 1) {
@@ -184,8 +188,10 @@ TEST(Deadline, RankInAnotherCollective_IsNamedWithIt) {
     message = message_of([&] { comm->broadcast(host_buffer(std::span(&value, 1)), 1); });
   }
   if (comm->rank() == 0) {
+    EXPECT_THAT(message, testing::StartsWith("barrier, collective 1, on rank 0 of "));
     EXPECT_THAT(message, HasSubstr("missing: rank 2 on "));
-    EXPECT_THAT(message, testing::Not(HasSubstr("rank 1")));
+    EXPECT_THAT(message, HasSubstr(", last known in no collective yet (dead"));
+    EXPECT_THAT(message, testing::EndsWith("; rank 1 waits in broadcast of 1 int32 from rank 1, collective 1"));
   }
 }
 

@@ -197,8 +197,22 @@ TEST_F(Nccl, RanksInDifferentCollectives_AreNamedWithThem) {
       comm->all_reduce_sum(on_device(values));
     }
   });
-  EXPECT_THAT(message, HasSubstr("rank 1 has 'broadcast of 4 float32' where rank 0 has 'all_reduce_sum of 4 float32'"));
+  EXPECT_THAT(message, HasSubstr("rank 1 has 'broadcast of 4 float32, device collective 2' where rank 0 has "
+                                 "'all_reduce_sum of 4 float32, device collective 2'"));
   EXPECT_TRUE(test::nccl_record().aborted);
+}
+
+// The check of the links is the first.
+TEST_F(Nccl, RankThatIsACollectiveBehind_IsNamedWithItsNumber) {
+  if (host_->size() != 2) GTEST_SKIP() << "needs a broadcast that its root can leave alone, and so two ranks";
+  const auto comm = make_device_communicator(*host_);
+  comm->set_deadline(std::chrono::milliseconds(300));
+  std::vector<float> values(4);
+  if (comm->is_root()) comm->broadcast(on_device(values), 0);
+  test::nccl_plan().collective_hangs = true;
+  const std::string message = message_of([&] { comm->all_reduce_sum(on_device(values)); });
+  EXPECT_THAT(message, HasSubstr("rank 1 has 'all_reduce_sum of 4 float32, device collective 2' where rank 0 has "
+                                 "'all_reduce_sum of 4 float32, device collective 3'"));
 }
 
 TEST_F(Nccl, AsynchronousErrorOfACollective_IsSeenAndEndsTheCommunicator) {
