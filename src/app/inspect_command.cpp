@@ -204,6 +204,7 @@ Json describe_torch_archive(const fs::path& path) {
   }
   Json json{{"format", "torch-archive"}, {"tensors", archive.tensors().size()}, {"elements", elements}};
   json["elements_of"] = parts;
+  json["never_executed"] = archive.foreign_names();
   json["to_convert"] = "dpldm convert --config M.yaml --checkpoint " + path.string() + " -o MODEL";
   return json;
 }

@@ -108,6 +108,9 @@ bool is_by_product(std::string_view name) {
 class Import {
  public:
   explicit Import(const ImportRequest& request) : request_(request), archive_(request.checkpoint) {
+    if (const std::string asked = archive_.what_it_asks_for(); !asked.empty()) {
+      result_.facts.push_back(request.checkpoint.string() + " " + asked);
+    }
     result_.config = read_compvis_config(request.config);
     result_.warnings = result_.config.notes;
   }

@@ -18,6 +18,7 @@ constexpr std::size_t kMaxValues = 1'000'000;
 constexpr std::size_t kMaxItems = 4'000'000;  // of all containers together
 constexpr std::size_t kMaxStack = 1'000'000;
 constexpr std::size_t kMaxNameBytes = 1000;  // names are copied each time they are mentioned
+constexpr std::size_t kMaxPrintedBytes = 200;
 
 // Python's names for them, protocol 2 and later.
 enum Opcode : unsigned char {
@@ -81,6 +82,15 @@ bool is_container(PickleKind kind) {
          kind == PickleKind::kTuple;
 }
 
+// A name as it may be shown: the file is anybody's, and so is what it does to a terminal.
+std::string printed(const std::string& name) {
+  std::string text = name.substr(0, kMaxPrintedBytes);
+  for (char& c : text) {
+    if (c <= ' ' || c > '~') c = '?';
+  }
+  return text;
+}
+
 }  // namespace
 
 const PickleValue* PickleValue::find(std::string_view key) const {
@@ -94,8 +104,8 @@ const PickleValue* PickleValue::find(std::string_view key) const {
 // The stack machine.
 class PickleReader {
  public:
-  PickleReader(std::string_view bytes, const std::string& where, Pickle& result)
-      : bytes_(bytes), where_(where), result_(result) {}
+  PickleReader(std::string_view bytes, const std::string& where, ForeignNames& foreign_names, Pickle& result)
+      : bytes_(bytes), where_(where), foreign_names_(foreign_names), result_(result) {}
 
   void run() {
     for (;;) {
@@ -409,6 +419,9 @@ class PickleReader {
     if (module.size() > kMaxNameBytes || name.size() > kMaxNameBytes) fail("has a name that is too long");
     PickleValue* created = create(PickleKind::kGlobal);
     created->text.append(module).append(".").append(name);
+    if (!is_understood(created->text) && foreign_names_.size() < kMaxForeignNames) {
+      foreign_names_.insert(printed(created->text));
+    }
     push(created);
   }
 
@@ -474,6 +487,7 @@ class PickleReader {
 
   std::string_view bytes_;
   const std::string& where_;
+  ForeignNames& foreign_names_;
   Pickle& result_;
   std::size_t position_ = 0;
   std::size_t num_items_ = 0;
@@ -483,6 +497,8 @@ class PickleReader {
   std::unordered_map<std::string, PickledTensor> storage_elements_;
 };
 
-Pickle::Pickle(std::string_view bytes, const std::string& where) { PickleReader(bytes, where, *this).run(); }
+Pickle::Pickle(std::string_view bytes, const std::string& where, ForeignNames& foreign_names) {
+  PickleReader(bytes, where, foreign_names, *this).run();
+}
 
 }  // namespace dpldm::io

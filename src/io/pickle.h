@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -58,11 +59,18 @@ struct PickleValue {
   const PickleValue* find(std::string_view key) const;
 };
 
+// The functions and classes that pickles ask for by name, as "module.name", but for those that tensors and ordered
+// dictionaries are made of. Python would import them, and call what it is told to; here they are names. No more than
+// kMaxForeignNames, and what does not print in them is a question mark.
+using ForeignNames = std::set<std::string>;
+inline constexpr std::size_t kMaxForeignNames = 1000;
+
 // What one pickle built. Values may refer to each other in circles: never walk them without a limit.
 class Pickle {
  public:
-  // Reads the pickle that `bytes` begins with. `where` is for messages. Throws IoError.
-  Pickle(std::string_view bytes, const std::string& where);
+  // Reads the pickle that `bytes` begins with. `where` is for messages. Throws IoError, and what was asked for until
+  // then is among the `foreign_names`.
+  Pickle(std::string_view bytes, const std::string& where, ForeignNames& foreign_names);
 
   const PickleValue& value() const { return *value_; }
   // How many of the bytes it took.

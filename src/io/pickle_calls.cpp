@@ -14,6 +14,12 @@ namespace {
 
 constexpr std::size_t kMaxAxes = 8;
 
+constexpr std::string_view kOrderedDict = "collections.OrderedDict";
+constexpr std::string_view kRebuildTensor = "torch._utils._rebuild_tensor";
+constexpr std::string_view kRebuildTensorV2 = "torch._utils._rebuild_tensor_v2";
+constexpr std::string_view kRebuildParameter = "torch._utils._rebuild_parameter";
+constexpr std::string_view kRebuildFromType = "torch._tensor._rebuild_from_type_v2";
+
 using Names = std::pair<std::string_view, at::ScalarType>;
 constexpr std::array<Names, 10> kStorageTypes{{{"torch.FloatStorage", at::kFloat},
                                                {"torch.HalfStorage", at::kHalf},
@@ -103,6 +109,15 @@ PickleValue dict_from(const PickleValue& arguments, const std::string& where) {
 
 }  // namespace
 
+bool is_understood(std::string_view name) {
+  for (const std::string_view known :
+       {kOrderedDict, kRebuildTensor, kRebuildTensorV2, kRebuildParameter, kRebuildFromType}) {
+    if (name == known) return true;
+  }
+  // Of types that are not read, too: no more than names.
+  return name.starts_with("torch.") && name.ends_with("Storage");
+}
+
 PickledTensor storage_from(const PickleValue& persistent_id, const std::string& where) {
   const auto fail = [&]() -> PickledTensor { throw IoError(where + " refers to something that is not a storage"); };
   const auto& items = persistent_id.items;
@@ -129,15 +144,13 @@ PickledTensor storage_from(const PickleValue& persistent_id, const std::string& 
 PickleValue call_result(const PickleValue& function, const PickleValue& arguments, const std::string& where) {
   if (function.kind != PickleKind::kGlobal || arguments.kind != PickleKind::kTuple) return {};
   const std::string& name = function.text;
-  if (name == "collections.OrderedDict") return dict_from(arguments, where);
-  if (name == "torch._utils._rebuild_tensor_v2" || name == "torch._utils._rebuild_tensor") {
-    return tensor_from(arguments, where);
-  }
-  if (name == "torch._utils._rebuild_parameter") return argument(arguments, 0, PickleKind::kTensor, where);
-  if (name == "torch._tensor._rebuild_from_type_v2") {
+  if (name == kOrderedDict) return dict_from(arguments, where);
+  if (name == kRebuildTensorV2 || name == kRebuildTensor) return tensor_from(arguments, where);
+  if (name == kRebuildParameter) return argument(arguments, 0, PickleKind::kTensor, where);
+  if (name == kRebuildFromType) {
     // (function, type, arguments, state): a tensor of a subclass.
     const PickleValue& inner = argument(arguments, 0, PickleKind::kGlobal, where);
-    if (inner.text == "torch._utils._rebuild_tensor_v2") {
+    if (inner.text == kRebuildTensorV2) {
       return tensor_from(argument(arguments, 2, PickleKind::kTuple, where), where);
     }
   }

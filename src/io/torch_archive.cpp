@@ -5,6 +5,7 @@
 
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/error.h"
 #include "io/file_reader.h"
@@ -20,6 +21,7 @@ constexpr std::string_view kLegacyMagic("\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x1
 constexpr std::int64_t kLegacyProtocol = 1001;
 // Tied weights lie in one storage two or three times; without a bound a small file could ask for any amount of memory.
 constexpr std::uint64_t kMostSharing = 4;
+constexpr std::size_t kMostNamesInAMessage = 20;
 
 std::uint64_t bytes_of(const PickledTensor& storage, const std::string& where) {
   std::uint64_t num_bytes = 0;
@@ -45,7 +47,28 @@ const ZipEntry& only_entry(const std::vector<ZipEntry>& entries, const std::stri
 }  // namespace
 
 TorchArchive::TorchArchive(const std::filesystem::path& path) : path_(path) {
-  const FileReader file(path);
+  try {
+    read_either_format();
+  } catch (const IoError& error) {
+    // A file that is an attack is otherwise none, and its other faults would hide that.
+    if (foreign_names_.empty()) throw;
+    throw IoError(fmt::format("{} {}; {}", path_.string(), what_it_asks_for(), error.what()));
+  }
+}
+
+std::string TorchArchive::what_it_asks_for() const {
+  if (foreign_names_.empty()) return "";
+  std::vector<std::string> names(foreign_names_.begin(), foreign_names_.end());
+  if (names.size() > kMostNamesInAMessage) {
+    const std::size_t num_more = names.size() - kMostNamesInAMessage;
+    names.resize(kMostNamesInAMessage);
+    names.push_back(fmt::format("{} more", num_more));
+  }
+  return fmt::format("asks for {}, and nothing that it asks for is executed", fmt::join(names, ", "));
+}
+
+void TorchArchive::read_either_format() {
+  const FileReader file(path_);
   const std::string head = file.read(0, std::min<std::uint64_t>(file.size(), 16));
   if (head.starts_with("PK\x03\x04")) {
     read_zip(file.size());
@@ -74,7 +97,7 @@ void TorchArchive::read_zip(std::uint64_t) {
     }
   }
   const std::string bytes = read_bytes(object.offset, object.num_bytes);
-  const Pickle pickle(bytes, where);
+  const Pickle pickle(bytes, where, foreign_names_);
   for (const PickledTensor& storage : pickle.storages()) {
     const auto entry = by_name.find(root + "data/" + storage.storage_key);
     if (entry == by_name.end()) throw IoError(fmt::format("{} lacks the storage {}", where, storage.storage_key));
@@ -94,7 +117,7 @@ void TorchArchive::read_legacy(std::uint64_t file_bytes) {
   const std::string bytes = read_bytes(0, std::min<std::uint64_t>(file_bytes, kMaxPickleBytes));
   std::string_view rest(bytes);
   const auto next = [&] {
-    Pickle pickle(rest, where);
+    Pickle pickle(rest, where, foreign_names_);
     rest.remove_prefix(pickle.num_bytes());
     return pickle;
   };

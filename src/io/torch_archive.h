@@ -19,13 +19,19 @@ namespace dpldm::io {
 
 class TorchArchive {
  public:
-  // Throws IoError for what is not such a file, is damaged, or holds no dictionary of tensors.
+  // Throws IoError for what is not such a file, is damaged, or holds no dictionary of tensors; where the file asks for
+  // functions or classes of others, the message names these first.
   explicit TorchArchive(const std::filesystem::path& path);
 
   // The state dict: the tensors under the key "state_dict" when the file has one (Lightning's checkpoints), else those
   // of the file's own dictionary. What is not a tensor is left out.
   const std::map<std::string, PickledTensor>& tensors() const { return tensors_; }
   bool contains(const std::string& name) const { return tensors_.count(name) > 0; }
+
+  // What the file asks for and does not get.
+  const ForeignNames& foreign_names() const { return foreign_names_; }
+  // "asks for posix.system, and nothing that it asks for is executed"; empty when it asks for nothing.
+  std::string what_it_asks_for() const;
 
   // Contiguous, in memory of its own, in the type of the file. Throws IoError for a name that is not there.
   at::Tensor read(const std::string& name) const;
@@ -36,12 +42,14 @@ class TorchArchive {
     std::uint64_t num_bytes = 0;
   };
 
+  void read_either_format();
   void read_zip(std::uint64_t file_bytes);
   void read_legacy(std::uint64_t file_bytes);
   void take_state_dict(const Pickle& pickle);
   std::string read_bytes(std::uint64_t offset, std::uint64_t num_bytes) const;
 
   std::filesystem::path path_;
+  ForeignNames foreign_names_;
   std::map<std::string, PickledTensor> tensors_;
   std::map<std::string, Place> storages_;  // by key
 };

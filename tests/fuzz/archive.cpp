@@ -8,7 +8,8 @@ namespace dpldm::fuzz {
 
 void archive(std::string_view input) {
   try {
-    const io::Pickle pickle(input, "fuzz");
+    io::ForeignNames foreign_names;
+    const io::Pickle pickle(input, "fuzz", foreign_names);
     pickle.value().find("state_dict");
   } catch (const Error&) {
     // Not a pickle.

@@ -146,6 +146,8 @@ TEST_F(ModelCommands, ConvertedCheckpoint_IsWholeDescribedAndSampledByClass) {
   EXPECT_EQ(parts["elements_of"]["cond_stage_model"], 5 * 16);
   EXPECT_GT(parts["elements_of"]["model"], 0);
   EXPECT_GT(parts["elements_of"]["first_stage_model"], 0);
+  EXPECT_THAT(parts["never_executed"].get<std::vector<std::string>>(),
+              testing::Contains("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"));
   EXPECT_THAT(run({"inspect", path("class_table/model.ckpt")}).out, HasSubstr("dpldm convert --config M.yaml"));
   expect_refusal({"inspect", path("class_table/config.yaml")}, "is a configuration");
   expect_refusal({"inspect", path("class_table_model/model_index.json")}, "is a part of a model");

@@ -82,6 +82,79 @@ TEST_F(CompVisImport, EveryLayout_ComputesWhatTheOriginalFormulasDo) {
   }
 }
 
+std::string length_and(const std::string& text) {
+  std::string bytes;
+  for (int shift = 0; shift < 32; shift += 8) bytes.push_back(static_cast<char>((text.size() >> shift) & 0xff));
+  return bytes + text;
+}
+
+// As torch.save wrote before 1.6, with `object` in place of the state dict and no storages.
+std::string legacy_archive_of(const std::string& object) {
+  using namespace std::string_literals;
+  const std::string magic = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."s;
+  const std::string protocol = "\x80\x02M\xe9\x03."s;
+  const std::string system = "\x80\x02}X"s + length_and("little_endian") + "\x88s.";
+  const std::string storage_keys = "\x80\x02]."s;
+  return magic + protocol + system + object + storage_keys;
+}
+
+TEST_F(CompVisImport, CallOfASystemsCommand_IsNamedFirstAndNotExecuted) {
+  const std::filesystem::path victim = folder_.path() / "victim";
+  const std::string command = "touch '" + victim.string() + "'";
+  ImportRequest request = request_for("class_table");
+  const auto expect_named = [&](const std::string& name, const std::string& then) {
+    try {
+      import_checkpoint(request);
+      ADD_FAILURE() << name << " was accepted";
+    } catch (const IoError& error) {
+      EXPECT_EQ(error.what(), request.checkpoint.string() + " asks for " + name +
+                                  ", and nothing that it asks for is executed; " + request.checkpoint.string() + then);
+    }
+    EXPECT_FALSE(std::filesystem::exists(victim));
+  };
+  // As Python writes what an object's __reduce__ answers, and as exploits are written by hand.
+  test::write_bytes(request.checkpoint, legacy_archive_of("\x80\x02"
+                                                          "cposix\nsystem\nX" +
+                                                          length_and(command) + "\x85R."));
+  expect_named("posix.system", " does not hold a dictionary of tensors");
+  test::write_bytes(request.checkpoint, legacy_archive_of("cos\nsystem\n(S\"" + command + "\"\ntR."));
+  expect_named("os.system", ": the pickle has the opcode 0x53, which is not read (byte 13)");
+  // What it does to a terminal.
+  test::write_bytes(request.checkpoint, legacy_archive_of("cos\nsys\x1b[2Jtem\n."));
+  expect_named("os.sys?[2Jtem", " does not hold a dictionary of tensors");
+}
+
+// In both formats, ZIP and the older one.
+TEST_F(CompVisImport, CallInTheMiddleOfACheckpoint_IsNamedBeforeTheFileIsRefused) {
+  for (const char* name : {"class_table", "emnist"}) {
+    const ImportRequest request = request_for(name);
+    std::string bytes = test::bytes_of(request.checkpoint);
+    const std::string tensors = "ctorch._utils\n_rebuild_tensor_v2\n";
+    std::string attack = "cos\nsystem\n";
+    while (attack.size() < tensors.size()) attack += "N0";  // pushes a None, and drops it
+    ASSERT_EQ(attack.size(), tensors.size());
+    ASSERT_NE(bytes.find(tensors), std::string::npos);
+    test::write_bytes(request.checkpoint, bytes.replace(bytes.find(tensors), tensors.size(), attack));
+    try {
+      import_checkpoint(request);
+      ADD_FAILURE() << name << " was accepted";
+    } catch (const IoError& error) {
+      EXPECT_THAT(error.what(),
+                  testing::MatchesRegex(".* asks for .*, os\\.system, .*, and nothing that it asks for is "
+                                        "executed; .* holds no tensors"));
+    }
+  }
+}
+
+TEST_F(CompVisImport, ClassesOfOthers_AreNamedAndNotMissed) {
+  const ImportResult result = import_checkpoint(request_for("class_table"));
+  ASSERT_FALSE(result.facts.empty());
+  EXPECT_THAT(result.facts.front(), HasSubstr("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"));
+  EXPECT_THAT(result.facts.front(), testing::EndsWith("and nothing that it asks for is executed"));
+  EXPECT_THAT(result.facts.front(), testing::Not(HasSubstr("torch._utils")));
+  EXPECT_THAT(result.facts.front(), testing::Not(HasSubstr("Storage")));
+}
+
 TEST_F(CompVisImport, WhatIsWritten_LoadsAndComputesTheSame) {
   for (const char* name : {"attention_blocks", "class_table", "bert"}) {
     SCOPED_TRACE(name);
