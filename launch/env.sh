@@ -11,6 +11,13 @@ if [ -n "${DPLDM_SITE:-}" ]; then
   # Other people's shell may read what is not set, as in LD_LIBRARY_PATH=/opt/lib:$LD_LIBRARY_PATH.
   site_options=$-
   set +u
+  # Bash does not know `module` where the login shell is another one or the job was given no environment.
+  if ! type module >/dev/null 2>&1; then
+    for site_init in "${MODULESHOME:-}/init/bash" "${LMOD_PKG:-}/init/bash" /etc/profile.d/{modules,lmod,z00_lmod}.sh; do
+      # shellcheck source=/dev/null
+      if [ -r "$site_init" ]; then source "$site_init" || true; break; fi
+    done
+  fi
   # shellcheck source=/dev/null
   source "$DPLDM_SITE"
   case $site_options in *u*) set -u ;; esac
@@ -24,10 +31,15 @@ if [ -z "${OMP_NUM_THREADS:-}" ] && [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then expo
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 if [ "$NCCL_DEBUG" = INFO ]; then export NCCL_DEBUG_FILE=${NCCL_DEBUG_FILE:-nccl.%h.%p.log}; fi
 
+# One task of a job array has the number of the whole array, by which Slurm would mean all of its tasks.
+dpldm_job_id() {
+  if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; else echo "$SLURM_JOB_ID"; fi
+}
+
 # When the allocation ends, in seconds since 1970: the program stops with a checkpoint before. Slurm 22.05 does not say so by itself.
 if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_JOB_END_TIME:-}" ]; then
   # In UTC, which has no hour twice, and not as the user likes times to be shown.
-  end_time=$(TZ=UTC0 SLURM_TIME_FORMAT=standard squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null || true)
+  end_time=$(TZ=UTC0 SLURM_TIME_FORMAT=standard squeue -h -j "$(dpldm_job_id)" -o %e 2>/dev/null || true)
   # "N/A" without a time limit.
   if [[ $end_time == *T* ]] && end_time=$(date -u -d "$end_time" +%s 2>/dev/null); then export SLURM_JOB_END_TIME=$end_time; fi
 fi

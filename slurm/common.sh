@@ -13,6 +13,16 @@ slurm_launcher() {
   esac
 }
 
+# slurm_inputs LATENTS BASE: sets `inputs`, the arguments that name them, and the nodes' own disk where there is one. What is empty, the
+# configuration names.
+slurm_inputs() {
+  # shellcheck disable=SC2034 # the batch scripts read it
+  inputs=()
+  [ -z "$1" ] || inputs+=(--set "data.latents=$1")
+  [ -z "$2" ] || inputs+=(--set "model.base=$2")
+  [ -z "${DPLDM_LOCAL_COPY:-}" ] || inputs+=(--set "data.local_copy=$DPLDM_LOCAL_COPY")
+}
+
 # slurm_supervise COMMAND...: runs it and returns its exit code. Slurm's warning before the end of the allocation (SIGUSR1) and preemption
 # (SIGTERM) reach this shell; both are passed on as the request for a checkpoint. Bash runs a trap only between commands, so the command
 # runs in the background.
@@ -37,8 +47,8 @@ slurm_requeue() {
     echo "not requeued: $1, but the job was restarted $restarts times already (DPLDM_MAX_RESTARTS=$limit)" >&2
     return
   fi
-  echo "requeueing job $SLURM_JOB_ID: $1 (restart $((restarts + 1)) of at most $limit)" >&2
-  scontrol requeue "$SLURM_JOB_ID" || return 0
+  echo "requeueing job $(dpldm_job_id): $1 (restart $((restarts + 1)) of at most $limit)" >&2
+  scontrol requeue "$(dpldm_job_id)" || return 0
   # Slurm ends this shell now. To exit first could be taken for the end of the job.
   sleep "${DPLDM_REQUEUE_WAIT:-300}"
 }

@@ -13,7 +13,7 @@ chmod +x "$work"/*
 export PATH=$work:$PATH STAND_IN_RECORD=$work/record DPLDM_REQUEUE_WAIT=0
 : >"$STAND_IN_RECORD"
 # The machine that runs the tests may be a Slurm node itself.
-while IFS='=' read -r name _; do unset "$name"; done < <(env | grep -E '^(SLURM_|DPLDM_SITE|DPLDM_LAUNCHER|DPLDM_RUN_DIR|DPLDM_CONFIG|OMP_NUM)' || true)
+while IFS='=' read -r name _; do unset "$name"; done < <(env | grep -E '^(SLURM_|DPLDM_SITE|DPLDM_LAUNCHER|DPLDM_RUN_DIR|DPLDM_CONFIG|DPLDM_LATENTS|DPLDM_BASE|DPLDM_LOCAL_COPY|OMP_NUM)' || true)
 unset SLURM_JOB_ID DPLDM_SITE
 
 fail() { echo "FAILED: $1" >&2; echo "-- record:" >&2; cat "$STAND_IN_RECORD" >&2; exit 1; }
@@ -207,6 +207,17 @@ case_site_file_may_use_what_is_not_set() {
   DPLDM_SITE=$work/site.env code_is 0 launch/train_mpirun.sh --ranks 2 --program "$work/program" finetune
   recorded LD_LIBRARY_PATH
 }
+# As for a job of somebody whose login shell is another one.
+case_site_file_may_load_modules_that_bash_does_not_know_yet() {
+  mkdir -p "$work/modules home/init"
+  # shellcheck disable=SC2016
+  echo 'module() { echo "module $*" >>"$STAND_IN_RECORD"; }; false' >"$work/modules home/init/bash"
+  echo 'module load openmpi/4.1' >"$work/site.env"
+  unset -f module
+  MODULESHOME="$work/modules home" DPLDM_SITE=$work/site.env code_is 0 launch/train_mpirun.sh --ranks 2 --program "$work/program" finetune
+  recorded "module load openmpi/4.1"
+  recorded "== mpirun"
+}
 case_srun_kills_survivors_and_shows_all_gpus() {
   in_job
   SLURM_GPUS_ON_NODE=4 SLURM_CPUS_PER_TASK=6 code_is 0 launch/train_srun.sh --program "$work/program" finetune --resume
@@ -226,6 +237,64 @@ case_batch_resumes_when_there_is_a_run() {
   mkdir -p "$DPLDM_RUN_DIR" && : >"$DPLDM_RUN_DIR/config.yaml"
   code_is 0 batch finetune.sbatch
   recorded "--resume"
+}
+# As a person does who has just unpacked them: into folders with blanks in their names, too.
+case_batch_needs_no_more_than_the_four_lines() {
+  fake_programs
+  export SLURM_JOB_ID=17
+  local script
+  for script in finetune.sbatch finetune_preemptible.sbatch; do
+    : >"$STAND_IN_RECORD"
+    sed -i -e 's|CHANGE_ME|mine|' -e 's|^latents=""|latents="my data/faces.h5"|' -e 's|^base=""|base="my models/public"|' "slurm/$script"
+    [ "$(grep -c '# EDIT$' "slurm/$script")" -eq 4 ] || fail "$script was not edited in its four lines"
+    code_is 0 batch "$script" --set data.latents=other.h5
+    recorded "data.latents=my data/faces.h5"
+    recorded "model.base=my models/public"
+    recorded configs/quickstart/finetune.yaml
+    recorded runs/finetune
+    # What is given comes later, and so wins.
+    [ "$(grep -xF -e 'data.latents=my data/faces.h5' -e data.latents=other.h5 "$STAND_IN_RECORD" | tail -n 1)" = data.latents=other.h5 ] ||
+      fail "$script: the lines win over the arguments"
+    : >"$STAND_IN_RECORD"
+    DPLDM_LATENTS=/else/where.h5 code_is 0 batch "$script"
+    recorded "data.latents=/else/where.h5"
+    not_recorded faces.h5
+  done
+}
+case_batch_leaves_to_the_configuration_what_is_empty() {
+  in_job
+  fake_programs
+  code_is 0 batch finetune.sbatch
+  not_recorded data.latents
+  not_recorded model.base
+  not_recorded data.local_copy
+}
+# A TMPDIR that the job was given, which the shell that submits does not have.
+case_batch_copies_to_the_nodes_disk_that_the_site_names() {
+  in_job
+  fake_programs
+  # shellcheck disable=SC2016
+  echo 'export DPLDM_LOCAL_COPY=$TMPDIR/latents' >"$work/site.env"
+  mkdir "$work/node local"
+  TMPDIR="$work/node local" DPLDM_SITE=$work/site.env code_is 0 batch finetune.sbatch
+  recorded "data.local_copy=$work/node local/latents"
+}
+case_batch_finds_the_root_where_the_allocation_began_elsewhere() {
+  in_job
+  fake_programs
+  local script
+  for script in finetune.sbatch finetune_preemptible.sbatch encode.sbatch; do
+    SLURM_SUBMIT_DIR=/ code_is 0 batch "$script" --dry-run
+  done
+  code_is 64 env -C / SLURM_SUBMIT_DIR=/ bash "$work/tree/slurm/finetune.sbatch"
+  grep -q "submit from the repository's root; / is not it" "$work/err" || fail "nothing says where to submit from"
+}
+case_batch_speaks_of_its_task_alone_in_a_job_array() {
+  in_job
+  fake_programs
+  SLURM_ARRAY_JOB_ID=17 SLURM_ARRAY_TASK_ID=3 STAND_IN_EXIT=75 code_is 75 batch finetune_preemptible.sbatch
+  recorded "squeue -h -j 17_3 -o %e"
+  recorded "scontrol requeue 17_3"
 }
 case_batch_passes_the_warning_signal_on() {
   in_job

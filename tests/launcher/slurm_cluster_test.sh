@@ -42,14 +42,26 @@ prepare() {
   "$build/bin/dpldm-data" render --kind glyphs --num 64 --seed 1 -o "$cluster/images.h5" >/dev/null 2>&1
   # Steps of a fraction of a second: long enough to be interrupted.
   cat >"$cluster/finetune.yaml" <<TEXT
-data: {latents: $cluster/latents.h5}
-model: {base: $cluster/tiny}
 training: {steps: $steps, expected_batch_size: 20, noise_multiplicity: 64}
 privacy: {epsilon: 1000, delta: 1.0e-3, noise_multiplier: 1, accountant: rdp}
 runtime: {threads: 1, micro_batch_size: 2, deadline_seconds: 5}
 checkpoint: {every_steps: 5}
 TEXT
   export DPLDM_CONFIG=$cluster/finetune.yaml
+  local script
+  for script in finetune.sbatch finetune_preemptible.sbatch; do
+    edit_four_lines "$script" "latents=\"$cluster/latents.h5\"" "base=\"$cluster/tiny\""
+  done
+  edit_four_lines encode.sbatch "model=$cluster/tiny" "images=$cluster/images.h5"
+}
+
+# edit_four_lines SCRIPT LINE LINE: account, partition, and the two that name files, as a person edits them.
+edit_four_lines() {
+  local line
+  for line in "#SBATCH --account=test" "#SBATCH --partition=low" "${@:2}"; do
+    sed -i "s|^${line%%=*}=[^#]*# EDIT\$|$line|" "$tree/slurm/$1"
+    grep -qxF -- "$line" "$tree/slurm/$1" || { echo "FAILED: $1 has no line '${line%%=*}=' to edit" >&2; exit 1; }
+  done
 }
 
 # submit SCRIPT [SBATCH-OPTION...] [-- ARGUMENT...]: sets `job`.
@@ -62,7 +74,7 @@ submit() {
   done
   [ $# -eq 0 ] || shift
   : >"$log"
-  job=$(cd "$tree" && sbatch --parsable --partition=low --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --time=10 --output="$log" "${options[@]}" \
+  job=$(cd "$tree" && sbatch --parsable --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --time=10 --output="$log" "${options[@]}" \
     "slurm/$script" "$@")
 }
 state() { scontrol show job "$job" | sed -n 's/.*JobState=\([A-Z_]*\).*/\1/p'; }
@@ -92,9 +104,9 @@ requeued_by_the_script() {
 new_run() { export DPLDM_RUN_DIR=$cluster/$1; }
 
 encode_runs() {
-  DPLDM_MODEL=$cluster/tiny DPLDM_IMAGES=$cluster/images.h5 DPLDM_LATENTS=$cluster/encoded.h5 submit encode.sbatch
+  submit encode.sbatch
   ends_with 0 90 encode.sbatch
-  "$build/bin/dpldm-data" verify "$cluster/encoded.h5" >/dev/null || fail "encode.sbatch: the latents do not verify"
+  "$build/bin/dpldm-data" verify "$cluster/images-latents.h5" >/dev/null || fail "encode.sbatch: the latents do not verify"
   say "encode.sbatch on two nodes" "done"
 }
 
