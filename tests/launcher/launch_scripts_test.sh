@@ -449,6 +449,8 @@ case_batch_scripts_have_four_lines_to_edit() {
   local script
   for script in slurm/*.sbatch; do
     [ "$(grep -c '# EDIT$' "$script")" -eq 4 ] || fail "$script has another number of lines to edit"
+    # Quoted, for folders with blanks in their names.
+    if grep '# EDIT$' "$script" | grep -v '^#SBATCH' | grep -vqE '^[a-z]+="[^"]*"  # EDIT$'; then fail "$script has a line without quotes"; fi
   done
 }
 case_batch_tells_the_program_when_the_allocation_ends() {

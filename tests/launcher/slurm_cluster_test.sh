@@ -52,7 +52,7 @@ TEXT
   for script in finetune.sbatch finetune_preemptible.sbatch; do
     edit_four_lines "$script" "latents=\"$cluster/latents.h5\"" "base=\"$cluster/tiny\""
   done
-  edit_four_lines encode.sbatch "model=$cluster/tiny" "images=$cluster/images.h5"
+  edit_four_lines encode.sbatch "model=\"$cluster/tiny\"" "images=\"$cluster/images.h5\""
 }
 
 # edit_four_lines SCRIPT LINE LINE: account, partition, and the two that name files, as a person edits them.
