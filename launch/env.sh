@@ -49,11 +49,13 @@ ulimit -l unlimited 2>/dev/null || true
 # Not "unlimited": then NCCL's threads would get stacks of 2 MiB.
 ulimit -s 8192 2>/dev/null || true
 
-# dpldm_program ROOT NAME: the program of the build in ROOT, or the one beside an installation's share/dpldm.
+# dpldm_program ROOT NAME: the program of the build in ROOT that DPLDM_BUILD names, or the one beside an installation's share/dpldm.
 dpldm_program() {
-  local installed
+  local build=${DPLDM_BUILD:-build} installed
+  case $build in /*) ;; *) build=$1/$build ;; esac
   installed=$(dirname "$(dirname "$1")")/bin/$2
-  if [ ! -x "$1/build/bin/$2" ] && [ -x "$installed" ]; then echo "$installed"; else echo "$1/build/bin/$2"; fi
+  if [ -z "${DPLDM_BUILD:-}" ] && [ ! -x "$build/bin/$2" ] && [ -x "$installed" ]; then build=${installed%/bin/*}; fi
+  echo "$build/bin/$2"
 }
 
 # dpldm_wait PID: waits for a background command and returns its exit code. Traps run meanwhile, within a moment; once the command is gone,

@@ -20,6 +20,7 @@ and a stop (exit code 75); a second Ctrl-C or SIGTERM ends it at once.
 
 Environment
   DPLDM_SITE      a file of site settings (configs/cluster/example.env)
+  DPLDM_BUILD     another build folder than build/, as build-cuda
   DPLDM_MPIRUN    another mpirun; given with its whole path, Open MPI is taken from there on the other hosts too
   OMP_NUM_THREADS threads in each rank (default: this machine's cores divided by the ranks; with --hosts, each host's by its own;
                   in an allocation, its --cpus-per-task)

@@ -17,6 +17,7 @@ JOB.STEP` asks the run for a checkpoint and a stop (exit code 75).
 
 Environment
   DPLDM_SITE       a file of site settings (configs/cluster/example.env)
+  DPLDM_BUILD      another build folder than build/, as build-cuda
   DPLDM_SRUN_MPI   srun's --mpi (default: pmix; `srun --mpi=list` shows what the site has)
   DPLDM_CPU_BIND   srun's --cpu-bind (default: none, as NCCL prefers)
 TEXT

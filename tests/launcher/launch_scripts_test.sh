@@ -13,7 +13,7 @@ chmod +x "$work"/*
 export PATH=$work:$PATH STAND_IN_RECORD=$work/record DPLDM_REQUEUE_WAIT=0
 : >"$STAND_IN_RECORD"
 # The machine that runs the tests may be a Slurm node itself.
-while IFS='=' read -r name _; do unset "$name"; done < <(env | grep -E '^(SLURM_|DPLDM_SITE|DPLDM_LAUNCHER|DPLDM_RUN_DIR|DPLDM_CONFIG|DPLDM_LATENTS|DPLDM_BASE|DPLDM_LOCAL_COPY|OMP_NUM)' || true)
+while IFS='=' read -r name _; do unset "$name"; done < <(env | grep -E '^(SLURM_|DPLDM_SITE|DPLDM_LAUNCHER|DPLDM_RUN_DIR|DPLDM_CONFIG|DPLDM_LATENTS|DPLDM_BASE|DPLDM_LOCAL_COPY|DPLDM_BUILD|OMP_NUM)' || true)
 unset SLURM_JOB_ID DPLDM_SITE
 
 fail() { echo "FAILED: $1" >&2; echo "-- record:" >&2; cat "$STAND_IN_RECORD" >&2; exit 1; }
@@ -75,6 +75,20 @@ case_installed_scripts_start_the_installed_program() {
   export SLURM_JOB_ID=17 SLURM_SUBMIT_DIR=$PWD DPLDM_MODEL=m DPLDM_IMAGES=i.h5 DPLDM_LATENTS=l.h5
   code_is 0 bash slurm/encode.sbatch
   recorded "$work/prefix/bin/dpldm-data"
+}
+case_scripts_start_the_build_that_is_named() {
+  in_job
+  fake_programs
+  cp -r build build-cuda
+  DPLDM_BUILD=build-cuda code_is 0 batch finetune.sbatch
+  recorded "$work/tree/build-cuda/bin/dpldm"
+  DPLDM_BUILD=build-cuda code_is 0 batch encode.sbatch
+  recorded "$work/tree/build-cuda/bin/dpldm-data"
+  DPLDM_BUILD=$work/tree/build-cuda code_is 0 launch/train_mpirun.sh --ranks 2 finetune
+  not_recorded "$work/tree/build/bin"
+  # Never another one in its place.
+  DPLDM_BUILD=build-none code_is 64 launch/train_mpirun.sh --ranks 2 finetune
+  grep -qF "there is no program $work/tree/build-none/bin/dpldm" "$work/err" || fail "the program is not named"
 }
 case_mpirun_divides_the_cores() {
   STAND_IN_EXIT=0 code_is 0 launch/train_mpirun.sh --ranks 1 --program "$work/program" finetune
