@@ -15,6 +15,8 @@
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/tensors_digest.h"
+#include "base/unambiguous_json.h"
 #include "base/watchdog.h"
 
 namespace dpldm::accounting {
@@ -26,7 +28,8 @@ using nlohmann::json;
 constexpr const char* kPrivacy = "dpldm.privacy";
 constexpr const char* kStatement = "dpldm.statement_sha256";
 constexpr const char* kSource = "dpldm.training_records_source";
-constexpr const char* kWeights = "weights_sha256";
+constexpr const char* kWeights = "tensors_sha256";
+constexpr const char* kBytesOfWeights = "weights_sha256";  // in statements of earlier programs
 constexpr const char* kNetworkConfig = "config.json";
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as in io/safetensors.cpp
 
@@ -47,9 +50,15 @@ Header read_header(const fs::path& file) {
   }
   std::string text(num_bytes, '\0');
   stream.read(text.data(), static_cast<std::streamsize>(num_bytes));
-  json header = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!stream || !header.is_object()) throw IoError(file.string() + " has no safetensors header");
-  return {num_bytes, std::move(header)};
+  try {
+    json header = parse_unambiguous_json(text);
+    if (stream && header.is_object()) return {num_bytes, std::move(header)};
+  } catch (const AmbiguousJson& error) {
+    throw IoError(fmt::format("the header of {} {}", file.string(), error.what()));
+  } catch (const json::exception& error) {
+    throw IoError(fmt::format("{} has no safetensors header: {}", file.string(), error.what()));
+  }
+  throw IoError(file.string() + " has no safetensors header");
 }
 
 // What a file of weights says of itself; an empty object where that is nothing.
@@ -124,10 +133,12 @@ std::vector<fs::path> weights_in(const fs::path& model) {
   return files;
 }
 
-// Of all that follows the header.
+// As tensors_digest.h defines it.
 std::string sha256_of_tensors(const fs::path& file) {
-  const std::uint64_t begin = read_header(file).num_bytes + sizeof(std::uint64_t);
-  return sha256_of_file(file, begin);
+  const Header header = read_header(file);
+  Sha256 digest = digest_of_tensors(header.content);
+  add_file(digest, file, header.num_bytes + sizeof(std::uint64_t));
+  return digest.finish();
 }
 
 }  // namespace
@@ -218,7 +229,11 @@ std::string weights_beside_the_statement(const fs::path& named) {
 }
 
 std::string weights_beside_the_statement(const Statement& statement) {
-  if (!statement.content.contains(kWeights)) return "";
+  if (!statement.content.contains(kWeights)) {
+    if (!statement.content.contains(kBytesOfWeights)) return "";
+    return fmt::format("{} was written by an earlier version of dpldm, whose {} does not cover the names of tensors",
+                       statement.file.string(), kBytesOfWeights);
+  }
   const fs::path model = statement.file.parent_path();
   std::map<std::string, std::string> digests;
   try {

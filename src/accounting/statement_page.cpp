@@ -146,8 +146,9 @@ std::string table(const Json& statement) {
   rows += row("trained", fmt::format("{} elements, set {}", number_at(statement, "trained_elements"),
                                      text_at(statement, "trained_set_text")));
   rows += public_inputs_rows(statement.at("public_inputs"));
-  for (const auto& [file, digest] : statement.at("weights_sha256").items()) {
-    rows += row(fmt::format("this model's `{}`, after its header (SHA-256)", file), digest.get<std::string>());
+  for (const auto& [file, digest] : statement.at("tensors_sha256").items()) {
+    rows += row(fmt::format("this model's `{}`, names and bytes of its tensors (SHA-256)", file),
+                digest.get<std::string>());
   }
   rows += row("commitment to the key", text_at(statement, "key_commitment"));
   return rows;

@@ -39,7 +39,13 @@ std::string sha256_of(const std::string& bytes) {
   return digest.finish();
 }
 
-std::string sha256_of_file(const std::filesystem::path& path, std::uint64_t begin) {
+std::string sha256_of_file(const std::filesystem::path& path) {
+  Sha256 digest;
+  add_file(digest, path, 0);
+  return digest.finish();
+}
+
+void add_file(Sha256& digest, const std::filesystem::path& path, std::uint64_t begin) {
   require_regular_file(path);
   std::ifstream stream;
   {
@@ -48,7 +54,6 @@ std::string sha256_of_file(const std::filesystem::path& path, std::uint64_t begi
     stream.seekg(static_cast<std::streamoff>(begin));
   }
   if (!stream) throw IoError("cannot open " + path.string());
-  Sha256 digest;
   std::vector<char> block(std::size_t{1} << 20);
   while (stream) {
     const WatchedFileCall watched("reading", path);
@@ -56,7 +61,6 @@ std::string sha256_of_file(const std::filesystem::path& path, std::uint64_t begi
     digest.add(block.data(), static_cast<std::size_t>(stream.gcount()));
   }
   if (!stream.eof()) throw IoError("cannot read " + path.string() + " to its end");
-  return digest.finish();
 }
 
 }  // namespace dpldm

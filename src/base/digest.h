@@ -29,7 +29,10 @@ class Sha256 {
 
 std::string sha256_of(const std::string& bytes);
 
-// From byte `begin` on. Throws IoError when the file cannot be read to its end.
-std::string sha256_of_file(const std::filesystem::path& path, std::uint64_t begin = 0);
+// Throws IoError when the file cannot be read to its end.
+std::string sha256_of_file(const std::filesystem::path& path);
+
+// Adds the file from byte `begin` on; throws as above.
+void add_file(Sha256& digest, const std::filesystem::path& path, std::uint64_t begin);
 
 }  // namespace dpldm

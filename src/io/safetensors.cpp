@@ -14,8 +14,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
-#include "base/digest.h"
 #include "base/error.h"
+#include "base/tensors_digest.h"
 #include "base/watchdog.h"
 #include "io/safetensors_types.h"
 
@@ -132,9 +132,10 @@ void write_safetensors(const std::filesystem::path& path, const NamedTensors& te
   commit_file(temporary, path);
 }
 
-std::string data_sha256(const NamedTensors& tensors) {
-  Sha256 digest;
-  for (const auto& [name, tensor] : in_file_order(tensors)) digest.add(tensor.const_data_ptr(), tensor.nbytes());
+std::string tensors_sha256(const NamedTensors& tensors) {
+  const NamedTensors sorted = in_file_order(tensors);
+  Sha256 digest = digest_of_tensors(nlohmann::json::parse(header_of(sorted, {})));
+  for (const auto& [name, tensor] : sorted) digest.add(tensor.const_data_ptr(), tensor.nbytes());
   return digest.finish();
 }
 

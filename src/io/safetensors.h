@@ -51,7 +51,8 @@ NamedTensors read_safetensors(const std::filesystem::path& path,
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        std::map<std::string, std::string> metadata = {});
 
-// SHA-256 of the bytes behind the header in the file that write_safetensors makes of `tensors`.
-std::string data_sha256(const NamedTensors& tensors);
+// SHA-256 of the file that write_safetensors makes of `tensors`, as base/tensors_digest.h defines it: the same whatever
+// the metadata.
+std::string tensors_sha256(const NamedTensors& tensors);
 
 }  // namespace dpldm::io

@@ -60,8 +60,7 @@ struct Pipeline {
 // expects which fits the networks: StableDiffusionPipeline, LDMTextToImagePipeline, LDMPipeline, or none.
 void save_pipeline(const Pipeline& pipeline, const nlohmann::json& scheduler, const std::filesystem::path& model);
 
-// What save_pipeline will write: for each file of weights, by its path in the model, SHA-256 of all that follows the
-// safetensors header.
+// What save_pipeline will write: for each file of weights, by its path in the model, io::tensors_sha256.
 std::map<std::string, std::string> weights_to_be_written(const Pipeline& pipeline);
 
 // A network's parameters as files hold them: under diffusers' names and in its shapes. They are the parameters

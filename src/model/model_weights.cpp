@@ -179,7 +179,7 @@ void write_network(const Network& network, const io::NamedTensors& tensors, cons
 }
 
 std::string written_sha256(const Network& network, const io::NamedTensors& tensors) {
-  return io::data_sha256(in_stored_types(network, tensors));
+  return io::tensors_sha256(in_stored_types(network, tensors));
 }
 
 }  // namespace dpldm::model

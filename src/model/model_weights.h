@@ -28,7 +28,7 @@ void adopt(Network& network, Tensors tensors, const std::string& where);
 void write_network(const Network& network, const io::NamedTensors& tensors, const std::filesystem::path& directory,
                    const std::string& stem, const std::map<std::string, std::string>& metadata = {});
 
-// SHA-256 of the bytes of the tensors in the file that write_network makes: of all that follows its header.
+// io::tensors_sha256 of the file that write_network makes.
 std::string written_sha256(const Network& network, const io::NamedTensors& tensors);
 
 }  // namespace dpldm::model

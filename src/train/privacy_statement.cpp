@@ -53,7 +53,7 @@ nlohmann::json metadata_of(const StatementFacts& facts) {
       {"trained_elements", facts.num_trained},
       {"trained_parameters", facts.trained_names},
       {"class_names", facts.class_names},
-      {"weights_sha256", facts.weights},
+      {"tensors_sha256", facts.weights},
       {"public_inputs", {{"base_unet_sha256", facts.base_unet_sha256}, {"autoencoder_sha256", facts.encoder_sha256}}},
       {"key_commitment", header.key_commitment},
       {"run_id", header.run_id},

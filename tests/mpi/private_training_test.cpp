@@ -718,7 +718,7 @@ TEST_F(PrivateTrainingOnRanks, StatementNamesTheWeightsThatItIsAbout) {
   settings.steps = 2;
   const std::filesystem::path model = run(settings, "named", *world_) / "model";
   EXPECT_EQ(accounting::weights_beside_the_statement(model), "");
-  EXPECT_EQ(model::read_dp_metadata(model)["weights_sha256"].size(), 2U) << "of the U-Net and of the autoencoder";
+  EXPECT_EQ(model::read_dp_metadata(model)["tensors_sha256"].size(), 2U) << "of the U-Net and of the autoencoder";
   if (!world_->is_root()) return;
   model::save_unet(*model::load_unet(config().model), model / "unet");  // the public one, in the private one's place
   EXPECT_NE(accounting::weights_beside_the_statement(model), "");

@@ -349,14 +349,14 @@ TEST_F(PrivacyCommand, Verify_RecomputesTheClaim) {
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["verified"], true);
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["weights_compared"], false) << "the claim names none";
   Json of_nothing = claim;
-  of_nothing["weights_sha256"] = Json::object();
+  of_nothing["tensors_sha256"] = Json::object();
   write("model/dp_metadata.json", of_nothing);
   EXPECT_EQ(json({"verify", (folder_ / "model").string()})["weights_compared"], false) << "there are none";
   EXPECT_THAT(answer({"verify", (folder_ / "model").string()}), testing::HasSubstr("no weights were compared"));
   Json steps = claim;
   steps["steps"] = 2000;
   Json weights = claim;
-  weights["weights_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", std::string(64, '0')}};
+  weights["tensors_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", std::string(64, '0')}};
   for (const Json& wrong : {steps, weights}) {
     write("model/dp_metadata.json", wrong);
     EXPECT_THROW(json({"verify", (folder_ / "model").string()}), ConfigError);

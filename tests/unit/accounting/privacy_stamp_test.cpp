@@ -34,10 +34,13 @@ class Stamp : public testing::Test {
   }
   ~Stamp() override { std::filesystem::remove_all(model_); }
 
-  // A safetensors file whose header names no tensors.
+  // A safetensors file with `tensors` in its header; none, unless given.
   void write_weights(const std::string& network, const std::map<std::string, std::string>& metadata,
-                     const std::string& data = "") const {
-    const std::string header = nlohmann::json{{"__metadata__", metadata}}.dump();
+                     const std::string& data = "", nlohmann::json tensors = nlohmann::json::object()) const {
+    tensors["__metadata__"] = metadata;
+    write_file(network, tensors.dump(), data);
+  }
+  void write_file(const std::string& network, const std::string& header, const std::string& data) const {
     const std::uint64_t size = header.size();
     std::ofstream stream(model_ / network / "diffusion_pytorch_model.safetensors", std::ios::binary);
     stream.write(reinterpret_cast<const char*>(&size), sizeof(size));
@@ -139,28 +142,70 @@ TEST_F(Stamp, OwnStatement_IsTheOneOfTheSameWriting) {
 TEST_F(Stamp, WeightsOtherThanThoseOfTheStatement_AreFound) {
   const auto statement = [&](const nlohmann::json& digests) {
     nlohmann::json json = nlohmann::json::parse(kStatement);
-    json["weights_sha256"] = digests;
+    json["tensors_sha256"] = digests;
     write_statement(json.dump());
   };
+  const std::string nothing = sha256_of("{}");
+  const std::string abcd = sha256_of("{}abcd");
   const std::string unet = "unet/diffusion_pytorch_model.safetensors";
   const std::string vae = "vae/diffusion_pytorch_model.safetensors";
   write_weights("unet", {{"format", "pt"}}, "abcd");
   write_statement(kStatement);
   EXPECT_EQ(weights_beside_the_statement(model_), "") << "an older statement names none";
-  statement({{unet, sha256_of("abcd")}, {vae, sha256_of("")}});
+  statement({{unet, abcd}, {vae, nothing}});
   EXPECT_EQ(weights_beside_the_statement(model_), "");
   write_weights("unet", {{"another", "header"}}, "abcd");
-  EXPECT_EQ(weights_beside_the_statement(model_), "") << "the header may say what it likes";
+  EXPECT_EQ(weights_beside_the_statement(model_), "") << "the metadata may say what they like";
   write_weights("unet", {{"format", "pt"}}, "abce");
   EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("does not hold the weights"));
   EXPECT_THAT(weights_beside_the_statement(model_ / "unet"), HasSubstr("does not hold the weights"));
   write_weights("unet", {{"format", "pt"}}, "abcd");
-  statement({{unet, sha256_of("abcd")}});
+  statement({{unet, abcd}});
   EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("is not among the weights"));
-  statement({{unet, sha256_of("abcd")}, {vae, sha256_of("")}, {"bert/model.safetensors", sha256_of("")}});
+  statement({{unet, abcd}, {vae, nothing}, {"bert/model.safetensors", nothing}});
   EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("not there: bert/model.safetensors"));
   statement({{unet, 7}});
   EXPECT_THROW(weights_beside_the_statement(model_), ConfigError);
+}
+
+// Tensors of one shape whose names change places are another model of the same bytes.
+TEST_F(Stamp, WeightsWhoseHeaderDescribesOtherTensors_AreNotTheStatements) {
+  const auto tensor = [](const char* dtype, int size, int begin) {
+    return nlohmann::json{{"dtype", dtype}, {"shape", {size}}, {"data_offsets", {begin, begin + 4}}};
+  };
+  const nlohmann::json own{{"a", tensor("F32", 1, 0)}, {"b", tensor("F32", 1, 4)}};
+  nlohmann::json statement = nlohmann::json::parse(kStatement);
+  statement["tensors_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", sha256_of(own.dump() + "abcdefgh")},
+                                 {"vae/diffusion_pytorch_model.safetensors", sha256_of("{}")}};
+  write_statement(statement.dump());
+  write_weights("unet", {{"format", "pt"}}, "abcdefgh", own);
+  EXPECT_EQ(weights_beside_the_statement(model_), "");
+  write_file("unet", R"( {"b": {"shape": [1], "dtype": "F32", "data_offsets": [4, 8]},
+                          "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}  )",
+             "abcdefgh");
+  EXPECT_EQ(weights_beside_the_statement(model_), "") << "the same in another order";
+  for (const nlohmann::json& other : {nlohmann::json{{"a", tensor("F32", 1, 4)}, {"b", tensor("F32", 1, 0)}},
+                                      nlohmann::json{{"a", tensor("F32", 1, 0)}, {"c", tensor("F32", 1, 4)}},
+                                      nlohmann::json{{"a", tensor("F16", 2, 0)}, {"b", tensor("F32", 1, 4)}},
+                                      nlohmann::json{{"a", tensor("I32", 1, 0)}, {"b", tensor("F32", 1, 4)}}}) {
+    write_weights("unet", {{"format", "pt"}}, "abcdefgh", other);
+    EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("does not hold the weights")) << other;
+  }
+}
+
+TEST_F(Stamp, StatementWhoseDigestsSayNothingOfNames_IsToldFromAllWeights) {
+  nlohmann::json statement = nlohmann::json::parse(kStatement);
+  statement["weights_sha256"] = {{"vae/diffusion_pytorch_model.safetensors", sha256_of("")}};
+  write_statement(statement.dump());
+  EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("was written by an earlier version of dpldm"));
+}
+
+// Readers would take one or the other of two tensors of one name.
+TEST_F(Stamp, HeaderThatReadersUnderstandDifferently_IsRefused) {
+  for (const char* header : {R"({"a": {}, "a": {}})", R"({"__metadata__": {"x": "1", "x": "2"}})", "{", "[]"}) {
+    write_file("unet", header, "");
+    EXPECT_THROW(read_privacy_stamps(model_), IoError) << header;
+  }
 }
 
 TEST_F(Stamp, SomethingElseThanAStatementOrWeights_IsRefused) {

@@ -37,7 +37,7 @@ inline nlohmann::json whole_statement() {
           {"trained_elements", 7},
           {"trained_set_text", "attention"},
           {"public_inputs", {{"base_unet_sha256", "aa"}, {"autoencoder_sha256", "bb"}}},
-          {"weights_sha256", nlohmann::json::object()},
+          {"tensors_sha256", nlohmann::json::object()},
           {"key_commitment", "cc"}};
 }
 

@@ -199,7 +199,7 @@ TEST_F(CommandsOnRanks, WeightsBesideTheStatementOnOneRank_TakeTheClaimFromAllSa
           "accountant": "rdp", "sampling_rate": 0.01, "noise_multiplier": 1.0, "steps": 1000, "num_records": 50000,
           "expected_batch_size": 500})");
   const std::string model = path("first/model");
-  statement["weights_sha256"] =
+  statement["tensors_sha256"] =
       model::weights_to_be_written({.unet = model::load_unet(model), .autoencoder = model::load_autoencoder(model)});
   test::write_bytes(path("first/model/dp_metadata.json"), statement.dump());
   copy_model();

@@ -352,7 +352,7 @@ TEST_F(ModelCommands, SamplesOfWeightsThatTheStatementIsNotAbout_ArePrivateAndCl
   test::write_bytes(path("tiny/dp_metadata.json"), statement.dump());
   ASSERT_EQ(run(sample("tiny", "own.h5", {"--num", "1"})).exit_code, 0);
   EXPECT_EQ(data::ImageFile(path("own.h5")).info().visibility, data::Visibility::kPublic);
-  statement["weights_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", std::string(64, '0')},
+  statement["tensors_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", std::string(64, '0')},
                                  {"vae/diffusion_pytorch_model.safetensors", std::string(64, '0')}};
   test::write_bytes(path("tiny/dp_metadata.json"), statement.dump());
   const test::ProcessResult sampled = run(sample("tiny", "others.h5", {"--num", "1"}));

@@ -94,7 +94,7 @@ TEST_F(ReportPage, LedgerThatLacksWhatTheStatementSaw_IsNoStatement) {
 
 TEST_F(ReportPage, ModelWithOtherWeightsThanItsStatementNames_IsNotReported) {
   add_ledger(true);
-  add_json("model/dp_metadata.json", {{"private", true}, {"weights_sha256", {{"unet/x.safetensors", "00"}}}});
+  add_json("model/dp_metadata.json", {{"private", true}, {"tensors_sha256", {{"unet/x.safetensors", "00"}}}});
   EXPECT_THAT([&] { report_page(run_); },
               testing::ThrowsMessage<IoError>(HasSubstr("what was spent is not about them")));
 }

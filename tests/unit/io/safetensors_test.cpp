@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/atomic_file.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/torch.h"
 #include "io/torch_archive.h"
@@ -97,6 +98,18 @@ TEST(Safetensors, PaddedAndUnalignedHeadersAreRead) {
   EXPECT_EQ(refusal_of_header(kOneFloat, 4), "accepted");
   EXPECT_EQ(refusal_of_header(kOneFloat + "    ", 4), "accepted");
   EXPECT_EQ(refusal_of_header("{}", 0), "accepted");
+}
+
+TEST(Safetensors, DigestIsOfNamesTypesShapesPlacesAndBytes) {
+  const std::vector<float> values = {1, 2};
+  std::string bytes(sizeof(float) * values.size(), '\0');
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  const at::Tensor tensor = torch::tensor(values);
+  EXPECT_EQ(tensors_sha256({{"a", tensor}}),
+            sha256_of(R"({"a":{"data_offsets":[0,8],"dtype":"F32","shape":[2]}})" + bytes));
+  EXPECT_NE(tensors_sha256({{"a", tensor}}), tensors_sha256({{"b", tensor}}));
+  EXPECT_NE(tensors_sha256({{"a", tensor}}), tensors_sha256({{"a", tensor.view({2, 1})}}));
+  EXPECT_NE(tensors_sha256({{"a", tensor}}), tensors_sha256({{"a", tensor.view(at::kInt)}}));
 }
 
 TEST(Safetensors, TwoTensorsOfOneNameAreNotWritten) {
