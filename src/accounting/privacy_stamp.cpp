@@ -133,6 +133,20 @@ std::vector<fs::path> weights_in(const fs::path& model) {
   return files;
 }
 
+// What weights are stamped with whose statement this is.
+std::string stamped_claim(const json& statement) {
+  try {
+    if (!statement.at("private").get<bool>()) {
+      return "NOT PRIVATE: " + statement.at("not_private_because").get<std::string>();
+    }
+    return fmt::format("epsilon {}, delta {}, {}", up_to_digits(statement.at("epsilon").get<double>(), 6),
+                       up_to_digits(statement.at("delta").get<double>(), 3),
+                       statement.at("neighbouring").get<std::string>());
+  } catch (const json::exception& error) {
+    throw ConfigError(std::string("this is not a privacy statement: ") + error.what());
+  }
+}
+
 // As tensors_digest.h defines it.
 std::string sha256_of_tensors(const fs::path& file) {
   const Header header = read_header(file);
@@ -149,17 +163,7 @@ std::map<std::string, std::string> stamp_for_checkpoint() {
 
 std::map<std::string, std::string> stamp_for(const std::string& statement_text) {
   const json statement = json::parse(statement_text, nullptr, /*allow_exceptions=*/false);
-  try {
-    const std::string privacy =
-        statement.at("private").get<bool>()
-            ? fmt::format("epsilon {}, delta {}, {}", up_to_digits(statement.at("epsilon").get<double>(), 6),
-                          up_to_digits(statement.at("delta").get<double>(), 3),
-                          statement.at("neighbouring").get<std::string>())
-            : "NOT PRIVATE: " + statement.at("not_private_because").get<std::string>();
-    return {{kPrivacy, privacy}, {kStatement, sha256_of(statement_text)}};
-  } catch (const json::exception& error) {
-    throw ConfigError(std::string("this is not a privacy statement: ") + error.what());
-  }
+  return {{kPrivacy, stamped_claim(statement)}, {kStatement, sha256_of(statement_text)}};
 }
 
 std::map<std::string, std::string> source_note(const std::string& source) {
@@ -210,9 +214,16 @@ std::optional<Statement> require_own_statement(const fs::path& model) {
   }
   const std::string digest = sha256_of(statement->text);
   for (const PrivacyStamp& stamp : stamps) {
-    if (stamp.statement_sha256 == digest) continue;
-    throw ConfigError(fmt::format("the dp_metadata.json of {} is not the one that {} was written with, which said '{}'",
-                                  model.string(), stamp.file.string(), stamp.privacy));
+    if (stamp.statement_sha256 != digest) {
+      throw ConfigError(
+          fmt::format("the dp_metadata.json of {} is not the one that {} was written with, which said '{}'",
+                      model.string(), stamp.file.string(), stamp.privacy));
+    }
+    const std::string claim = stamped_claim(statement->content);
+    if (stamp.privacy != claim) {
+      throw ConfigError(fmt::format("{} says '{}' of itself, but its statement {} says '{}'", stamp.file.string(),
+                                    stamp.privacy, statement->file.string(), claim));
+    }
   }
   require_true_claim(*statement);
   return statement;

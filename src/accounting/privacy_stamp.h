@@ -55,9 +55,9 @@ std::vector<PrivacyStamp> read_privacy_stamps(const std::filesystem::path& model
 void require_unstamped(const std::filesystem::path& model, const std::string& purpose);
 
 // Throws ConfigError when weights in `model` are stamped, and the dp_metadata.json beside them is missing or is not the
-// one that they were written with; and when its own numbers do not make the epsilon that it claims (claim.h), whether
-// or not weights are stamped, and also where `model` is the directory of one of the model's networks. Weights without
-// stamp and statement pass. Returns the statement that was looked at.
+// one that they were written with, or says something else than the stamp; and when its own numbers do not make the
+// epsilon that it claims (claim.h), whether or not weights are stamped, and also where `model` is the directory of one
+// of the model's networks. Weights without stamp and statement pass. Returns the statement that was looked at.
 std::optional<Statement> require_own_statement(const std::filesystem::path& model);
 
 // What keeps the weights of the pipeline in whose directory `statement` lies from being those that it was written for,

@@ -1,6 +1,8 @@
 #include "accounting/privacy_stamp.h"
 
 #include <fstream>
+#include <string>
+#include <tuple>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -131,11 +133,39 @@ TEST_F(Stamp, OwnStatement_IsTheOneOfTheSameWriting) {
   write_statement(kStatement);
   EXPECT_NO_THROW(require_own_statement(model_));
   EXPECT_NO_THROW(require_own_statement(model_ / "unet"));
+  write_statement(kStatement + std::string("\n"));  // as true as the one of the same writing, and another
+  EXPECT_THROW(require_own_statement(model_), ConfigError);
   std::string better = kStatement;
   better.replace(better.find("2.1013652"), 9, "0.1");
   write_statement(better);
   EXPECT_THROW(require_own_statement(model_), ConfigError);
   EXPECT_THAT(read_privacy_stamps(model_)[0].privacy, "epsilon 2.10137, delta 1e-05, add-remove");
+}
+
+// People read the header's words, not the digest beside them.
+TEST_F(Stamp, WhoseWordsAreNotThoseOfItsStatement_IsRefused) {
+  const auto refusal = [&] {
+    try {
+      require_own_statement(model_);
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string("taken");
+  };
+  for (const auto& [statement, own, other] :
+       {std::tuple(std::string(kStatement), "epsilon 2.10137, delta 1e-05, add-remove", "NOT PRIVATE: a test seed"),
+        std::tuple(std::string(kStatement), "epsilon 2.10137, delta 1e-05, add-remove",
+                   "epsilon 0.1, delta 1e-05, add-remove"),
+        std::tuple(std::string(kNotPrivate), "NOT PRIVATE: a test seed", "epsilon 2, delta 1e-05, add-remove")}) {
+    write_statement(statement);
+    auto stamp = stamp_for(statement);
+    write_weights("unet", stamp);
+    EXPECT_EQ(refusal(), "taken");
+    stamp["dpldm.privacy"] = other;
+    write_weights("unet", stamp);
+    EXPECT_THAT(refusal(), HasSubstr(std::string("says '") + other + "' of itself"));
+    EXPECT_THAT(refusal(), HasSubstr((model_ / "dp_metadata.json").string() + " says '" + own + "'"));
+  }
 }
 
 // A statement speaks of weights, not of a directory: what was trained further elsewhere and saved there has no claim.
