@@ -10,6 +10,8 @@
 #include <fmt/format.h>
 
 #include "accounting/checkpoint_name.h"
+#include "accounting/statement.h"
+#include "accounting/statement_page.h"
 #include "base/atomic_file.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -79,10 +81,25 @@ void compare(const PrivacyLedger& ledger, const Testimony& testimony) {
 }
 
 void hear_statement(const fs::path& run_dir, Testimony& testimony) {
-  const fs::path statement = run_dir / "model" / "dp_metadata.json";
+  const fs::path statement = run_dir / "model" / kStatementFile;
   if (!path_exists(statement)) return;
-  testimony.statement = Json::parse(read_file(statement, kMaxManifestBytes), nullptr, /*allow_exceptions=*/false);
-  if (!testimony.statement.is_object()) throw IoError(statement.string() + " is not a JSON object");
+  try {
+    testimony.statement = read_statement(statement).content;
+  } catch (const ConfigError& error) {
+    throw IoError(error.what());
+  }
+}
+
+// The page has the number of the steps that were charged when its run ended.
+void hear_page(const fs::path& run_dir, Testimony& testimony) {
+  const fs::path page = run_dir / kStatementPage;
+  if (!path_exists(page)) return;
+  if (const auto steps = steps_on_page(page)) {
+    testimony.steps.push_back({*steps, fmt::format("{} says that {} were charged", kStatementPage, *steps)});
+  } else {
+    spdlog::warn("{} does not say how many steps were charged, so what it had seen of the ledger cannot be compared",
+                 page.string());
+  }
 }
 
 // What the manifest says, if that is what was written; an empty object otherwise, with a warning.
@@ -160,6 +177,7 @@ Testimony heard_in(const fs::path& run_dir) {
   Testimony testimony;
   hear_checkpoints(run_dir, testimony);
   hear_statement(run_dir, testimony);
+  hear_page(run_dir, testimony);
   hear_names_of_checkpoints(run_dir, testimony);
   hear_metrics(run_dir, testimony);
   return testimony;

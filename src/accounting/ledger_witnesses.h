@@ -18,7 +18,8 @@ std::string manifest_digest(nlohmann::json manifest);
 // the model (model/dp_metadata.json) recorded the ledger's last line of their time. Throws IoError when the ledger
 // lacks one of these lines, when the statement claims privacy and the ledger none, or when it claims less epsilon for
 // the same line than the ledger makes; or when it has fewer steps than the name of any checkpoint says, whole or not,
-// or than the last lines of metrics.jsonl. A manifest that is missing from a finished checkpoint, cannot be read, or is
+// than privacy_statement.md or than the last lines of metrics.jsonl; and when the statement or the page cannot be read.
+// A manifest that is missing from a finished checkpoint, cannot be read, or is
 // not what its own digest says, is a witness that says nothing, with a warning. The ledger must be one that nobody
 // charges meanwhile: the run's own.
 void require_nothing_lost(const PrivacyLedger& ledger, const std::filesystem::path& run_dir);

@@ -1,7 +1,9 @@
 #include "accounting/statement_page.h"
 
 #include <algorithm>
+#include <charconv>
 #include <sstream>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -17,6 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kMaxPageBytes = std::size_t{1} << 24;
+constexpr const char* kSteps = "steps charged T";  // in every format of the page
 
 constexpr const char* kScope =
     R"(
@@ -130,7 +133,7 @@ std::string table(const Json& statement) {
   rows += row("records N", number_at(statement, "num_records"));
   rows += row("expected batch q N", number_at(statement, "expected_batch_size"));
   rows += row("sampling", sampling_text(statement));
-  rows += row("steps charged T", number_at(statement, "steps"));
+  rows += row(kSteps, number_at(statement, "steps"));
   for (const Json& release : statement.at("other_releases")) {
     rows += row("further release", fmt::format("{}: {} times, sigma {}, sampler {}, q = {}", text_at(release, "kind"),
                                                number_at(release, "count"), number_at(release, "noise_multiplier"),
@@ -195,6 +198,22 @@ std::string difference_from_page(const std::filesystem::path& page, const Json& 
                          expected_line);
     }
   }
+}
+
+std::optional<std::int64_t> steps_on_page(const std::filesystem::path& page) {
+  std::istringstream text(read_file(page, kMaxPageBytes));
+  const std::string begin = fmt::format("| {} | ", kSteps);
+  constexpr std::string_view kEnd = " |";
+  std::optional<std::int64_t> most;
+  for (std::string line; std::getline(text, line);) {
+    if (!line.starts_with(begin) || !line.ends_with(kEnd) || line.size() <= begin.size() + kEnd.size()) continue;
+    const char* const first = line.data() + begin.size();
+    const char* const last = line.data() + line.size() - kEnd.size();
+    std::int64_t steps = 0;
+    const auto [stop, error] = std::from_chars(first, last, steps);
+    if (error == std::errc() && stop == last) most = std::max(steps, most.value_or(steps));
+  }
+  return most;
 }
 
 }  // namespace dpldm::accounting

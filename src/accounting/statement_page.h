@@ -2,7 +2,9 @@
 // so that it can be made again from it and compared.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include <nlohmann/json_fwd.hpp>
@@ -25,5 +27,9 @@ bool has_known_page(const nlohmann::json& statement);
 // empty. Of a page whose words are not known, the claim alone is looked for. Throws IoError when it cannot be read,
 // ConfigError as above.
 std::string difference_from_page(const std::filesystem::path& page, const nlohmann::json& statement);
+
+// How many steps were charged by the word of the file `page`, the largest number where it names several; none where it
+// has no such line. Throws IoError when it cannot be read.
+std::optional<std::int64_t> steps_on_page(const std::filesystem::path& page);
 
 }  // namespace dpldm::accounting

@@ -323,6 +323,38 @@ TEST_F(PrivacyCommand, Ledger_ShorterThanWhatTheStatementSaw_Fails) {
   EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
 }
 
+// All else that knew of the steps was removed.
+TEST_F(PrivacyCommand, Ledger_WithFewerStepsThanThePageSays_Fails) {
+  write_ledger(header(), 1000);
+  Json statement = accounting::test::whole_statement();
+  std::ofstream(folder_ / "privacy_statement.md") << accounting::statement_page(statement);
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  statement["steps"] = 1001;
+  std::ofstream(folder_ / "privacy_statement.md") << accounting::statement_page(statement);
+  EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
+  EXPECT_THAT(printed_, testing::HasSubstr("but privacy_statement.md says that 1001 were charged"));
+}
+
+TEST_F(PrivacyCommand, Ledger_BesideAPageWithoutSteps_WarnsByName) {
+  write_ledger(header(), 1000);
+  std::ofstream(folder_ / "privacy_statement.md") << "# Privacy statement\n";
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(json({"ledger", folder_.string()})["verified"], true);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              testing::HasSubstr("privacy_statement.md does not say how many steps were charged"));
+}
+
+// Whoever shows the statement may mean the other of two values.
+TEST_F(PrivacyCommand, Ledger_BesideAStatementThatReadersUnderstandDifferently_Fails) {
+  const std::string head = write_ledger(header(), 1000);
+  std::filesystem::create_directories(folder_ / "model");
+  for (const std::string& text : {R"({"epsilon": 0.1, "ledger_head": ")" + head + R"(", "epsilon": 2})",
+                                  "[\"" + head + "\"]", std::string("{")}) {
+    std::ofstream(folder_ / "model/dp_metadata.json") << text;
+    EXPECT_THROW(json({"ledger", folder_.string()}), IoError) << text;
+  }
+}
+
 TEST_F(PrivacyCommand, Ledger_BesideAStatementThatClaimsLess_Fails) {
   const std::string head = write_ledger(header(), 1000);
   write("model/dp_metadata.json", {{"ledger_head", head}, {"private", true}, {"epsilon", 1.82825}});

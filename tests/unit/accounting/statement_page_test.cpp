@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -86,6 +87,20 @@ TEST_F(StatementPage, ThatLacksWhatItsStatementShouldSay_CannotBeMade) {
   nlohmann::json statement = statement_;
   statement.erase("clipping_text");
   EXPECT_THROW(statement_page(statement), ConfigError);
+}
+
+TEST_F(StatementPage, StepsThatWereCharged_AreReadFromIt) {
+  const auto steps_on = [&](const std::string& text) {
+    std::ofstream(page_) << text;
+    return steps_on_page(page_);
+  };
+  EXPECT_EQ(steps_on(statement_page(statement_)), 1000);
+  EXPECT_EQ(steps_on("| steps charged T | 7 |\n| steps charged T | 5 |\n"), 7) << "the most that it admits";
+  for (const char* none : {"", "steps charged T 7\n", "| steps charged T | |\n", "| steps charged T | 7\n",
+                           "| steps charged T |  |\n", "| steps charged T | 7x |\n", "| steps charged T | 7.5 |\n",
+                           "| steps charged T | 99999999999999999999 |\n", " | steps charged T | 7 |\n"}) {
+    EXPECT_EQ(steps_on(none), std::nullopt) << none;
+  }
 }
 
 TEST_F(StatementPage, EveryLine_IsCompared) {
