@@ -31,6 +31,7 @@ using accounting::PrivacyLedger;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kModelOfARun = "model";  // its directory in the run's
+constexpr const char* kLedgerOfARun = "ledger.jsonl";
 
 // `name` is what the one positional argument is called in messages.
 cxxopts::Options check_options(const char* program, const std::string& about, const std::string& name) {
@@ -104,17 +105,50 @@ std::vector<fs::path> pages_about(const fs::path& model) {
   return pages;
 }
 
-// Whether there was a page to compare. Throws ConfigError when one says something else than the statement.
-bool compare_pages(const fs::path& model, const accounting::Statement& statement) {
+// A run writes its page when all else is written, and beside its ledger. Throws IoError where the model in the
+// directory `model`, about which there is no page, is that of a run.
+void require_no_run(const fs::path& model) {
+  const fs::path whole_name = fs::canonical(model);
+  const fs::path run = whole_name.parent_path();
+  if (whole_name.filename() != kModelOfARun || !path_exists(run / kLedgerOfARun)) return;
+  throw IoError(
+      fmt::format("{} is missing, which a run writes last: the run has not ended (--resume ends it), or the "
+                  "page was removed",
+                  (run / accounting::kStatementPage).string()));
+}
+
+// What was found of the page about a model.
+enum class Page { kNotLookedFor, kNone, kClaimAlone, kSame };
+
+std::string page_text(Page page) {
+  switch (page) {
+    case Page::kNotLookedFor:
+      return "";
+    case Page::kNone:
+      return fmt::format("; there is no {} to compare", accounting::kStatementPage);
+    case Page::kClaimAlone:
+      return fmt::format("; of {} the claim alone was compared", accounting::kStatementPage);
+    case Page::kSame:
+      return fmt::format("; {} says the same", accounting::kStatementPage);
+  }
+  throw InternalError("unknown finding about a page");
+}
+
+// Throws ConfigError when a page says something else than the statement, IoError when a run lacks its own.
+Page compare_pages(const fs::path& model, const accounting::Statement& statement) {
   const std::vector<fs::path> pages = pages_about(model);
+  if (pages.empty()) {
+    require_no_run(model);
+    return Page::kNone;
+  }
   for (const fs::path& page : pages) {
     const std::string difference = accounting::difference_from_page(page, statement.content);
     if (!difference.empty()) throw ConfigError(difference);
   }
-  if (pages.empty() || accounting::has_known_page(statement.content)) return !pages.empty();
+  if (accounting::has_known_page(statement.content)) return Page::kSame;
   spdlog::warn("of {} the claim alone was compared: {} is of another version of dpldm, whose words {} does not know",
                pages.front().string(), statement.file.string(), program_version());
-  return false;
+  return Page::kClaimAlone;
 }
 
 // What `verify` found to be true.
@@ -122,7 +156,7 @@ struct Verified {
   accounting::PrivacyClaim claim;
   std::optional<double> epsilon;
   bool weights_compared = false;
-  bool page_compared = false;
+  Page page = Page::kNotLookedFor;
 };
 
 Verified verified_statement(const accounting::Statement& statement) {
@@ -141,7 +175,7 @@ Verified verified_model(const fs::path& model) {
   if (!difference.empty()) throw ConfigError(difference + ": its claim is not about them");
   Verified verified = verified_statement(*statement);
   verified.weights_compared = accounting::names_weights(*statement);
-  verified.page_compared = compare_pages(model, *statement);
+  verified.page = compare_pages(model, *statement);
   return verified;
 }
 
@@ -164,8 +198,7 @@ void run_privacy_ledger(int argc, char** argv) {
   const bool json = given.count("json") > 0;
   const bool is_run = std::filesystem::is_directory(path);
   const PrivacyLedger ledger = reporting_failure(json, [&] {
-    return accounting::read_with_nothing_lost(is_run ? path / "ledger.jsonl" : path,
-                                              is_run ? path : path.parent_path());
+    return accounting::read_with_nothing_lost(is_run ? path / kLedgerOfARun : path, is_run ? path : path.parent_path());
   });
   const accounting::LedgerHeader& header = ledger.header();
   if (header.is_private) {
@@ -198,7 +231,7 @@ void run_privacy_verify(int argc, char** argv) {
   const Verified verified = reporting_failure(json, [&] { return verified_at(path); });
   const accounting::PrivacyClaim& claim = verified.claim;
   const std::optional<double>& epsilon = verified.epsilon;
-  const char* page_note = verified.page_compared ? "; privacy_statement.md says the same" : "";
+  const std::string page_note = page_text(verified.page);
   if (epsilon) {
     warn_of(accounting::caution_about_delta(claim.delta, claim.num_records));
     warn_of(accounting::caution_about_epsilon(*epsilon));
@@ -207,7 +240,7 @@ void run_privacy_verify(int argc, char** argv) {
     const auto if_stated = [&claim](const Json& value) { return claim.has_numbers ? value : Json(nullptr); };
     const Json answer{{"verified", true},
                       {"weights_compared", verified.weights_compared},
-                      {"page_compared", verified.page_compared},
+                      {"page_compared", verified.page == Page::kSame},
                       {"private", claim.is_private},
                       {"epsilon", epsilon ? Json(*epsilon) : Json(nullptr)},
                       {"delta", if_stated(claim.delta)},

@@ -433,6 +433,25 @@ TEST_F(PrivacyCommand, Verify_ComparesThePageOfTheRunAndThatOfTheModel) {
   EXPECT_EQ(json({"verify", (folder_ / "model/dp_metadata.json").string()})["page_compared"], false);
 }
 
+// The last file of a run: without it the run has not ended, or somebody took it away.
+TEST_F(PrivacyCommand, Verify_OfARunWithoutItsPage_Fails) {
+  const Json statement = accounting::test::whole_statement();
+  write("model/dp_metadata.json", statement);
+  const std::string model = (folder_ / "model").string();
+  EXPECT_THAT(answer({"verify", model}), testing::HasSubstr("; there is no privacy_statement.md to compare"));
+  write_ledger(header(), 1000);
+  for (const std::string& path : {folder_.string(), model}) {
+    EXPECT_THROW(json({"verify", path}), IoError) << path;
+    EXPECT_THAT(printed_, testing::HasSubstr((folder_ / "privacy_statement.md").string() + " is missing")) << path;
+  }
+  EXPECT_EQ(json({"verify", model + "/dp_metadata.json"})["verified"], true) << "a statement by itself";
+  std::filesystem::rename(folder_ / "model", folder_ / "published");
+  EXPECT_EQ(json({"verify", (folder_ / "published").string()})["verified"], true) << "no longer the run's own";
+  std::filesystem::rename(folder_ / "published", folder_ / "model");
+  std::ofstream(folder_ / "privacy_statement.md") << accounting::statement_page(statement);
+  EXPECT_EQ(json({"verify", folder_.string()})["page_compared"], true);
+}
+
 // A directory of many models may hold the page of any of them.
 TEST_F(PrivacyCommand, Verify_LeavesAPageAloneThatNeedNotBeAboutTheModel) {
   write("one/dp_metadata.json", accounting::test::whole_statement());
