@@ -10,10 +10,12 @@ namespace {
 
 // A little more than half a unit of the last digit carries what was rounded down over to the next.
 constexpr double kCarry = 0.6;
+constexpr int kFewestDigits = 3;
 
 }  // namespace
 
 std::string up_to_decimals(double bound, int num_decimals) {
+  if (bound > 0 && bound < std::pow(10, kFewestDigits - 1 - num_decimals)) return up_to_digits(bound, kFewestDigits);
   std::string text = fmt::format("{:.{}f}", bound, num_decimals);
   if (std::stod(text) < bound)
     text = fmt::format("{:.{}f}", bound + kCarry * std::pow(10, -num_decimals), num_decimals);

@@ -210,7 +210,7 @@ void run_privacy_ledger(int argc, char** argv) {
   } else if (!header.is_private) {
     fmt::print("NOT PRIVATE: {}. {} steps; the ledger is whole.\n", header.not_private_because, ledger.num_steps());
   } else {
-    fmt::print("epsilon {} of {:g} at delta {} ({}, {}); {} steps{} charged in {} attempts; the ledger is whole.\n",
+    fmt::print("epsilon {} of {} at delta {} ({}, {}); {} steps{} charged in {} attempts; the ledger is whole.\n",
                accounting::up_to_decimals(ledger.epsilon(), 6), header.target_epsilon,
                accounting::up_to_digits(header.delta, 3), to_text(header.neighbouring), to_text(header.accountant),
                ledger.num_steps(), others_text(ledger), ledger.next_attempt());

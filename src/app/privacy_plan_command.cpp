@@ -115,7 +115,7 @@ Json lines_json(const std::vector<Line>& lines) {
 
 void write_plan_plot(const std::string& path, const std::vector<Line>& lines, double epsilon, double delta) {
   io::Plot plot;
-  plot.title = fmt::format("Noise in the averaged gradient, epsilon {:g}, delta {}", epsilon,
+  plot.title = fmt::format("Noise in the averaged gradient, epsilon {}, delta {}", epsilon,
                            accounting::up_to_digits(delta, 3));
   plot.x_label = "expected batch size";
   plot.y_label = "relative to full batches";
@@ -181,7 +181,7 @@ void run_privacy_plan(int argc, char** argv) {
                       {"choices", lines_json(lines)}};
     fmt::print("{}\n", answer.dump());
   } else {
-    fmt::print("{} records, epsilon {:g}, delta {}, {}, {}\n\n", num_records, epsilon,
+    fmt::print("{} records, epsilon {}, delta {}, {}, {}\n\n", num_records, epsilon,
                accounting::up_to_digits(accounting.delta, 3), to_text(accounting.neighbouring),
                to_text(accounting.kind));
     print_table(lines, num_records);

@@ -88,7 +88,7 @@ std::string statement(const PrivacyLedger& ledger) {
       "<section class=\"statement\">\n<div class=\"big\">&epsilon; = {} at &delta; = {}</div>\n"
       "<p>for each record that the run was trained on, under the {} relation; spent in {} of {} planned releases, "
       "within "
-      "a budget of &epsilon; = {:g}.</p>\n",
+      "a budget of &epsilon; = {}.</p>\n",
       accounting::up_to_decimals(ledger.epsilon(), 3), accounting::up_to_digits(header.delta, 3),
       html_escape(to_text(header.neighbouring)), charged, header.planned_steps, header.target_epsilon);
   return text + "</section>\n";

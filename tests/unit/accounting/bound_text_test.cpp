@@ -30,6 +30,16 @@ TEST(BoundText, Rest_IsRoundedUp) {
   EXPECT_EQ(up_to_decimals(std::numeric_limits<double>::infinity(), 4), "inf");
 }
 
+TEST(BoundText, SmallOnes_AreNotShownAsAnotherNumber) {
+  EXPECT_EQ(up_to_decimals(1e-9, 6), "1e-09");
+  EXPECT_EQ(up_to_decimals(1.2341e-5, 6), "1.24e-05");
+  EXPECT_EQ(up_to_decimals(9.999e-5, 6), "0.0001");
+  EXPECT_EQ(up_to_decimals(1e-4, 6), "0.000100");
+  EXPECT_EQ(up_to_decimals(0.000123456, 4), "0.000124");
+  EXPECT_EQ(up_to_decimals(0.00999, 4), "0.00999");
+  EXPECT_EQ(up_to_decimals(0.01, 4), "0.0100");
+}
+
 TEST(BoundText, LowerBounds_AreRoundedDown) {
   EXPECT_EQ(down_to_decimals(0.38728, 4), "0.3872");
   EXPECT_EQ(down_to_decimals(3.99999, 4), "3.9999");
@@ -46,6 +56,7 @@ TEST(BoundText, Text_IsNeverBelowTheBoundNorMoreThanADigitAbove) {
     const double decimals = std::stod(up_to_decimals(bound, 4));
     EXPECT_GE(decimals, bound);
     EXPECT_LE(decimals, bound + 1.0001e-4);
+    EXPECT_LE(decimals, bound * (1 + 1.0001e-2));
     const double digits = std::stod(up_to_digits(bound, 4));
     EXPECT_GE(digits, bound);
     EXPECT_LE(digits, bound * (1 + 1.0001e-3));

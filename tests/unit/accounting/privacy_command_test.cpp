@@ -206,6 +206,25 @@ TEST_F(PrivacyCommand, Calibrate_SolvesForWhatIsMissing) {
               0.01, 1e-6);
 }
 
+TEST_F(PrivacyCommand, Calibrate_DoesNotShowATinyEpsilonAsAnotherNumber) {
+  const std::string text =
+      answer({"calibrate", "--sampling-rate", "0.01", "--steps", "1000", "--epsilon", "1e-9", "--delta", "1e-5"});
+  const std::string word = "(epsilon ";
+  ASSERT_THAT(text, testing::HasSubstr(word));
+  EXPECT_LE(std::stod(text.substr(text.find(word) + word.size())), 1.01e-9) << text;
+}
+
+// Rounded, it would be another budget than the run's.
+TEST_F(PrivacyCommand, Budgets_AreShownWithAllTheirDigits) {
+  accounting::LedgerHeader exact = header();
+  exact.target_epsilon = 2.3456781;
+  write_ledger(exact, 1000);
+  EXPECT_THAT(answer({"ledger", folder_.string()}), testing::HasSubstr(" of 2.3456781 at delta"));
+  EXPECT_THAT(answer({"plan", "--num-records", "5000", "--expected-batch", "50", "--steps", "10", "--epsilon",
+                      "2.3456781", "--accountant", "rdp"}),
+              testing::HasSubstr("epsilon 2.3456781,"));
+}
+
 TEST_F(PrivacyCommand, Plan_ListsChoicesAndDrawsThem) {
   const std::string picture = (folder_ / "plan.png").string();
   const Json plan = json({"plan", "--num-records", "5000", "--expected-batch", "50,500,5000", "--steps", "100,1000",
