@@ -6,8 +6,8 @@
 
 namespace dpldm::accounting {
 
-// With so many digits after the point: 3.99993 with four is "4.0000". What would keep less than three significant digits
-// has three, wherever they stand: 1e-9 is "1e-09". "inf" for infinity.
+// With so many digits after the point: 3.99993 with four is "4.0000". What would keep less than three significant
+// digits has three, wherever they stand: 1e-9 is "1e-09". "inf" for infinity.
 std::string up_to_decimals(double bound, int num_decimals);
 
 // With so many significant digits, zeros at the end left out: 1.5148e-6 with three is "1.52e-06".

@@ -21,10 +21,10 @@ std::optional<std::string> caution_about_delta(double delta, std::int64_t num_re
 
 std::optional<std::string> caution_about_epsilon(double epsilon) {
   if (!std::isfinite(epsilon) || epsilon <= kLargeEpsilon) return std::nullopt;
+  const double factor = std::exp(epsilon);
   return fmt::format(
-      "epsilon {} bounds the odds about one record by a factor of {:.2g}: hardly any protection by this number "
-      "alone",
-      up_to_digits(epsilon, 4), std::exp(epsilon));
+      "epsilon {} bounds the odds about one record by a factor {}: hardly any protection by this number alone",
+      up_to_digits(epsilon, 4), std::isfinite(factor) ? fmt::format("of {:.2g}", factor) : "above 10^308");
 }
 
 }  // namespace dpldm::accounting

@@ -115,8 +115,8 @@ Json lines_json(const std::vector<Line>& lines) {
 
 void write_plan_plot(const std::string& path, const std::vector<Line>& lines, double epsilon, double delta) {
   io::Plot plot;
-  plot.title = fmt::format("Noise in the averaged gradient, epsilon {}, delta {}", epsilon,
-                           accounting::up_to_digits(delta, 3));
+  plot.title =
+      fmt::format("Noise in the averaged gradient, epsilon {}, delta {}", epsilon, accounting::up_to_digits(delta, 3));
   plot.x_label = "expected batch size";
   plot.y_label = "relative to full batches";
   plot.log_x = plot.log_y = plot.markers = true;
@@ -147,6 +147,10 @@ void run_privacy_plan(int argc, char** argv) {
   const cxxopts::ParseResult& given = *arguments;
   const auto num_records = required_value<std::int64_t>(given, "num-records");
   const auto epsilon = required_value<Number>(given, "epsilon").value;
+  const auto plot = optional_value<std::string>(given, "plot");
+  if (plot && !plot->ends_with(".png")) {
+    throw ConfigError(fmt::format("--plot is '{}'; the plot is a PNG file, so its name must end in .png", *plot));
+  }
   const AccountingChoice accounting = accounting_choice(given);
   if ((given.count("steps") > 0) == (given.count("epochs") > 0))
     throw ConfigError("give --steps or --epochs, one of them");
@@ -186,9 +190,7 @@ void run_privacy_plan(int argc, char** argv) {
                to_text(accounting.kind));
     print_table(lines, num_records);
   }
-  if (const auto path = optional_value<std::string>(given, "plot")) {
-    write_plan_plot(*path, lines, epsilon, accounting.delta);
-  }
+  if (plot) write_plan_plot(*plot, lines, epsilon, accounting.delta);
 }
 
 }  // namespace dpldm::app

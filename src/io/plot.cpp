@@ -21,10 +21,28 @@ constexpr int kTitleSize = 22;
 constexpr int kLabelSize = 17;
 constexpr int kTickSize = 15;
 
+constexpr std::size_t kFewestTicks = 3;
+// Ranges below these, in decades or relative to their ends, are shown like a single value: six digits would give
+// several ticks one label.
+constexpr double kFewestDecades = 0.002;
+constexpr double kNarrowestShare = 1e-3;
+
 // "20000", "0.05", "1e-07".
-std::string tick_text(double value) {
-  const double size = std::abs(value);
-  return size != 0 && (size < 1e-4 || size >= 1e6) ? fmt::format("{:.0e}", value) : fmt::format("{:.6g}", value);
+std::string tick_text(double value) { return fmt::format("{:.6g}", value); }
+
+// 1, 2 or 5 times a power of ten, at least `rough` and at most 2.5 times that.
+double round_step(double rough) {
+  const double power = std::pow(10, std::floor(std::log10(rough)));
+  for (double digit : {1.0, 2.0, 5.0}) {
+    if (digit * power >= rough) return digit * power;
+  }
+  return 10 * power;
+}
+
+std::vector<double> multiples_of(double step, double low, double high) {
+  std::vector<double> multiples;
+  for (double i = std::ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; ++i) multiples.push_back(i * step);
+  return multiples;
 }
 
 // One axis: from values to pixels, and where its ticks are.
@@ -42,7 +60,9 @@ class Axis {
 
   // After the last include: widens the range to whole ticks, or by a little on a logarithmic axis.
   void finish() {
-    if (!(high_ > low_)) {
+    const double narrowest =
+        logarithmic_ ? kFewestDecades : kNarrowestShare * std::max(std::abs(low_), std::abs(high_));
+    if (!(high_ - low_ > narrowest)) {
       const double room = logarithmic_ ? 0.5 : std::max(1e-12, std::abs(low_) / 2);
       low_ -= room;
       high_ += room;
@@ -63,34 +83,11 @@ class Axis {
   }
 
   std::vector<double> ticks() const {
-    std::vector<double> result;
-    if (!logarithmic_) {
-      for (double i = std::round(low_ / step_); i * step_ <= high_ + 1e-9 * step_; ++i) result.push_back(i * step_);
-      return result;
-    }
-    // Decades, with 2 and 5 between them where there is room.
-    const bool dense = high_ - low_ < 4;
-    for (double decade = std::floor(low_); decade <= high_; ++decade) {
-      for (double digit : {1.0, 2.0, 5.0}) {
-        if (digit > 1 && !dense) continue;
-        const double value = digit * std::pow(10, decade);
-        if (scaled(value) >= low_ && scaled(value) <= high_) result.push_back(value);
-      }
-    }
-    return result;
+    return logarithmic_ ? logarithmic_ticks(low_, high_) : multiples_of(step_, low_, high_);
   }
 
  private:
   double scaled(double value) const { return logarithmic_ ? std::log10(value) : value; }
-
-  // 1, 2 or 5 times a power of ten, at least `rough`.
-  static double round_step(double rough) {
-    const double power = std::pow(10, std::floor(std::log10(rough)));
-    for (double digit : {1.0, 2.0, 5.0}) {
-      if (digit * power >= rough) return digit * power;
-    }
-    return 10 * power;
-  }
 
   bool logarithmic_;
   double from_pixel_;
@@ -146,6 +143,24 @@ void draw_series(Canvas& canvas, const Plot& plot, const PlotSeries& series, con
 }
 
 }  // namespace
+
+std::vector<double> logarithmic_ticks(double low, double high) {
+  constexpr double kManyDecades = 4;
+  constexpr double kMostTicks = 8;  // at multiples of one number
+  std::vector<double> ticks;
+  const bool dense = high - low < kManyDecades;
+  for (double decade = std::floor(low); decade <= high; ++decade) {
+    for (double digit : {1.0, 2.0, 5.0}) {
+      if (digit > 1 && !dense) continue;
+      const double value = digit * std::pow(10, decade);
+      if (std::log10(value) >= low && std::log10(value) <= high) ticks.push_back(value);
+    }
+  }
+  if (ticks.size() >= kFewestTicks) return ticks;
+  const double lowest = std::pow(10, low);
+  const double highest = std::pow(10, high);
+  return multiples_of(round_step((highest - lowest) / kMostTicks), lowest, highest);
+}
 
 void write_plot(const std::filesystem::path& path, const Plot& plot) {
   Canvas canvas(plot.width, plot.height);

@@ -26,6 +26,10 @@ struct Plot {
   int height = 720;
 };
 
+// Where a logarithmic axis from 10^low to 10^high has its ticks: at the powers of ten, at 2 and 5 times these too where
+// there is room, and at multiples of a round number where that would make less than three.
+std::vector<double> logarithmic_ticks(double low, double high);
+
 // Draws and writes the file in one piece. Throws ConfigError when there is nothing finite (on a logarithmic axis:
 // nothing positive) to draw, and IoError when no font is found or the file cannot be written.
 void write_plot(const std::filesystem::path& path, const Plot& plot);

@@ -21,6 +21,9 @@ TEST(Caution, EpsilonThatHardlyProtects_IsNamedWithTheOdds) {
   EXPECT_EQ(caution_about_epsilon(10), std::nullopt);
   EXPECT_THAT(caution_about_epsilon(12),
               Optional(HasSubstr("epsilon 12 bounds the odds about one record by a factor of 1.6e+05")));
+  EXPECT_THAT(caution_about_epsilon(709), Optional(HasSubstr("by a factor of 8.2e+307:")));
+  EXPECT_THAT(caution_about_epsilon(800), Optional(HasSubstr("epsilon 800 bounds the odds about one record by a factor "
+                                                             "above 10^308:")));
   EXPECT_EQ(caution_about_epsilon(std::numeric_limits<double>::infinity()), std::nullopt);
 }
 

@@ -524,6 +524,9 @@ TEST_F(PrivacyCommand, WrongWords_AreRefusedWithASentence) {
   EXPECT_THAT(refusal({"plan", "--num-records", "100", "--epsilon", "1"}), testing::HasSubstr("--steps or --epochs"));
   EXPECT_THAT(refusal({"plan", "--num-records", "100", "--epsilon", "1", "--steps", "3", "--expected-batch", "101"}),
               testing::HasSubstr("between 1 and the number of records"));
+  EXPECT_THAT(refusal({"plan", "--num-records", "100", "--epsilon", "1", "--steps", "3", "--plot", "x.pdf"}),
+              testing::HasSubstr("--plot is 'x.pdf'; the plot is a PNG file, so its name must end in .png"));
+  EXPECT_FALSE(std::filesystem::exists("x.pdf"));
   EXPECT_THAT(refusal({"ledger"}), testing::HasSubstr("the path is missing"));
 }
 

@@ -3,7 +3,12 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <random>
+#include <set>
+#include <string>
 
+#include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -51,6 +56,47 @@ TEST_F(PlotFile, ShowsEachSeriesInItsColour) {
   EXPECT_EQ(image.height, plot.height);
   EXPECT_GT(count_pixels(image, kFirstSeries), 1000);
   EXPECT_GT(count_pixels(image, kSecondSeries), 1000);
+}
+
+TEST(LogarithmicTicks, OfAnyRange_AreThreeAtLeastAtRoundNumbersWithLabelsOfTheirOwn) {
+  std::mt19937_64 generator(3);
+  std::uniform_real_distribution<double> place(-12, 12);
+  std::uniform_real_distribution<double> log_width(std::log(0.00212), std::log(9));  // the narrowest with its margins
+  for (int i = 0; i < 10000; ++i) {
+    const double low = place(generator);
+    const double high = low + std::exp(log_width(generator));
+    const std::vector<double> ticks = logarithmic_ticks(low, high);
+    ASSERT_GE(ticks.size(), 3U) << low << " " << high;
+    ASSERT_LE(ticks.size(), 13U) << low << " " << high;
+    std::set<std::string> labels;
+    for (double tick : ticks) {
+      EXPECT_GE(std::log10(tick), low - 1e-9);
+      EXPECT_LE(std::log10(tick), high + 1e-9);
+      const std::string label = fmt::format("{:.6g}", tick);
+      EXPECT_NEAR(std::stod(label) / tick, 1, 1e-12) << "six digits are all that it has";
+      labels.insert(label);
+    }
+    EXPECT_EQ(labels.size(), ticks.size());
+  }
+  EXPECT_THAT(logarithmic_ticks(std::log10(1.02), std::log10(1.9)),
+              testing::ElementsAre(testing::DoubleEq(1.2), testing::DoubleEq(1.4), testing::DoubleEq(1.6),
+                                   testing::DoubleEq(1.8)));
+  EXPECT_THAT(logarithmic_ticks(0, 1), testing::ElementsAre(1, 2, 5, 10));
+  EXPECT_THAT(logarithmic_ticks(-0.1, 4.1), testing::ElementsAre(1, 10, 100, 1000, 10000));
+}
+
+// Values that differ by rounding alone, such as the noise of full batches over that of full batches.
+TEST_F(PlotFile, ValuesThatAreNearlyEqual_AreDrawnInTheMiddle) {
+  for (const bool logarithmic : {false, true}) {
+    for (const double other : {1.0, 1 + 1e-9, 1.0009}) {
+      Plot plot{.log_y = logarithmic};
+      plot.series = {{"", {0, 1}, {1, other}}};
+      Image image = drawn(plot);
+      EXPECT_GT(count_pixels(image, kFirstSeries), 1000) << other;
+      image.height /= 3;  // the upper part alone
+      EXPECT_EQ(count_pixels(image, kFirstSeries), 0) << other;
+    }
+  }
 }
 
 TEST_F(PlotFile, MissingPoint_InterruptsTheLine) {
