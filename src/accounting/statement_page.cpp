@@ -60,6 +60,19 @@ constexpr const char* kMachines =
 `dpldm privacy ledger .` recomputes it from the ledger.
 )";
 
+// Of a run that is NOT PRIVATE.
+constexpr const char* kNoNumber =
+    R"(
+## What follows from that
+
+No number bounds what this run tells about a record: the table says what was done, not how well it protects. Whoever has
+the model, its samples, `checkpoints/`, `metrics.jsonl`, TensorBoard's files or the ledger may learn what is in the
+records, or that one is among them. Show them to nobody who may not see the records themselves.
+
+`dpldm privacy verify model` compares the weights and this page with the statement; `dpldm privacy ledger .` checks that
+the ledger is whole. Neither makes an epsilon of this run.
+)";
+
 std::string text_at(const Json& place, const char* key) { return place.at(key).get<std::string>(); }
 
 // Numbers as they are in the file, with all their digits.
@@ -168,9 +181,10 @@ std::string difference_from_claim(const std::filesystem::path& page, const std::
 
 std::string statement_page(const Json& statement) {
   try {
+    const std::string begin = "# Privacy statement\n\n" + claim_text(statement) + "\n" + table(statement);
+    if (!statement.at("private").get<bool>()) return begin + kNoNumber;
     const bool rounds = statement.at("mechanism") == "float";
-    return "# Privacy statement\n\n" + claim_text(statement) + "\n" + table(statement) + kScope +
-           (rounds ? kFloatingPoint : "") + kMachines;
+    return begin + kScope + (rounds ? kFloatingPoint : "") + kMachines;
   } catch (const Json::exception& error) {
     throw ConfigError(std::string("no page can be made of this privacy statement: ") + error.what());
   }

@@ -48,6 +48,22 @@ TEST_F(StatementPage, WhatTheStatementSays_IsOnIt) {
   EXPECT_THAT(page, Not(HasSubstr("tokenizer")));
 }
 
+TEST_F(StatementPage, OfARunThatIsNotPrivate_SpeaksOfNoNumber) {
+  nlohmann::json statement = statement_;
+  statement["private"] = false;
+  statement["epsilon"] = nullptr;
+  statement["not_private_because"] = "privacy.test_seed is set";
+  const std::string page = statement_page(statement);
+  EXPECT_THAT(page, HasSubstr("**NOT PRIVATE**: privacy.test_seed is set."));
+  EXPECT_THAT(page, HasSubstr("No number bounds what this run tells about a record"));
+  EXPECT_THAT(page, HasSubstr("| steps charged T | 1000 |"));
+  for (const char* of_a_number : {"What the number covers", "What it does not cover", "The bound is", "recomputes",
+                                  "differentially private", "hold nothing beyond"}) {
+    EXPECT_THAT(page, Not(HasSubstr(of_a_number)));
+  }
+  EXPECT_EQ(difference(page, statement), "");
+}
+
 TEST_F(StatementPage, InputsThatOnlySomeRunsHave_AreNamed) {
   nlohmann::json statement = statement_;
   statement["public_inputs"]["base_text_encoder_sha256"] = "dd";
