@@ -11,6 +11,7 @@
 #include "accounting/prv.h"
 #include "accounting/rdp.h"
 #include "base/error.h"
+#include "base/words.h"
 
 namespace dpldm::accounting {
 
@@ -72,6 +73,15 @@ double epsilon_of(std::span<const GaussianEvent> events, double delta, Accountan
       return prv_epsilon(events, delta, neighbouring).upper;
   }
   throw InternalError("unknown accountant");
+}
+
+void require_accounted(double epsilon, const GaussianEvent& event, AccountantKind kind) {
+  if (!std::isinf(epsilon) || without_noise(simplified({&event, 1}))) return;
+  throw ConfigError(
+      fmt::format("the {} accountant cannot tell the cost of {} at rate {} with noise multiplier {}: its numbers reach "
+                  "no finite epsilon, which does not say that there is none; take {}more noise or a larger rate",
+                  to_text(kind), counted(event.count, "step"), event.sampling_rate, event.noise_multiplier,
+                  kind == AccountantKind::kRdp ? "" : "the rdp accountant, "));
 }
 
 double default_delta(std::int64_t num_records) {

@@ -39,8 +39,13 @@ Sampler sampler_from(const std::string& text);
 double epsilon_of(std::span<const GaussianEvent> events, double delta, AccountantKind kind,
                   Neighbouring neighbouring = Neighbouring::kAddRemove);
 
+// Throws ConfigError where `epsilon`, that of `event` and others, is infinite although the event adds noise: then the
+// accountant's numbers do not reach, which is no finding about its privacy. Says what to ask instead.
+void require_accounted(double epsilon, const GaussianEvent& event, AccountantKind kind);
+
 // The smallest noise multiplier (to 1e-4, never below the true one) with which `steps` steps at rate `sampling_rate`,
-// after the events in `already_spent`, stay within `epsilon` at `delta`. Throws ConfigError when no multiplier can.
+// after the events in `already_spent`, stay within `epsilon` at `delta`. Throws ConfigError when no multiplier can, or
+// the accountant cannot tell; so do the two that follow.
 double calibrate_noise_multiplier(double sampling_rate, std::int64_t steps, double epsilon, double delta,
                                   AccountantKind kind, Neighbouring neighbouring = Neighbouring::kAddRemove,
                                   std::span<const GaussianEvent> already_spent = {});

@@ -14,6 +14,7 @@
 #include "accounting/bound_text.h"
 #include "accounting/events.h"
 #include "base/error.h"
+#include "base/words.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -92,8 +93,9 @@ double noise_within(Budget& budget, GaussianEvent event, AccountantKind kind, do
   while (excess(within) > 0) {
     within /= shrink;
     if (within > kMostNoise) {
-      throw ConfigError(fmt::format("no noise multiplier up to {:g} keeps {} steps at rate {} within epsilon {}",
-                                    kMostNoise, event.count, event.sampling_rate, budget.epsilon()));
+      require_accounted(budget.epsilon_of_all(event, kind), event, kind);
+      throw ConfigError(fmt::format("no noise multiplier up to {:g} keeps {} at rate {} within epsilon {}", kMostNoise,
+                                    counted(event.count, "step"), event.sampling_rate, budget.epsilon()));
     }
   }
   // In growing strides: where delta allows almost any noise, the answer is far below.
@@ -131,9 +133,10 @@ std::int64_t calibrate_steps(double sampling_rate, double noise_multiplier, doub
                              std::span<const GaussianEvent> already_spent) {
   Budget budget(epsilon, delta, neighbouring, already_spent);
   budget.check_already_spent(kind);
-  const auto allows = [&](std::int64_t steps) {
-    return budget.allows({sampling_rate, noise_multiplier, steps, Sampler::kPoisson}, kind);
+  const auto event = [&](std::int64_t steps) {
+    return GaussianEvent{sampling_rate, noise_multiplier, steps, Sampler::kPoisson};
   };
+  const auto allows = [&](std::int64_t steps) { return budget.allows(event(steps), kind); };
   std::int64_t within = 0;
   std::int64_t beyond = 1;
   while (allows(beyond)) {
@@ -148,6 +151,7 @@ std::int64_t calibrate_steps(double sampling_rate, double noise_multiplier, doub
     const std::int64_t middle = within + (beyond - within) / 2;
     (allows(middle) ? within : beyond) = middle;
   }
+  require_accounted(budget.epsilon_of_all(event(beyond), kind), event(beyond), kind);
   return within;
 }
 
@@ -156,9 +160,10 @@ double calibrate_sampling_rate(double noise_multiplier, std::int64_t steps, doub
                                std::span<const GaussianEvent> already_spent) {
   Budget budget(epsilon, delta, neighbouring, already_spent);
   budget.check_already_spent(kind);
-  const auto excess = [&](double rate) {
-    return budget.excess({std::min(1.0, rate), noise_multiplier, steps, Sampler::kPoisson}, kind);
+  const auto event = [&](double rate) {
+    return GaussianEvent{std::min(1.0, rate), noise_multiplier, steps, Sampler::kPoisson};
   };
+  const auto excess = [&](double rate) { return budget.excess(event(rate), kind); };
   if (excess(1) <= 0) return 1;
   double within = 0.1;
   double beyond = 1;
@@ -166,9 +171,9 @@ double calibrate_sampling_rate(double noise_multiplier, std::int64_t steps, doub
     beyond = within;
     within /= 10;
     if (within < kLeastRate) {
-      throw ConfigError(
-          fmt::format("no sampling rate above {:g} keeps {} steps with noise multiplier {} within epsilon {}",
-                      kLeastRate, steps, noise_multiplier, epsilon));
+      require_accounted(budget.epsilon_of_all(event(beyond), kind), event(beyond), kind);
+      throw ConfigError(fmt::format("no sampling rate above {:g} keeps {} with noise multiplier {} within epsilon {}",
+                                    kLeastRate, counted(steps, "step"), noise_multiplier, epsilon));
     }
   }
   return nearest_within(excess, within, beyond, kRelativeTolerance);

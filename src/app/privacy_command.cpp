@@ -131,6 +131,7 @@ void run_privacy_epsilon(int argc, char** argv) {
     epsilon = epsilon_of({&event, 1}, choice.delta, choice.kind, choice.neighbouring);
     answer = {{"epsilon", number_or_null(epsilon)}};
   }
+  require_accounted(epsilon, event, choice.kind);
   answer.update(setting_json(event, choice));
   warn_of(accounting::caution_about_epsilon(epsilon));
   if (given.count("json") > 0) {

@@ -6,6 +6,10 @@
 
 namespace dpldm {
 
+std::string counted(std::int64_t count, const std::string& one, const std::string& several) {
+  return std::to_string(count) + " " + (count == 1 ? one : several.empty() ? one + "s" : several);
+}
+
 std::string nearest_word(const std::string& word, std::span<const std::string> known) {
   std::string best;
   std::size_t best_distance = word.size() / 3 + 2;  // more edits than this is another word

@@ -186,10 +186,39 @@ TEST_F(PrivacyCommand, Epsilon_WithoutNoise_SaysNotPrivate) {
   EXPECT_TRUE(json(words)["epsilon"].is_null());
 }
 
-TEST_F(PrivacyCommand, Epsilon_OfNextToNoNoise_SaysNotPrivate) {
-  EXPECT_THAT(
-      answer({"epsilon", "--sampling-rate", "0.1", "--noise-multiplier", "1e-9", "--steps", "100", "--delta", "1e-5"}),
-      testing::HasSubstr("NOT PRIVATE: no finite epsilon"));
+// One step that sees a record once in 10^9 costs nothing at this delta, whatever the noise: that the grid of losses is
+// too coarse for it is no reason to call it NOT PRIVATE.
+TEST_F(PrivacyCommand, WhatTheAccountantCannotRepresent_IsRefusedAndNotCalledNotPrivate) {
+  using Arguments = std::vector<std::string>;
+  const Arguments rate{"--sampling-rate", "1e-9"};
+  const Arguments noise{"--noise-multiplier", "1e-5"};
+  const Arguments steps{"--steps", "1"};
+  const auto refused = [&](const std::string& word, const std::vector<Arguments>& given) {
+    Arguments words{word, "--delta", "1e-5"};
+    for (const Arguments& option : given) words.insert(words.end(), option.begin(), option.end());
+    return refusal(words);
+  };
+  const Arguments budget{"--epsilon", "1"};
+  for (const std::string& sentence :
+       {refused("epsilon", {rate, noise, steps}), refused("calibrate", {rate, noise, budget})}) {
+    EXPECT_THAT(sentence, testing::HasSubstr("the pld accountant cannot tell the cost of 1 step at rate 1e-09 with "
+                                             "noise multiplier 1e-05"));
+    EXPECT_THAT(sentence, testing::HasSubstr("take the rdp accountant, more noise or a larger rate"));
+  }
+  EXPECT_THAT(refused("calibrate", {noise, steps, budget}), testing::HasSubstr("the pld accountant cannot tell"));
+}
+
+TEST_F(PrivacyCommand, Calibrate_AtTinyRates_AnswersWithAFiniteEpsilonOrRefuses) {
+  for (const char* target : {"1e-9", "1e-3", "1"}) {
+    try {
+      const Json found =
+          json({"calibrate", "--sampling-rate", "1e-9", "--steps", "1000", "--epsilon", target, "--delta", "1e-12"});
+      ASSERT_TRUE(found["epsilon"].is_number()) << target;
+      EXPECT_LE(found["epsilon"].get<double>(), std::stod(target));
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("at rate 1e-09")) << target;
+    }
+  }
 }
 
 TEST_F(PrivacyCommand, Calibrate_SolvesForWhatIsMissing) {
