@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/words.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -119,16 +120,17 @@ std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
   }
   const double expected = claim.sampling_rate * static_cast<double>(claim.num_records);
   if (!agree(expected, claim.expected_batch_size)) {
-    throw ConfigError(fmt::format("the expected batch size is {}, but rate {} of {} records makes {}",
-                                  claim.expected_batch_size, claim.sampling_rate, claim.num_records, expected));
+    throw ConfigError(fmt::format("the expected batch size is {}, but rate {} of {} makes {}",
+                                  claim.expected_batch_size, claim.sampling_rate, counted(claim.num_records, "record"),
+                                  expected));
   }
   std::vector<GaussianEvent> events = claim.other_releases;
   events.push_back({claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler});
   const double epsilon = epsilon_of(events, claim.delta, claim.accountant, claim.neighbouring);
   if (!std::isfinite(epsilon)) throw ConfigError("the model claims privacy, but its numbers give no finite epsilon");
   if (claim.steps_in_model < 0 || claim.steps_in_model > claim.steps) {
-    throw ConfigError(
-        fmt::format("the model holds {} steps, but states the cost of {}", claim.steps_in_model, claim.steps));
+    throw ConfigError(fmt::format("the model holds {}, but states the cost of {}",
+                                  counted(claim.steps_in_model, "step"), claim.steps));
   }
   if (!claim.clipping.empty() && std::ranges::find(kClippings, claim.clipping) == kClippings.end()) {
     throw ConfigError(

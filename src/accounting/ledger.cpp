@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/file_lock.h"
 #include "base/watchdog.h"
+#include "base/words.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -231,8 +232,8 @@ PrivacyLedger PrivacyLedger::parse(const std::filesystem::path& path, std::uint6
   // So it may be after a crash between the two writes.
   const std::string known = head.size() == kHeadBytes ? head.substr(21, 64) : "";
   if (!ledger.contains_head(known)) {
-    throw IoError(fmt::format("{} has {} lines, but {} knows of others: the end was cut off or replaced", path.string(),
-                              number, head_path(path).filename().string()));
+    throw IoError(fmt::format("{} has {}, but {} knows of others: the end was cut off or replaced", path.string(),
+                              counted(number, "line"), head_path(path).filename().string()));
   }
   if (num_whole_bytes != nullptr) *num_whole_bytes = lines.num_whole_bytes();
   return ledger;

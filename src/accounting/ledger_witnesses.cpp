@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/watchdog.h"
+#include "base/words.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -74,8 +75,8 @@ void compare(const PrivacyLedger& ledger, const Testimony& testimony) {
   compare_with_statement(ledger, testimony.statement);
   for (const Testimony::Steps& steps : testimony.steps) {
     if (steps.count > ledger.num_steps()) {
-      throw IoError(fmt::format("the ledger has {} steps, but {}: its end was cut off or replaced", ledger.num_steps(),
-                                steps.witness));
+      throw IoError(fmt::format("the ledger has {}, but {}: its end was cut off or replaced",
+                                counted(ledger.num_steps(), "step"), steps.witness));
     }
   }
 }
@@ -95,7 +96,8 @@ void hear_page(const fs::path& run_dir, Testimony& testimony) {
   const fs::path page = run_dir / kStatementPage;
   if (!path_exists(page)) return;
   if (const auto steps = steps_on_page(page)) {
-    testimony.steps.push_back({*steps, fmt::format("{} says that {} were charged", kStatementPage, *steps)});
+    testimony.steps.push_back(
+        {*steps, fmt::format("{} says that {} were charged", kStatementPage, counted(*steps, "step"))});
   } else {
     spdlog::warn("{} does not say how many steps were charged, so what it had seen of the ledger cannot be compared",
                  page.string());

@@ -12,6 +12,7 @@
 #include "accounting/bound_text.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/words.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -148,9 +149,10 @@ std::string table(const Json& statement) {
   rows += row("sampling", sampling_text(statement));
   rows += row(kSteps, number_at(statement, "steps"));
   for (const Json& release : statement.at("other_releases")) {
-    rows += row("further release", fmt::format("{}: {} times, sigma {}, sampler {}, q = {}", text_at(release, "kind"),
-                                               number_at(release, "count"), number_at(release, "noise_multiplier"),
-                                               text_at(release, "sampler"), number_at(release, "sampling_rate")));
+    rows += row("further release", fmt::format("{}: {}, sigma {}, sampler {}, q = {}", text_at(release, "kind"),
+                                               counted(release.at("count").get<std::int64_t>(), "time"),
+                                               number_at(release, "noise_multiplier"), text_at(release, "sampler"),
+                                               number_at(release, "sampling_rate")));
   }
   rows += row("noise multiplier sigma", number_at(statement, "noise_multiplier"));
   rows += row("clip norm C", number_at(statement, "clip_norm"));

@@ -22,6 +22,7 @@
 #include "base/build_facts.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/words.h"
 
 namespace dpldm::app {
 namespace {
@@ -85,7 +86,7 @@ Json ledger_json(const PrivacyLedger& ledger) {
 std::string others_text(const PrivacyLedger& ledger) {
   std::int64_t count = 0;
   for (const auto& other : ledger.other_releases()) count += other.event.count;
-  return count == 0 ? "" : fmt::format(" and {} other release{}", count, count == 1 ? "" : "s");
+  return count == 0 ? "" : " and " + counted(count, "other release");
 }
 
 // Where a page about the model in the directory `model` lies: with the model itself, or in the directory of its run,
@@ -208,12 +209,13 @@ void run_privacy_ledger(int argc, char** argv) {
   if (json) {
     fmt::print("{}\n", ledger_json(ledger).dump());
   } else if (!header.is_private) {
-    fmt::print("NOT PRIVATE: {}. {} steps; the ledger is whole.\n", header.not_private_because, ledger.num_steps());
+    fmt::print("NOT PRIVATE: {}. {}; the ledger is whole.\n", header.not_private_because,
+               counted(ledger.num_steps(), "step"));
   } else {
-    fmt::print("epsilon {} of {} at delta {} ({}, {}); {} steps{} charged in {} attempts; the ledger is whole.\n",
+    fmt::print("epsilon {} of {} at delta {} ({}, {}); {}{} charged in {}; the ledger is whole.\n",
                accounting::up_to_decimals(ledger.epsilon(), 6), header.target_epsilon,
                accounting::up_to_digits(header.delta, 3), to_text(header.neighbouring), to_text(header.accountant),
-               ledger.num_steps(), others_text(ledger), ledger.next_attempt());
+               counted(ledger.num_steps(), "step"), others_text(ledger), counted(ledger.next_attempt(), "attempt"));
   }
 }
 

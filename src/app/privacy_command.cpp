@@ -16,6 +16,7 @@
 #include "app/arguments.h"
 #include "app/privacy_options.h"
 #include "base/error.h"
+#include "base/words.h"
 
 namespace dpldm::app {
 namespace {
@@ -60,8 +61,9 @@ Json setting_json(const GaussianEvent& event, const AccountingChoice& choice) {
 std::string setting_text(const GaussianEvent& event, const AccountingChoice& choice) {
   const std::string sampling =
       event.sampler == Sampler::kNone ? "no amplification" : fmt::format("q {:.6g}", event.sampling_rate);
-  return fmt::format("{}, sigma {:.6g}, {} steps, delta {}, {}, {}", sampling, event.noise_multiplier, event.count,
-                     accounting::up_to_digits(choice.delta, 3), to_text(choice.neighbouring), to_text(choice.kind));
+  return fmt::format("{}, sigma {:.6g}, {}, delta {}, {}, {}", sampling, event.noise_multiplier,
+                     counted(event.count, "step"), accounting::up_to_digits(choice.delta, 3),
+                     to_text(choice.neighbouring), to_text(choice.kind));
 }
 
 void add_setting_options(cxxopts::Options& options) {

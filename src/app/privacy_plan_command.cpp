@@ -12,6 +12,7 @@
 #include "app/privacy_command.h"
 #include "app/privacy_options.h"
 #include "base/error.h"
+#include "base/words.h"
 #include "io/plot.h"
 
 namespace dpldm::app {
@@ -49,7 +50,8 @@ class Planner {
       throw ConfigError(fmt::format("--expected-batch is {}; it must be between 1 and the number of records, {}",
                                     expected_batch, num_records_));
     }
-    if (steps < 1) throw ConfigError(fmt::format("{} steps were asked for; there must be at least one", steps));
+    if (steps < 1)
+      throw ConfigError(fmt::format("{} were asked for; there must be at least one", counted(steps, "step")));
     Choice choice;
     choice.expected_batch = expected_batch;
     choice.steps = steps;
@@ -161,13 +163,13 @@ void run_privacy_plan(int argc, char** argv) {
   std::vector<Line> lines;
   for (std::int64_t steps :
        optional_value<std::vector<std::int64_t>>(given, "steps").value_or(std::vector<std::int64_t>{})) {
-    Line line{fmt::format("{} steps", steps), {}};
+    Line line{counted(steps, "step"), {}};
     for (std::int64_t batch : batches) line.choices.push_back(planner.choose(batch, steps));
     lines.push_back(line);
   }
   for (const auto [epochs] : optional_value<std::vector<Number>>(given, "epochs").value_or(std::vector<Number>{})) {
     if (!(epochs > 0 && epochs < 1e9)) throw ConfigError(fmt::format("--epochs is {}; it must be positive", epochs));
-    Line line{fmt::format("{:g} epochs", epochs), {}};
+    Line line{fmt::format("{:g} {}", epochs, epochs == 1 ? "epoch" : "epochs"), {}};
     for (std::int64_t batch : batches) {
       const double steps =
           std::ceil(epochs * static_cast<double>(num_records) / static_cast<double>(std::max<std::int64_t>(1, batch)));
@@ -185,7 +187,7 @@ void run_privacy_plan(int argc, char** argv) {
                       {"choices", lines_json(lines)}};
     fmt::print("{}\n", answer.dump());
   } else {
-    fmt::print("{} records, epsilon {}, delta {}, {}, {}\n\n", num_records, epsilon,
+    fmt::print("{}, epsilon {}, delta {}, {}, {}\n\n", counted(num_records, "record"), epsilon,
                accounting::up_to_digits(accounting.delta, 3), to_text(accounting.neighbouring),
                to_text(accounting.kind));
     print_table(lines, num_records);

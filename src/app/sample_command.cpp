@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/torch.h"
+#include "base/words.h"
 #include "diffusion/class_assignment.h"
 #include "diffusion/generation_over_ranks.h"
 #include "diffusion/image_generator.h"
@@ -234,8 +235,8 @@ void announce(const SampleOptions& options, const SampledModel& model, const dif
               std::int64_t num, const std::string& privacy, data::Visibility visibility, const comm::Communicator& comm,
               int threads) {
   if (!comm.is_root()) return;
-  spdlog::info("sample: {} images of {}, {} with {} steps, guidance {}, {}, {} rank(s) x {} thread(s)", num,
-               options.model.string(), to_text(options.sampler), options.steps, options.guidance,
+  spdlog::info("sample: {} of {}, {} with {}, guidance {}, {}, {} rank(s) x {} thread(s)", counted(num, "image"),
+               options.model.string(), to_text(options.sampler), counted(options.steps, "step"), options.guidance,
                options.runtime.precision, comm.size(), threads);
   if (sampler.clip_range > 0) {
     spdlog::warn(
@@ -315,7 +316,7 @@ void run_sample(Invocation& invocation) {
     output->commit();
     // A grid alone keeps none but those that it shows, and no grid shows more than some rows.
     const bool kept = output->grid_path() != options.output;
-    fmt::print("{} synthetic images{}; {} shows the first of them\n", subjects.num,
+    fmt::print("{}{}; {} shows the first of them\n", counted(subjects.num, "synthetic image"),
                kept ? " in " + options.output.string() : "", output->grid_path().string());
   }
   comm.barrier();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/words.h"
 
 namespace dpldm::config {
 namespace {
@@ -84,7 +85,7 @@ void require_warmup_within(const OptimizerConfig& optimizer, std::int64_t steps)
 
 std::string learning_rate_text(const OptimizerConfig& optimizer) {
   const std::string warmup =
-      optimizer.warmup_steps > 0 ? fmt::format(", after a warm-up of {} steps", optimizer.warmup_steps) : "";
+      optimizer.warmup_steps > 0 ? ", after a warm-up of " + counted(optimizer.warmup_steps, "step") : "";
   return fmt::format("{} ({}{})", optimizer.learning_rate, optimizer.schedule, warmup);
 }
 

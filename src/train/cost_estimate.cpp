@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "base/torch.h"
+#include "base/words.h"
 #include "model/shape_trace.h"
 #include "train/step_cost.h"
 #include "train/table_row.h"
@@ -30,8 +31,8 @@ void print_cost(const config::FinetuneConfig& config, const StepCost& cost, std:
   const double step = cost.seconds_per_record * static_cast<double>(config.expected_batch_size) / num_ranks;
   const std::int64_t passing = cost.bytes_per_record * micro_batch;
   const std::int64_t bytes = lasting + passing;
-  tell_row("time", fmt::format("about {} for a step, {} for {} steps", in_words(step),
-                               in_words(step * static_cast<double>(config.steps)), config.steps));
+  tell_row("time", fmt::format("about {} for a step, {} for {}", in_words(step),
+                               in_words(step * static_cast<double>(config.steps)), counted(config.steps, "step")));
   tell_row("memory", fmt::format("about {:.2f} GiB for each rank, of which {:.2f} for a micro-batch of {}",
                                  static_cast<double>(bytes) / kGiB, static_cast<double>(passing) / kGiB, micro_batch));
 }

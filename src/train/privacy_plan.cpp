@@ -9,6 +9,7 @@
 #include "accounting/bound_text.h"
 #include "accounting/caution.h"
 #include "base/error.h"
+#include "base/words.h"
 #include "dp/lattice_sum.h"
 
 namespace dpldm::train {
@@ -55,10 +56,10 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
   plan.planned_epsilon = accounting::epsilon_of(std::vector{all}, plan.delta, plan.accountant, plan.neighbouring);
   if (plan.is_private && plan.planned_epsilon > config.epsilon) {
     throw BudgetError(fmt::format(
-        "{} steps with noise multiplier {} cost epsilon {}, more than privacy.epsilon {}; raise the "
-        "noise, or leave "
+        "{} with noise multiplier {} would cost epsilon {}, more than privacy.epsilon {}; raise the noise, or leave "
         "privacy.noise_multiplier null to calibrate it",
-        config.steps, plan.noise_multiplier, accounting::up_to_decimals(plan.planned_epsilon, 4), config.epsilon));
+        counted(config.steps, "step"), plan.noise_multiplier, accounting::up_to_decimals(plan.planned_epsilon, 4),
+        config.epsilon));
   }
   return plan;
 }

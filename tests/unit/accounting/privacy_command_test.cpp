@@ -279,6 +279,14 @@ TEST_F(PrivacyCommand, Ledger_ReportsWhatWasSpent) {
   EXPECT_EQ(answer["private"], true);
 }
 
+TEST_F(PrivacyCommand, OneOfSomething_IsNotCalledSeveral) {
+  write_ledger(header(), 1);
+  EXPECT_THAT(answer({"ledger", folder_.string()}), testing::HasSubstr("; 1 step charged in 1 attempt; the ledger"));
+  EXPECT_THAT(
+      answer({"epsilon", "--sampling-rate", "0.01", "--noise-multiplier", "1", "--steps", "1", "--delta", "1e-5"}),
+      testing::HasSubstr("sigma 1, 1 step, delta"));
+}
+
 TEST_F(PrivacyCommand, Ledger_OfARunThatIsNotPrivate_PrintsNoEpsilon) {
   accounting::LedgerHeader not_private = header();
   not_private.is_private = false;
@@ -380,7 +388,7 @@ TEST_F(PrivacyCommand, Ledger_WithFewerStepsThanThePageSays_Fails) {
   statement["steps"] = 1001;
   std::ofstream(folder_ / "privacy_statement.md") << accounting::statement_page(statement);
   EXPECT_THROW(json({"ledger", folder_.string()}), IoError);
-  EXPECT_THAT(printed_, testing::HasSubstr("but privacy_statement.md says that 1001 were charged"));
+  EXPECT_THAT(printed_, testing::HasSubstr("but privacy_statement.md says that 1001 steps were charged"));
 }
 
 TEST_F(PrivacyCommand, Ledger_BesideAPageWithoutSteps_WarnsByName) {
