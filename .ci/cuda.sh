@@ -12,7 +12,7 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 build() {
-  cmake --preset cuda-release && cmake --build build-cuda --parallel "$(nproc)" --target \
+  cmake --preset cuda-release -DDPLDM_UNITY=ON && cmake --build build-cuda --parallel "$(nproc)" --target \
     dpldm gpu_noise_kernel_test test_nccl test_cuda_record_products test_clipped_sum_on_device test_finetune_on_device
 }
 build >"$log" 2>&1 || { cat "$log" >&2; exit 1; }

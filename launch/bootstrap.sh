@@ -109,7 +109,7 @@ if [ "$build" != no ]; then
     [ "$wanted" = "$in_use" ] || configure=("-DDPLDM_LIBTORCH=$wanted")
   fi
   # From nothing, files that use LibTorch compile together in half the time. Who changes one file at a time turns it off, and it stays off.
-  [ "$preset" != cpu-release ] || [ -e "$directory/CMakeCache.txt" ] || configure+=(-DDPLDM_UNITY=ON)
+  [ -e "$directory/CMakeCache.txt" ] || configure+=(-DDPLDM_UNITY=ON)
   if [ ! -e "$directory/build.ninja" ] || [ ${#configure[@]} -gt 0 ]; then cmake --preset "$preset" "${configure[@]}" >&2; fi
   say "building preset $preset in $directory/"
   targets=(all)
