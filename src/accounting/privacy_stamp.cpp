@@ -133,14 +133,17 @@ std::vector<fs::path> weights_in(const fs::path& model) {
   return files;
 }
 
-// What weights are stamped with whose statement this is.
-std::string stamped_claim(const json& statement) {
+// As the first programs wrote bounds into headers.
+std::string nearest_to_digits(double bound, int num_digits) { return fmt::format("{:.{}g}", bound, num_digits); }
+
+// What weights are stamped with whose statement this is, with numbers as `to_digits` writes them.
+std::string stamped_claim(const json& statement, std::string (*to_digits)(double, int) = up_to_digits) {
   try {
     if (!statement.at("private").get<bool>()) {
       return "NOT PRIVATE: " + statement.at("not_private_because").get<std::string>();
     }
-    return fmt::format("epsilon {}, delta {}, {}", up_to_digits(statement.at("epsilon").get<double>(), 6),
-                       up_to_digits(statement.at("delta").get<double>(), 3),
+    return fmt::format("epsilon {}, delta {}, {}", to_digits(statement.at("epsilon").get<double>(), 6),
+                       to_digits(statement.at("delta").get<double>(), 3),
                        statement.at("neighbouring").get<std::string>());
   } catch (const json::exception& error) {
     throw ConfigError(std::string("this is not a privacy statement: ") + error.what());
@@ -220,7 +223,7 @@ std::optional<Statement> require_own_statement(const fs::path& model) {
                       model.string(), stamp.file.string(), stamp.privacy));
     }
     const std::string claim = stamped_claim(statement->content);
-    if (stamp.privacy != claim) {
+    if (stamp.privacy != claim && stamp.privacy != stamped_claim(statement->content, nearest_to_digits)) {
       throw ConfigError(fmt::format("{} says '{}' of itself, but its statement {} says '{}'", stamp.file.string(),
                                     stamp.privacy, statement->file.string(), claim));
     }

@@ -168,6 +168,20 @@ TEST_F(Stamp, WhoseWordsAreNotThoseOfItsStatement_IsRefused) {
   }
 }
 
+TEST_F(Stamp, WordsThatTheFirstProgramsRoundedToTheNearest_AreTaken) {
+  std::string statement = kStatement;
+  statement.replace(statement.find("2.1013652"), 9, "2.1013648");
+  write_statement(statement);
+  auto stamp = stamp_for(statement);
+  EXPECT_EQ(stamp["dpldm.privacy"], "epsilon 2.10137, delta 1e-05, add-remove");
+  stamp["dpldm.privacy"] = "epsilon 2.10136, delta 1e-05, add-remove";
+  write_weights("unet", stamp);
+  EXPECT_NO_THROW(require_own_statement(model_));
+  stamp["dpldm.privacy"] = "epsilon 2.10135, delta 1e-05, add-remove";
+  write_weights("unet", stamp);
+  EXPECT_THROW(require_own_statement(model_), ConfigError);
+}
+
 // A statement speaks of weights, not of a directory: what was trained further elsewhere and saved there has no claim.
 TEST_F(Stamp, WeightsOtherThanThoseOfTheStatement_AreFound) {
   const auto statement = [&](const nlohmann::json& digests) {
