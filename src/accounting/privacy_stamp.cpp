@@ -245,8 +245,10 @@ std::string weights_beside_the_statement(const fs::path& named) {
 std::string weights_beside_the_statement(const Statement& statement) {
   if (!statement.content.contains(kWeights)) {
     if (!statement.content.contains(kBytesOfWeights)) return "";
-    return fmt::format("{} was written by an earlier version of dpldm, whose {} does not cover the names of tensors",
-                       statement.file.string(), kBytesOfWeights);
+    return fmt::format(
+        "{} was written by an earlier version of dpldm, whose {} does not tell which of these weights has which name "
+        "(`dpldm finetune --resume` of the run writes both anew)",
+        statement.file.string(), kBytesOfWeights);
   }
   const fs::path model = statement.file.parent_path();
   std::map<std::string, std::string> digests;

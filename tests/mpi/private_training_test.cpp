@@ -724,6 +724,32 @@ TEST_F(PrivateTrainingOnRanks, StatementNamesTheWeightsThatItIsAbout) {
   EXPECT_NE(accounting::weights_beside_the_statement(model), "");
 }
 
+TEST_F(PrivateTrainingOnRanks, ModelOfAnEarlierProgram_IsWrittenAnewByResumingItsRunAtNoCost) {
+  config::FinetuneConfig settings = config();
+  settings.test_seed.reset();
+  settings.noise_multiplier = 3;
+  settings.epsilon = 100;
+  settings.steps = 2;
+  const std::filesystem::path model = run(settings, "earlier", *world_) / "model";
+  const nlohmann::json before = model::read_dp_metadata(model);
+  const Tensors weights_before = weights(root_ / "earlier");
+  world_->barrier();
+  if (world_->is_root()) {
+    nlohmann::json earlier = before;
+    earlier.erase("tensors_sha256");
+    earlier["weights_sha256"] = {{"unet/diffusion_pytorch_model.safetensors", std::string(64, '0')}};
+    model::write_dp_metadata(model, earlier);
+    EXPECT_NE(accounting::weights_beside_the_statement(model).find("--resume"), std::string::npos);
+  }
+  world_->barrier();
+  run(settings, "earlier", *world_, /*resume=*/true);
+  EXPECT_NO_THROW(accounting::require_own_statement(model));
+  EXPECT_EQ(accounting::weights_beside_the_statement(model), "");
+  EXPECT_EQ(model::read_dp_metadata(model)["epsilon"], before["epsilon"]);
+  EXPECT_EQ(model::read_dp_metadata(model)["tensors_sha256"], before["tensors_sha256"]);
+  EXPECT_EQ(largest_difference(weights_before, weights(root_ / "earlier")), 0);
+}
+
 // Whoever reads along learns nothing of how many records a step had.
 TEST_F(PrivateTrainingOnRanks, MetricsHoldTheStepItsLearningRateAndItsPrivacyAlone) {
   config::FinetuneConfig real = config();
