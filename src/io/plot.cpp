@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include <fmt/format.h>
@@ -37,12 +38,6 @@ double round_step(double rough) {
     if (digit * power >= rough) return digit * power;
   }
   return 10 * power;
-}
-
-std::vector<double> multiples_of(double step, double low, double high) {
-  std::vector<double> multiples;
-  for (double i = std::ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; ++i) multiples.push_back(i * step);
-  return multiples;
 }
 
 // One axis: from values to pixels, and where its ticks are.
@@ -143,6 +138,16 @@ void draw_series(Canvas& canvas, const Plot& plot, const PlotSeries& series, con
 }
 
 }  // namespace
+
+std::vector<double> multiples_of(double step, double low, double high) {
+  std::vector<double> multiples;
+  // Counted in whole numbers, which have one zero: that of ceil has a sign here, and "-0" would be its label.
+  for (auto i = static_cast<std::int64_t>(std::ceil(low / step - 1e-9));; ++i) {
+    const double multiple = static_cast<double>(i) * step;
+    if (!(multiple <= high + 1e-9 * step)) return multiples;
+    multiples.push_back(multiple);
+  }
+}
 
 std::vector<double> logarithmic_ticks(double low, double high) {
   constexpr double kManyDecades = 4;

@@ -26,6 +26,9 @@ struct Plot {
   int height = 720;
 };
 
+// The multiples of `step` > 0 from `low` to `high`, where a linear axis has its ticks.
+std::vector<double> multiples_of(double step, double low, double high);
+
 // Where a logarithmic axis from 10^low to 10^high has its ticks: at the powers of ten, at 2 and 5 times these too where
 // there is room, and at multiples of a round number where that would make less than three.
 std::vector<double> logarithmic_ticks(double low, double high);

@@ -85,6 +85,13 @@ TEST(LogarithmicTicks, OfAnyRange_AreThreeAtLeastAtRoundNumbersWithLabelsOfTheir
   EXPECT_THAT(logarithmic_ticks(-0.1, 4.1), testing::ElementsAre(1, 10, 100, 1000, 10000));
 }
 
+TEST(LinearTicks, OfAnAxisFromZero_BeginWithAZeroWithoutASign) {
+  EXPECT_THAT(multiples_of(0.5, 0, 1.5), testing::ElementsAre(0, 0.5, 1, 1.5));
+  EXPECT_EQ(fmt::format("{:.6g}", multiples_of(0.5, 0, 1.5).front()), "0");
+  EXPECT_EQ(fmt::format("{:.6g}", multiples_of(0.5, -0.2, 1.5).front()), "0");
+  EXPECT_THAT(multiples_of(2, -4, 3), testing::ElementsAre(-4, -2, 0, 2));
+}
+
 // Values that differ by rounding alone, such as the noise of full batches over that of full batches.
 TEST_F(PlotFile, ValuesThatAreNearlyEqual_AreDrawnInTheMiddle) {
   for (const bool logarithmic : {false, true}) {
