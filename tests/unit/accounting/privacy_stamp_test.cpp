@@ -252,6 +252,17 @@ TEST_F(Stamp, HeaderThatReadersUnderstandDifferently_IsRefused) {
   }
 }
 
+TEST_F(Stamp, HeaderThatIsDamaged_IsRefusedInWordsThatFitAnAnswerInJson) {
+  write_file("unet", "{\"conv_in.we\xffight\": {}}", "");
+  try {
+    read_privacy_stamps(model_);
+    ADD_FAILURE() << "read";
+  } catch (const IoError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("has no safetensors header"));
+    EXPECT_NO_THROW(nlohmann::json(error.what()).dump());
+  }
+}
+
 TEST_F(Stamp, SomethingElseThanAStatementOrWeights_IsRefused) {
   EXPECT_THROW(stamp_for("{}"), ConfigError);
   EXPECT_THROW(stamp_for("not JSON"), ConfigError);
