@@ -44,6 +44,7 @@ enum Opcode : unsigned char {
   kEmptyDict = '}',
   kAppends = 'e',
   kBinGet = 'h',
+  kInst = 'i',
   kLongBinGet = 'j',
   kList = 'l',
   kEmptyList = ']',
@@ -454,6 +455,12 @@ class PickleReader {
         const std::string_view module = line();
         push_global(module, line());
         return true;
+      }
+      case kInst: {
+        // Calls by name in one opcode, which torch.save never writes and attacks may: refused, but known by that name.
+        const std::string_view module = line();
+        push_global(module, line());
+        return false;
       }
       case kStackGlobal: {
         const PickleValue* name = pop();

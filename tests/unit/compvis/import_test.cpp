@@ -119,6 +119,9 @@ TEST_F(CompVisImport, CallOfASystemsCommand_IsNamedFirstAndNotExecuted) {
   expect_named("posix.system", " does not hold a dictionary of tensors");
   test::write_bytes(request.checkpoint, legacy_archive_of("cos\nsystem\n(S\"" + command + "\"\ntR."));
   expect_named("os.system", ": the pickle has the opcode 0x53, which is not read (byte 13)");
+  test::write_bytes(request.checkpoint, legacy_archive_of("(X" + length_and(command) + "ios\nsystem\n."));
+  expect_named("os.system", ": the pickle has the opcode 0x69, which is not read (byte " +
+                                std::to_string(command.size() + 17) + ")");
   // What it does to a terminal.
   test::write_bytes(request.checkpoint, legacy_archive_of("cos\nsys\x1b[2Jtem\n."));
   expect_named("os.sys?[2Jtem", " does not hold a dictionary of tensors");
