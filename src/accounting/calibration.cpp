@@ -151,7 +151,7 @@ std::int64_t calibrate_steps(double sampling_rate, double noise_multiplier, doub
     const std::int64_t middle = within + (beyond - within) / 2;
     (allows(middle) ? within : beyond) = middle;
   }
-  require_accounted(budget.epsilon_of_all(event(beyond), kind), event(beyond), kind);
+  if (within == 0) require_accounted(budget.epsilon_of_all(event(beyond), kind), event(beyond), kind);
   return within;
 }
 

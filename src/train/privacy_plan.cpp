@@ -55,11 +55,14 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
   all.count = config.steps;
   plan.planned_epsilon = accounting::epsilon_of(std::vector{all}, plan.delta, plan.accountant, plan.neighbouring);
   if (plan.is_private && plan.planned_epsilon > config.epsilon) {
+    const std::string cost =
+        std::isinf(plan.planned_epsilon)
+            ? fmt::format("an epsilon that the {} accountant cannot bound", accounting::to_text(plan.accountant))
+            : fmt::format("epsilon {}", accounting::up_to_decimals(plan.planned_epsilon, 4));
     throw BudgetError(fmt::format(
-        "{} with noise multiplier {} would cost epsilon {}, more than privacy.epsilon {}; raise the noise, or leave "
+        "{} with noise multiplier {} would cost {}, more than privacy.epsilon {}; raise the noise, or leave "
         "privacy.noise_multiplier null to calibrate it",
-        counted(config.steps, "step"), plan.noise_multiplier, accounting::up_to_decimals(plan.planned_epsilon, 4),
-        config.epsilon));
+        counted(config.steps, "step"), plan.noise_multiplier, cost, config.epsilon));
   }
   return plan;
 }

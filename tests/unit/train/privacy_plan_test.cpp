@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -65,7 +66,12 @@ TEST(PrivacyPlan, NoiseThatIsNextToNoneIsBeyondEveryBudget) {
   config::FinetuneConfig config = small();
   config.accountant = "pld";
   config.noise_multiplier = 1e-9;
-  EXPECT_THROW(make_privacy_plan(config, 60000), BudgetError);
+  try {
+    make_privacy_plan(config, 60000);
+    FAIL() << "was planned";
+  } catch (const BudgetError& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("would cost an epsilon that the pld accountant cannot bound"));
+  }
 }
 
 TEST(PrivacyPlan, TargetWithoutBoundIsRefused) {
