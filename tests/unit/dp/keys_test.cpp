@@ -6,6 +6,25 @@
 
 #include <gtest/gtest.h>
 
+namespace {
+
+int num_keys_in_memory = 0;
+
+}  // namespace
+
+// Where the memory of keys comes from and goes to, wiped, in the program under test (--wrap in CMakeLists.txt).
+extern "C" void* __real_sodium_malloc(std::size_t size);   // NOLINT
+extern "C" void* __wrap_sodium_malloc(std::size_t size) {  // NOLINT
+  ++num_keys_in_memory;
+  return __real_sodium_malloc(size);
+}
+
+extern "C" void __real_sodium_free(void* bytes);   // NOLINT
+extern "C" void __wrap_sodium_free(void* bytes) {  // NOLINT
+  --num_keys_in_memory;
+  __real_sodium_free(bytes);
+}
+
 namespace dpldm::dp {
 namespace {
 
@@ -58,6 +77,18 @@ TEST(RunKeys, NoiseKey_CanBeTakenOnce) {
   EXPECT_TRUE(keys.is_private());
   EXPECT_TRUE(keys.take_noise().has_value());
   EXPECT_FALSE(keys.take_noise().has_value());
+}
+
+TEST(RunKeys, MasterKey_IsForgottenAndSubKeysGoWithTheirOwner) {
+  const auto comm = comm::make_self_communicator();
+  const int before = num_keys_in_memory;
+  {
+    RunKeys keys = RunKeys::create(*comm, std::nullopt);
+    EXPECT_EQ(num_keys_in_memory - before, 3) << "selection, draws and noise, and no other";
+    keys.take_noise().reset();
+    EXPECT_EQ(num_keys_in_memory - before, 2);
+  }
+  EXPECT_EQ(num_keys_in_memory, before);
 }
 
 TEST(RunKeys, ThreePurposes_HaveThreeKeys) {

@@ -1,8 +1,11 @@
 #include "dp/keystream.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <numbers>
 #include <string>
 #include <vector>
@@ -88,6 +91,19 @@ TEST(Keystream, Gaussians_AreNormalAndIndependentOfTheNextStep) {
   EXPECT_EQ(audit::defects_of_noise(values, 0.7), "");
   EXPECT_EQ(audit::defects_of_noise(next, 0.7), "");
   EXPECT_LT(std::abs(audit::correlation_in_standard_errors(values, next)), 5);
+}
+
+// Streams are made by the thousand, on the stack: what they leave there would be found.
+TEST(Keystream, ItsCopyOfTheKey_IsWipedWhenItGoes) {
+  const SecretKey key = MasterKey::draw().derive({}, "test");
+  alignas(Keystream) std::array<std::uint8_t, sizeof(Keystream)> memory{};
+  const auto holds_key = [&] {
+    return std::search(memory.begin(), memory.end(), key.bytes().begin(), key.bytes().end()) != memory.end();
+  };
+  auto* const going = new (memory.data()) Keystream(key, 0);
+  EXPECT_TRUE(holds_key());
+  std::destroy_at(going);
+  EXPECT_FALSE(holds_key());
 }
 
 // A sampler with 32-bit uniforms stops at 6.66 and, over the coordinates of a real run, that shows.

@@ -1,8 +1,11 @@
 #include "dp/record_draws.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -23,6 +26,22 @@ std::vector<float> noise_of(std::int64_t step, std::int64_t record, std::int64_t
   std::vector<float> values(count);
   RecordDraws(key(), step, record, draw).noise(values);
   return values;
+}
+
+// The key of (step 5, record 123), from which all draws of that record follow.
+TEST(RecordDraws, ItsKey_IsWipedWhenItGoes) {
+  const std::array<std::int64_t, 2> address{5, 123};
+  std::array<std::uint8_t, SecretKey::kBytes> own{};
+  crypto_core_hchacha20(own.data(), reinterpret_cast<const std::uint8_t*>(address.data()), key().bytes().data(),
+                        nullptr);
+  alignas(RecordDraws) std::array<std::uint8_t, sizeof(RecordDraws)> memory{};
+  const auto holds_key = [&] {
+    return std::search(memory.begin(), memory.end(), own.begin(), own.end()) != memory.end();
+  };
+  auto* const going = new (memory.data()) RecordDraws(key(), address[0], address[1], 2);
+  EXPECT_TRUE(holds_key());
+  std::destroy_at(going);
+  EXPECT_FALSE(holds_key());
 }
 
 TEST(RecordDraws, SameAddress_GivesTheSameAnswers) {
