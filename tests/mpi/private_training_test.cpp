@@ -5,6 +5,7 @@
 #include "train/private_training.h"
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -76,6 +77,58 @@ Failure failure_of(const Work& work) {
 template <class Work>
 ExitCode code_of(const Work& work) {
   return failure_of(work).code;
+}
+
+// Every file below `directory`, by name.
+std::map<std::string, std::string> texts_in(const std::filesystem::path& directory) {
+  std::map<std::string, std::string> texts;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+    if (!entry.is_regular_file()) continue;
+    texts[std::filesystem::relative(entry.path(), directory).string()] = read_file(entry.path(), 1 << 26);
+  }
+  return texts;
+}
+
+std::string hexadecimal(const std::string& bytes) {
+  std::string digits;
+  for (const char byte : bytes) digits += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return digits;
+}
+
+// All keys of a run whose test seed is 5, as bytes. The master key is Python's
+// hashlib.blake2b((5).to_bytes(8, "little"), person=b"dpldm test seed", digest_size=32).
+std::map<std::string, std::string> keys_of_seed_5() {
+  const std::string digits = "48bac145b96bf4e2633d6e14fcccb3b6cabd3bce03b72e13fd1edf8ae2112392";
+  std::map<std::string, std::string> keys;
+  for (std::size_t i = 0; i < digits.size(); i += 2) {
+    keys["master"] += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+  }
+  const dp::MasterKey master = dp::MasterKey::from_test_seed(5);
+  for (const char* purpose : {"selection", "draws", "noise"}) {
+    const dp::SecretKey key = master.derive({}, purpose);
+    keys[purpose].assign(key.bytes().begin(), key.bytes().end());
+  }
+  return keys;
+}
+
+// The name of a key that `text` holds, as bytes or as hexadecimal digits; empty where it holds none.
+std::string key_in(const std::string& text, const std::map<std::string, std::string>& keys) {
+  for (const auto& [name, bytes] : keys) {
+    for (const std::string& form : {bytes, hexadecimal(bytes)}) {
+      if (text.find(form) != std::string::npos) return name;
+    }
+  }
+  return "";
+}
+
+// Whether `text` has the word with a number behind it, as JSON, a table or a sentence would.
+bool names_an_epsilon(const std::string& text) {
+  const std::string word = "epsilon";
+  for (std::size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
+    const std::size_t next = text.find_first_not_of("\":=| ", at + word.size());
+    if (next != std::string::npos && std::isdigit(static_cast<unsigned char>(text[next])) != 0) return true;
+  }
+  return false;
 }
 
 // Sees what a run releases, and takes no part in it.
@@ -1091,18 +1144,95 @@ TEST_F(PrivateTrainingOnRanks, CheckpointHoldsWhatItSaysAndNoKey) {
   for (const auto& entry : std::filesystem::directory_iterator(checkpoint))
     files.insert(entry.path().filename().string());
   EXPECT_EQ(files, (Keys{"manifest.json", "optimizer.safetensors", "weights.safetensors"}));
-  const dp::MasterKey master = dp::MasterKey::from_test_seed(5);
-  for (const char* purpose : {"selection", "draws", "noise"}) {
-    const dp::SecretKey key = master.derive({}, purpose);
-    const std::string bytes(key.bytes().begin(), key.bytes().end());
-    std::string hexadecimal;
-    for (const std::uint8_t byte : key.bytes()) hexadecimal += fmt::format("{:02x}", byte);
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(root_ / "keyless")) {
-      if (!entry.is_regular_file()) continue;
-      const std::string content = read_file(entry.path(), 1 << 26);
-      EXPECT_EQ(content.find(bytes), std::string::npos) << purpose << " in " << entry.path();
-      EXPECT_EQ(content.find(hexadecimal), std::string::npos) << purpose << " in " << entry.path();
+}
+
+// A test seed's keys are known, so that they can be looked for: in all that a run leaves, and in all that it says.
+TEST_F(PrivateTrainingOnRanks, NothingThatARunLeavesOrSaysHoldsAKey) {
+  setup_log(world_->rank(), world_->size());
+  config::FinetuneConfig settings = stopping_after_one_step();
+  settings.steps = 2;
+  testing::internal::CaptureStderr();
+  EXPECT_THROW(run(settings, "keyless", *world_), Checkpointed);
+  resume_to_the_end(settings, "keyless");
+  std::map<std::string, std::string> texts = texts_in(root_ / "keyless");
+  texts["what is printed"] = testing::internal::GetCapturedStderr();
+  const auto keys = keys_of_seed_5();
+  EXPECT_EQ(key_in("x" + hexadecimal(keys.at("noise")), keys), "noise");
+  EXPECT_EQ(key_in("x" + keys.at("master"), keys), "master");
+  for (const char* place : {"ledger.jsonl", "config.yaml", "metrics.jsonl", "model/dp_metadata.json"}) {
+    EXPECT_TRUE(texts.contains(place)) << place;
+  }
+  for (const auto& [place, text] : texts) EXPECT_EQ(key_in(text, keys), "") << place;
+}
+
+TEST_F(PrivateTrainingOnRanks, RunThatIsNotPrivateSaysSoEverywhereAndNamesNoEpsilon) {
+  setup_log(world_->rank(), world_->size());
+  config::FinetuneConfig seeded = stopping_after_one_step();
+  seeded.steps = 2;
+  config::FinetuneConfig noiseless = seeded;
+  noiseless.test_seed.reset();
+  noiseless.noise_multiplier = 0;
+  // The files of a run from its beginning to its end, and what it prints on this rank.
+  const auto texts_of = [&](const config::FinetuneConfig& settings, const std::string& name) {
+    testing::internal::CaptureStderr();
+    EXPECT_THROW(run(settings, name, *world_), Checkpointed);
+    resume_to_the_end(settings, name);
+    std::map<std::string, std::string> texts = texts_in(root_ / name);
+    texts.erase("config.yaml");  // what was asked for
+    texts["what is printed"] = testing::internal::GetCapturedStderr();
+    return texts;
+  };
+  for (const auto& [settings, name] : {std::pair(seeded, "seeded"), std::pair(noiseless, "noiseless")}) {
+    std::map<std::string, std::string> texts = texts_of(settings, name);
+    for (const auto& [place, text] : texts) EXPECT_FALSE(names_an_epsilon(text)) << name << ": " << place;
+    EXPECT_EQ(texts["what is printed"].find("NOT PRIVATE: ") != std::string::npos, world_->is_root()) << name;
+    EXPECT_NE(texts["privacy_statement.md"].find("NOT PRIVATE"), std::string::npos) << name;
+    EXPECT_NE(texts["model/unet/diffusion_pytorch_model.safetensors"].find("NOT PRIVATE"), std::string::npos) << name;
+    EXPECT_NE(texts["checkpoints/step-00000001/manifest.json"].find("NOT PRIVATE"), std::string::npos) << name;
+    EXPECT_NE(texts["metrics.jsonl"].find("\"private\":false"), std::string::npos) << name;
+    EXPECT_FALSE(accounting::PrivacyLedger::read(root_ / name / "ledger.jsonl").header().is_private) << name;
+    EXPECT_FALSE(model::read_dp_metadata(root_ / name / "model")["private"].get<bool>()) << name;
+  }
+  // One that is private names it.
+  config::FinetuneConfig real = seeded;
+  real.test_seed.reset();
+  real.noise_multiplier = 3;
+  real.epsilon = 100;
+  std::map<std::string, std::string> texts = texts_of(real, "real");
+  for (const char* place : {"ledger.jsonl", "metrics.jsonl", "model/dp_metadata.json"}) {
+    EXPECT_TRUE(names_an_epsilon(texts[place])) << place << "\n" << texts[place];
+  }
+  EXPECT_EQ(names_an_epsilon(texts["what is printed"]), world_->is_root()) << texts["what is printed"];
+}
+
+// As those of another method would be: charged to the ledger of the run, before it goes on.
+TEST_F(PrivateTrainingOnRanks, ReleasesOfOtherKindsCountInTheStatement) {
+  config::FinetuneConfig real = stopping_after_one_step();
+  real.test_seed.reset();
+  real.noise_multiplier = 3;
+  real.epsilon = 100;
+  real.steps = 2;
+  EXPECT_THROW(run(real, "others", *world_), Checkpointed);
+  if (world_->is_root()) {
+    auto ledger = accounting::PrivacyLedger::open(root_ / "others/ledger.jsonl");
+    for (const char* kind : {"mean image", "histogram", "votes"}) {
+      ledger.charge({0, 0, kind, {1.0, 2.0, 1, accounting::Sampler::kNone}});
     }
+  }
+  world_->barrier();
+  resume_to_the_end(real, "others");
+  const auto ledger = accounting::PrivacyLedger::read(root_ / "others/ledger.jsonl");
+  const accounting::LedgerHeader& header = ledger.header();
+  const accounting::GaussianEvent steps{header.sampling_rate, header.noise_multiplier, 2};
+  EXPECT_GT(ledger.epsilon(), 2 * accounting::epsilon_of({&steps, 1}, header.delta, header.accountant));
+  const accounting::PrivacyClaim claim = accounting::read_claim(root_ / "others/model/dp_metadata.json");
+  EXPECT_EQ(claim.steps, 2);
+  EXPECT_EQ(claim.other_releases.size(), 3U);
+  EXPECT_EQ(claim.epsilon, ledger.epsilon());
+  EXPECT_EQ(accounting::verified_epsilon(claim), ledger.epsilon());
+  const std::string page = read_file(root_ / "others/privacy_statement.md", 1 << 20);
+  for (const char* kind : {"mean image", "histogram", "votes"}) {
+    EXPECT_NE(page.find(fmt::format("| further release | {}", kind)), std::string::npos) << page;
   }
 }
 
