@@ -1,5 +1,5 @@
 // `dpldm sample` and `dpldm evaluate` on ranks that do not agree: on options, or on what lies under one name where each
-// rank runs, as on nodes with disks of their own.
+// rank runs, as on nodes with disks of their own. And what all ranks of `dpldm finetune` end with.
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -260,6 +260,22 @@ TEST_F(CommandsOnRanks, DamageThatOneRankAloneSees_EndsAnEvaluation) {
   EXPECT_EQ(result.exit_code, 74) << result.err;
   EXPECT_THAT(result.err, HasSubstr("as rank 1 sees it"));
   EXPECT_EQ(result.out, "");
+}
+
+TEST_F(CommandsOnRanks, RunThatWouldExceedItsBudget_EndsWith76AndChargesNothing) {
+  const test::TinyModel tiny = test::make_tiny_model(path(""), 24, data::Visibility::kPublic);
+  Arguments finetune{"finetune", "--run-dir", path("run")};
+  for (const std::string& setting :
+       {"model.base=" + tiny.model.string(), "data.latents=" + tiny.latents.string(), std::string("runtime.threads=1"),
+        std::string("training.steps=5"), std::string("training.expected_batch_size=4"),
+        std::string("privacy.epsilon=1"), std::string("privacy.noise_multiplier=0.4")}) {
+    finetune.insert(finetune.end(), {"--set", setting});
+  }
+  const test::ProcessResult result = run_apart(finetune, finetune);
+  EXPECT_EQ(result.exit_code, 76) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("5 steps with noise multiplier 0.4 would cost epsilon"));
+  EXPECT_EQ(result.out, "");
+  EXPECT_FALSE(fs::exists(path("run/ledger.jsonl")));
 }
 
 }  // namespace
