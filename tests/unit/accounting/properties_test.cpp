@@ -76,13 +76,14 @@ TEST(EpsilonProperties, Pld_GrowsWithRateStepsAndLessNoise_AndStaysBelowRdp) {
   }
 }
 
-TEST(EpsilonProperties, Prv_SurroundsPld) {
+TEST(EpsilonProperties, Prv_SurroundsPld_AndRdpIsAboveBoth) {
   RandomSettings random;
   for (int i = 0; i < num_settings(20); ++i) {
     const GaussianEvent event = random.event(300);
     const double delta = random.delta();
     const double pld = pld_epsilon({&event, 1}, delta);
     const PrvInterval prv = prv_epsilon({&event, 1}, delta);
+    EXPECT_GE(rdp_epsilon({&event, 1}, delta).epsilon, pld - 1e-7) << text(event, delta);
     EXPECT_GE(pld, prv.lower) << text(event, delta);
     EXPECT_LE(pld, prv.upper) << text(event, delta);
   }
@@ -100,6 +101,40 @@ TEST(EpsilonProperties, EventsWithoutAmplificationAmongOthers_KeepTheAccountants
     EXPECT_LE(pld, prv.upper) << setting;
     EXPECT_LE(pld, rdp_epsilon(events, delta).epsilon + 1e-7) << setting;
     EXPECT_GE(pld, pld_epsilon({events + 1, 1}, delta) - 1e-7) << setting;
+  }
+}
+
+// What is solved for is within the target, and a little more of it is not.
+TEST(EpsilonProperties, Calibration_NeverExceedsTheTargetAndComesNearIt) {
+  RandomSettings random;
+  for (int i = 0; i < 12; ++i) {
+    const AccountantKind kind = i % 4 == 0 ? AccountantKind::kPld : AccountantKind::kRdp;
+    GaussianEvent event = random.event(300);
+    event.sampling_rate = std::max(event.sampling_rate, 1e-3);
+    const double delta = random.delta();
+    const auto epsilon_with = [&](double rate, double noise, std::int64_t steps) {
+      const GaussianEvent changed{rate, noise, steps};
+      return epsilon_of({&changed, 1}, delta, kind);
+    };
+    const auto& [rate, noise, steps, sampler] = event;
+    const double target = random.log_uniform(0.5, 2) * std::max(0.01, epsilon_with(rate, noise, steps));
+    const std::string setting = text(event, delta) + ", " + to_text(kind) + ", target " + std::to_string(target);
+
+    const double sigma = calibrate_noise_multiplier(rate, steps, target, delta, kind);
+    EXPECT_LE(epsilon_with(rate, sigma, steps), target) << setting;
+    if (sigma > 2e-3) {
+      EXPECT_GT(epsilon_with(rate, 0.999 * sigma - 2e-4, steps), target) << setting;
+    }
+
+    const std::int64_t most_steps = calibrate_steps(rate, noise, target, delta, kind);
+    EXPECT_LE(epsilon_with(rate, noise, most_steps), target) << setting;
+    EXPECT_GT(epsilon_with(rate, noise, most_steps + 1), target) << setting;
+
+    const double most_rate = calibrate_sampling_rate(noise, steps, target, delta, kind);
+    EXPECT_LE(epsilon_with(most_rate, noise, steps), target) << setting;
+    if (most_rate < 0.999) {
+      EXPECT_GT(epsilon_with(1.001 * most_rate, noise, steps), target) << setting;
+    }
   }
 }
 

@@ -90,6 +90,8 @@ TEST(Rdp, Epsilon_MatchesOpacus) {
   }
   const GaussianEvent mnist{150.0 / 60000, 1.3, 6000};
   EXPECT_NEAR(rdp_epsilon({&mnist, 1}, 1e-5).epsilon, 0.7242234026, 1e-8);
+  const GaussianEvent large{0.001, 1.0, 30'000};  // 100,000 records, batches of 100, 30 epochs
+  EXPECT_NEAR(rdp_epsilon({&large, 1}, 1e-7).epsilon, 1.4154988495, 1e-8);
   const GaussianEvent cifar{0.04, 1.5, 2249};
   EXPECT_NEAR(rdp_epsilon({&cifar, 1}, 1e-5).epsilon, 7.32727799, 1e-5);
   const GaussianEvent full{1, 4.530877117, 1};
@@ -109,6 +111,32 @@ TEST(Rdp, DifferentSteps_Add) {
 TEST(Rdp, TinyDelta_IsAnswered) {
   const GaussianEvent event{0.01, 1.0, 1000};
   EXPECT_GT(rdp_epsilon({&event, 1}, 1e-100).epsilon, rdp_epsilon({&event, 1}, 1e-12).epsilon);
+}
+
+TEST(Rdp, Edges_AreAnsweredOrRefused) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto epsilon = [](double rate, double noise, std::int64_t steps, double delta) {
+    const GaussianEvent event{rate, noise, steps};
+    return rdp_epsilon({&event, 1}, delta).epsilon;
+  };
+  EXPECT_EQ(epsilon(0, 0, 1000, 1e-5), 0);
+  EXPECT_EQ(epsilon(0.1, 1, 0, 1e-5), 0);
+  EXPECT_EQ(epsilon(0.1, 0, 1, 1e-5), infinity);
+  EXPECT_EQ(epsilon(1, 0, 1, 1e-5), infinity);
+  EXPECT_NEAR(epsilon(1, 10, 100, 1e-5), 4.728507, 1e-4);
+  EXPECT_GT(epsilon(0.01, 1, 10'000'000, 1e-5), 1014);  // what PLD says
+  EXPECT_TRUE(std::isfinite(epsilon(0.01, 1, 10'000'000, 1e-5)));
+  EXPECT_GT(epsilon(1e-9, 1e-3, 1, 1e-12), 0);
+  EXPECT_TRUE(std::isfinite(epsilon(1e-9, 1e-3, 1, 1e-12)));
+  for (const double delta : {0.0, -1e-5, 1.0, 2.0, nan, infinity}) {
+    EXPECT_THROW(epsilon(0.1, 1, 1, delta), ConfigError) << delta;
+  }
+  for (const double strange : {nan, infinity, -infinity, -1.0}) {
+    EXPECT_THROW(epsilon(strange, 1, 1, 1e-5), ConfigError) << strange;
+    EXPECT_THROW(epsilon(0.1, strange, 1, 1e-5), ConfigError) << strange;
+  }
+  EXPECT_THROW(epsilon(0.1, 1, -1, 1e-5), ConfigError);
 }
 
 // By direct integration over a fine grid: an oracle that shares nothing with the code.
