@@ -310,6 +310,7 @@ double pld_epsilon(std::span<const GaussianEvent> events, double delta, Neighbou
 
 double pld_delta(std::span<const GaussianEvent> events, double epsilon, Neighbouring neighbouring) {
   check_events(events);
+  if (!(epsilon >= 0)) throw ConfigError(fmt::format("epsilon is {}; it must be 0 or more", epsilon));
   const std::vector<GaussianEvent> simple = simplified(events);
   if (simple.empty()) return 0;
   if (without_noise(simple)) return 1;

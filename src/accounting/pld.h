@@ -24,7 +24,7 @@ namespace dpldm::accounting {
 double pld_epsilon(std::span<const GaussianEvent> events, double delta,
                    Neighbouring neighbouring = Neighbouring::kAddRemove);
 
-// The delta proven at `epsilon` >= 0, to about 1e-15 absolute.
+// The delta proven at `epsilon` >= 0, to about 1e-15 absolute. Throws ConfigError for values outside their domain.
 double pld_delta(std::span<const GaussianEvent> events, double epsilon,
                  Neighbouring neighbouring = Neighbouring::kAddRemove);
 

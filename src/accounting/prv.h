@@ -17,9 +17,10 @@ struct PrvInterval {
   double upper = 0;
 };
 
-// Epsilon at `delta`, with guaranteed ends: `epsilon_error` wide on each side for mesh and rounding, and `delta_error`
-// (delta / 1000 where it is 0) for what lies outside the mesh. Infinite without noise. Throws ConfigError for values
-// outside their domain, and where the mesh would need more than 2^25 points or double precision would not do.
+// Epsilon at `delta`, with the ends of the theorem: `epsilon_error` wide on each side for the mesh, and `delta_error`
+// (delta / 1000 where it is 0) for what lies outside it. The rounding of the transform is in neither; PLD bounds its
+// own. Infinite without noise. Throws ConfigError for values outside their domain, and where the mesh would need more
+// than 2^25 points or double precision would not do.
 PrvInterval prv_epsilon(std::span<const GaussianEvent> events, double delta,
                         Neighbouring neighbouring = Neighbouring::kAddRemove, double epsilon_error = 0.01,
                         double delta_error = 0);

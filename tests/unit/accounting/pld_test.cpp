@@ -256,6 +256,10 @@ TEST(Pld, ImpossibleValues_AreRefusedWithASentence) {
     EXPECT_THAT(refusal(0.1, 1, 1, delta), testing::HasSubstr("it must lie between 0 and 1"));
   }
   EXPECT_THAT(refusal(0.1, 1, 1, 1e-13), testing::HasSubstr("exact down to 1e-12"));
+  const GaussianEvent event{0.1, 1, 1};
+  for (const double epsilon : {-1e-9, -kInfinity, nan}) {
+    EXPECT_THROW(pld_delta({&event, 1}, epsilon), ConfigError) << epsilon;
+  }
 }
 
 // 2^63 - 1 twice and 3 make 1 in 64 bits.
