@@ -10,6 +10,7 @@ namespace dpldm::accounting {
 namespace {
 
 constexpr double kLargeEpsilon = 10;
+constexpr double kShareOfTails = 0.01;
 
 }  // namespace
 
@@ -25,6 +26,12 @@ std::optional<std::string> caution_about_epsilon(double epsilon) {
   return fmt::format(
       "epsilon {} bounds the odds about one record by a factor {}: hardly any protection by this number alone",
       up_to_digits(epsilon, 4), std::isfinite(factor) ? fmt::format("of {:.2g}", factor) : "above 10^308");
+}
+
+std::optional<std::string> caution_about_tails(double delta, double of_tails) {
+  if (of_tails <= kShareOfTails * delta) return std::nullopt;
+  return fmt::format("delta {} does not contain {} for the ends of the noise, whose values stop at 9.49 deviations",
+                     up_to_digits(delta, 3), up_to_digits(of_tails, 3));
 }
 
 }  // namespace dpldm::accounting

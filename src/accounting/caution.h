@@ -13,4 +13,7 @@ namespace dpldm::accounting {
 std::optional<std::string> caution_about_delta(double delta, std::int64_t num_records);
 std::optional<std::string> caution_about_epsilon(double epsilon);
 
+// What the ends of the noise add (delta_of_tails) is above a hundredth of delta.
+std::optional<std::string> caution_about_tails(double delta, double of_tails);
+
 }  // namespace dpldm::accounting

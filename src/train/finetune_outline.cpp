@@ -95,7 +95,8 @@ void outline_private_training(const config::FinetuneConfig& config, const Outlin
                                       : "NOT PRIVATE: " + plan.not_private_because);
   tell_row("mechanism", mechanism_text(config, trained.num_elements()));
   print_counted_cost(config, *network, trained, network->text_encoder() ? network->text_encoder()->max_tokens() : 0);
-  for (const std::string& warning : warnings_about(plan, config.epsilon)) spdlog::warn("{}", warning);
+  const double of_tails = delta_of_tails(plan, config, trained.num_elements());
+  for (const std::string& warning : warnings_about(plan, config.epsilon, of_tails)) spdlog::warn("{}", warning);
 }
 
 }  // namespace dpldm::train

@@ -8,6 +8,7 @@
 
 #include "accounting/bound_text.h"
 #include "accounting/caution.h"
+#include "accounting/noise_tails.h"
 #include "base/error.h"
 #include "base/words.h"
 #include "dp/lattice_sum.h"
@@ -67,13 +68,32 @@ PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t
   return plan;
 }
 
-std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_epsilon) {
+double delta_of_tails(const PrivacyPlan& plan, const config::FinetuneConfig& config, std::int64_t num_trained) {
+  if (!plan.is_private) return 0;
+  accounting::GaussianEvent all = plan.step_event();
+  all.count = config.steps;
+  const double of_tails = accounting::delta_of_tails(plan.delta, all, plan.neighbouring, num_trained);
+  if (of_tails > plan.delta) {
+    throw ConfigError(
+        fmt::format("values of the noise stop at 9.49 deviations, which may add {} to privacy.delta {} over {} with "
+                    "noise multiplier "
+                    "{}; take more noise or a larger delta",
+                    accounting::up_to_digits(of_tails, 3), accounting::up_to_digits(plan.delta, 3),
+                    counted(config.steps, "step"), plan.noise_multiplier));
+  }
+  return of_tails;
+}
+
+std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_epsilon, double of_tails) {
   std::vector<std::string> warnings;
   if (const auto caution = accounting::caution_about_delta(plan.delta, plan.num_records)) {
     warnings.push_back("privacy." + *caution);
   }
   if (!plan.is_private) return warnings;
   if (const auto caution = accounting::caution_about_epsilon(target_epsilon)) {
+    warnings.push_back("privacy." + *caution);
+  }
+  if (const auto caution = accounting::caution_about_tails(plan.delta, of_tails)) {
     warnings.push_back("privacy." + *caution);
   }
   return warnings;

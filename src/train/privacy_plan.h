@@ -30,8 +30,13 @@ struct PrivacyPlan {
 // BudgetError when a given noise multiplier would spend more than privacy.epsilon.
 PrivacyPlan make_privacy_plan(const config::FinetuneConfig& config, std::int64_t num_records);
 
-// What a person should be told before the first step: a delta above 1 / N, an epsilon that protects little.
-std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_epsilon);
+// What the ends of the noise may add to delta over all steps, for `num_trained` elements. Throws ConfigError where that
+// is more than delta itself: the claim would be about another mechanism.
+double delta_of_tails(const PrivacyPlan& plan, const config::FinetuneConfig& config, std::int64_t num_trained);
+
+// What a person should be told before the first step: a delta above 1 / N or hardly above what the noise's ends add, an
+// epsilon that protects little.
+std::vector<std::string> warnings_about(const PrivacyPlan& plan, double target_epsilon, double of_tails);
 
 // How sums and noise are represented, in words, for `num_trained` elements: "float", or the grid and what the clip is
 // tightened by.

@@ -548,9 +548,10 @@ void run_private_training(config::FinetuneConfig& config, const RunOptions& opti
   const data::LatentFileInfo& latents = setup.latents.info();
   require_same_run_on_all_ranks(
       comm, {effective + marks_of(latents), latents.content_sha256, setup.base_sha256 + setup.text_encoder_sha256});
+  const double of_tails = delta_of_tails(setup.plan, config, trained.num_elements());
   if (comm.is_root()) {
     print_table(config, setup, trained, comm, threads);
-    for (const std::string& warning : warnings_about(setup.plan, config.epsilon)) spdlog::warn("{}", warning);
+    for (const std::string& warning : warnings_about(setup.plan, config.epsilon, of_tails)) spdlog::warn("{}", warning);
     if (!setup.size_warning.empty()) spdlog::warn("{}", setup.size_warning);
   }
   const std::int64_t lasting = lasting_bytes_of(config, trained, num_elements(*setup.autoencoder));

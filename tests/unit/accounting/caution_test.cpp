@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "accounting/noise_tails.h"
+
 namespace dpldm::accounting {
 namespace {
 
@@ -25,6 +27,21 @@ TEST(Caution, EpsilonThatHardlyProtects_IsNamedWithTheOdds) {
   EXPECT_THAT(caution_about_epsilon(800), Optional(HasSubstr("epsilon 800 bounds the odds about one record by a factor "
                                                              "above 10^308:")));
   EXPECT_EQ(caution_about_epsilon(std::numeric_limits<double>::infinity()), std::nullopt);
+}
+
+// The figures of docs/privacy.md, and a record whose change is spread over all elements or stands in one.
+TEST(DeltaOfTails, IsTheBoundOfThePage) {
+  const GaussianEvent loud{0.1, 1, 10000, Sampler::kPoisson};
+  const GaussianEvent quiet{0.1, 0.5, 10000, Sampler::kPoisson};
+  const double share = 0x1p-65 * 24e6 * 1e4 / 2;
+  EXPECT_NEAR(delta_of_tails(0, loud, Neighbouring::kAddRemove, 24'000'000), 1.2e-11, 0.05e-11);
+  EXPECT_NEAR(delta_of_tails(0, quiet, Neighbouring::kAddRemove, 24'000'000), 4.8e-8, 0.05e-8);
+  EXPECT_DOUBLE_EQ(delta_of_tails(0, loud, Neighbouring::kReplaceOne, 24'000'000),
+                   delta_of_tails(0, quiet, Neighbouring::kAddRemove, 24'000'000));
+  EXPECT_NEAR((delta_of_tails(1e-5, loud, Neighbouring::kAddRemove, 24'000'000) -
+               delta_of_tails(0, loud, Neighbouring::kAddRemove, 24'000'000)) /
+                  1e-5,
+              share, 1e-2 * share);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -81,13 +82,18 @@ TEST(PrivacyPlan, TargetWithoutBoundIsRefused) {
   EXPECT_THROW(make_privacy_plan(config, 60000), ConfigError);
 }
 
+std::vector<std::string> warnings_of(const config::FinetuneConfig& config) {
+  const PrivacyPlan plan = make_privacy_plan(config, 60000);
+  return warnings_about(plan, config.epsilon, delta_of_tails(plan, config, 24'000'000));
+}
+
 TEST(PrivacyPlan, WarnsOfADeltaAboveOneOverTheRecordsAndOfALargeEpsilon) {
   config::FinetuneConfig config = small();
-  EXPECT_TRUE(warnings_about(make_privacy_plan(config, 60000), config.epsilon).empty());
+  EXPECT_TRUE(warnings_of(config).empty());
   config.delta = 1e-3;
-  EXPECT_EQ(warnings_about(make_privacy_plan(config, 60000), config.epsilon).size(), 1U);
+  EXPECT_EQ(warnings_of(config).size(), 1U);
   config.epsilon = 50;
-  EXPECT_EQ(warnings_about(make_privacy_plan(config, 60000), config.epsilon).size(), 2U);
+  EXPECT_EQ(warnings_of(config).size(), 2U);
 }
 
 TEST(PrivacyPlan, MechanismIsNamedWithWhatItsClipIsTightenedBy) {
@@ -120,6 +126,23 @@ TEST(FullPrecisionProducts, EveryVariableThatLowersThemIsRefusedByName) {
   require_full_precision_products();
   ::unsetenv("ONEDNN_DEFAULT_FPMATH_MODE");
   ::unsetenv("NVIDIA_TF32_OVERRIDE");
+}
+
+// 10,000 steps of noise multiplier 0.5 add 4.8e-8 at the ends of the noise: nothing beside 1e-5, a part of 1e-6, and
+// more than 1e-8 is.
+TEST(PrivacyPlan, EndsOfTheNoiseAreToldOrRefusedWhereDeltaIsSmall) {
+  config::FinetuneConfig config = small();
+  config.steps = 10000;
+  config.noise_multiplier = 0.5;
+  config.epsilon = 1e6;
+  config.delta = 1e-5;
+  EXPECT_EQ(warnings_of(config).size(), 1U);  // of epsilon
+  config.delta = 1e-6;
+  EXPECT_THAT(warnings_of(config), testing::Contains(testing::HasSubstr("delta 1e-06 does not contain 4.77e-08")));
+  config.delta = 1e-8;
+  EXPECT_THROW(warnings_of(config), ConfigError);
+  config.test_seed = 7;
+  EXPECT_TRUE(warnings_of(config).empty()) << "a run that claims nothing has no delta to keep";
 }
 
 }  // namespace
