@@ -85,15 +85,16 @@ TEST_F(CanariesOnRanks, InputCanaries_AuditBelowTheClaimAndLeaveNoCopyOfTheRecor
   }
 }
 
-// Hardly any noise and long training on few records: who was in is seen in the loss. Guessing alone is right in 15 of
-// 20 or more once in 48 times.
+// Hardly any noise, few records, all parameters: who was in is seen in the loss. Guessing alone is right in 15 of 20 or
+// more once in 48 times.
 TEST_F(CanariesOnRanks, InputCanaries_AreToldApartWhereThereIsHardlyAnyNoise) {
   config::FinetuneConfig run = config();
   run.noise_multiplier = 1e-3;
   run.clip_norm = 1;
-  run.steps = 400;
+  run.steps = 40;
   run.expected_batch_size = 20;
-  run.optimizer.learning_rate = 3e-3;
+  run.trained_set = "all";
+  run.optimizer.learning_rate = 1e-2;
   const CanaryAudit audit = audit_with_input_canaries(run, root_ / "level2", {40, 20, 0.95}, *world_);
   if (!world_->is_root()) return;
   EXPECT_GE(audit.guesses.num_right, 15) << "an attack that sees nothing would not see a fault either";

@@ -34,10 +34,12 @@ TEST(DeltaOfTails, IsTheBoundOfThePage) {
   const GaussianEvent loud{0.1, 1, 10000, Sampler::kPoisson};
   const GaussianEvent quiet{0.1, 0.5, 10000, Sampler::kPoisson};
   const double share = 0x1p-65 * 24e6 * 1e4 / 2;
-  EXPECT_NEAR(delta_of_tails(0, loud, Neighbouring::kAddRemove, 24'000'000), 1.2e-11, 0.05e-11);
-  EXPECT_NEAR(delta_of_tails(0, quiet, Neighbouring::kAddRemove, 24'000'000), 4.8e-8, 0.05e-8);
+  EXPECT_NEAR(delta_of_tails(0, loud, Neighbouring::kAddRemove, 24'000'000), 1.11e-12, 0.01e-12);
+  EXPECT_NEAR(delta_of_tails(0, quiet, Neighbouring::kAddRemove, 24'000'000), 6.47e-10, 0.01e-10);
   EXPECT_DOUBLE_EQ(delta_of_tails(0, loud, Neighbouring::kReplaceOne, 24'000'000),
                    delta_of_tails(0, quiet, Neighbouring::kAddRemove, 24'000'000));
+  EXPECT_DOUBLE_EQ(delta_of_tails(0, {0.1, 0.1, 3, Sampler::kNone}, Neighbouring::kAddRemove, 2), 3)
+      << "no tails at all";
   EXPECT_NEAR((delta_of_tails(1e-5, loud, Neighbouring::kAddRemove, 24'000'000) -
                delta_of_tails(0, loud, Neighbouring::kAddRemove, 24'000'000)) /
                   1e-5,

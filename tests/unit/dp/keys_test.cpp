@@ -85,7 +85,10 @@ TEST(RunKeys, MasterKey_IsForgottenAndSubKeysGoWithTheirOwner) {
   {
     RunKeys keys = RunKeys::create(*comm, std::nullopt);
     EXPECT_EQ(num_keys_in_memory - before, 3) << "selection, draws and noise, and no other";
-    keys.take_noise().reset();
+    {
+      const auto noise = keys.take_noise();
+      EXPECT_TRUE(noise.has_value());
+    }
     EXPECT_EQ(num_keys_in_memory - before, 2);
   }
   EXPECT_EQ(num_keys_in_memory, before);
