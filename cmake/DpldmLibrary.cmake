@@ -11,13 +11,12 @@ function(dpldm_library folder)
   target_link_libraries(dpldm_${folder} PUBLIC ${ARG_DEPENDS})
   if(ARG_TORCH)
     dpldm_use_torch(dpldm_${folder})
-  else()
-    dpldm_compile_together(dpldm_${folder})
   endif()
 endfunction()
 
 # A file that uses LibTorch costs five seconds whatever it holds: GCC keeps what LibTorch's inline functions need of templates for the end of
-# each file, precompiled or not. Eight files as one pay that once, and headers of others once too.
+# each file, precompiled or not. Eight files as one pay that once. Others gain where they share large headers; dpldm_comm must
+# not, since tests put files of their own before some of its.
 function(dpldm_compile_together target)
   if(DPLDM_UNITY)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)

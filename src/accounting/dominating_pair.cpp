@@ -5,10 +5,11 @@
 #include <limits>
 #include <numbers>
 
+#include "accounting/events.h"
+
 namespace dpldm::accounting {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kUnitRoundoff = std::numeric_limits<double>::epsilon() / 2;
 
 // P(N(0, 1) > u).

@@ -2,12 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
 #include "accounting/accountant.h"
 
 namespace dpldm::accounting {
+
+// The epsilon of what has no bound.
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // That all events together may have: counts stay exact in double precision, and their sums in 64 bits.
 inline constexpr std::int64_t kMostSteps = 1'000'000'000'000;

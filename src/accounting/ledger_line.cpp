@@ -11,13 +11,13 @@
 namespace dpldm::accounting {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "dpldm-ledger";
 constexpr int kVersion = 2;
 
-Json parse_line(const std::string& line) {
-  Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+OrderedJson parse_line(const std::string& line) {
+  OrderedJson json = OrderedJson::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) throw IoError("it is not a JSON object");
   return json;
 }
@@ -35,57 +35,57 @@ auto reading(const Read& read) {
 }
 
 // JSON has no infinity: null stands for it.
-Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
-double number_or_infinity(const Json& json) {
+OrderedJson number_or_null(double value) { return std::isfinite(value) ? OrderedJson(value) : OrderedJson(nullptr); }
+double number_or_infinity(const OrderedJson& json) {
   return json.is_null() ? std::numeric_limits<double>::infinity() : json.get<double>();
 }
 
 }  // namespace
 
 std::string header_line(const LedgerHeader& header) {
-  return Json{{"format", kFormat},
-              {"version", kVersion},
-              {"run_id", header.run_id},
-              {"num_records", header.num_records},
-              {"sampling_rate", header.sampling_rate},
-              {"expected_batch_size", header.expected_batch_size},
-              {"clip_norm", header.clip_norm},
-              {"noise_multiplier", header.noise_multiplier},
-              {"planned_steps", header.planned_steps},
-              {"target_epsilon", number_or_null(header.target_epsilon)},
-              {"delta", header.delta},
-              {"neighbouring", to_text(header.neighbouring)},
-              {"sampler", header.sampler},
-              {"accountant", to_text(header.accountant)},
-              {"mechanism", header.mechanism},
-              {"grid_steps", header.grid_steps},
-              {"key_commitment", header.key_commitment},
-              {"config_sha256", header.config_sha256},
-              {"base_model_sha256", header.base_model_sha256},
-              {"autoencoder_sha256", header.autoencoder_sha256},
-              {"latents_commitment", header.latents_commitment},
-              {"program_version", header.program_version},
-              {"private", header.is_private},
-              {"not_private_because", header.not_private_because}}
+  return OrderedJson{{"format", kFormat},
+                     {"version", kVersion},
+                     {"run_id", header.run_id},
+                     {"num_records", header.num_records},
+                     {"sampling_rate", header.sampling_rate},
+                     {"expected_batch_size", header.expected_batch_size},
+                     {"clip_norm", header.clip_norm},
+                     {"noise_multiplier", header.noise_multiplier},
+                     {"planned_steps", header.planned_steps},
+                     {"target_epsilon", number_or_null(header.target_epsilon)},
+                     {"delta", header.delta},
+                     {"neighbouring", to_text(header.neighbouring)},
+                     {"sampler", header.sampler},
+                     {"accountant", to_text(header.accountant)},
+                     {"mechanism", header.mechanism},
+                     {"grid_steps", header.grid_steps},
+                     {"key_commitment", header.key_commitment},
+                     {"config_sha256", header.config_sha256},
+                     {"base_model_sha256", header.base_model_sha256},
+                     {"autoencoder_sha256", header.autoencoder_sha256},
+                     {"latents_commitment", header.latents_commitment},
+                     {"program_version", header.program_version},
+                     {"private", header.is_private},
+                     {"not_private_because", header.not_private_because}}
       .dump();
 }
 
 std::string entry_line(const LedgerEntry& entry, const std::string& previous_sha256) {
-  Json json{{"previous", previous_sha256},
-            {"kind", entry.kind},
-            {"attempt", entry.attempt},
-            {"step", entry.step},
-            {"sampling_rate", entry.event.sampling_rate},
-            {"noise_multiplier", entry.event.noise_multiplier},
-            {"count", entry.event.count},
-            {"sampler", to_text(entry.event.sampler)}};
+  OrderedJson json{{"previous", previous_sha256},
+                   {"kind", entry.kind},
+                   {"attempt", entry.attempt},
+                   {"step", entry.step},
+                   {"sampling_rate", entry.event.sampling_rate},
+                   {"noise_multiplier", entry.event.noise_multiplier},
+                   {"count", entry.event.count},
+                   {"sampler", to_text(entry.event.sampler)}};
   if (!entry.key_commitment.empty()) json["key_commitment"] = entry.key_commitment;
   return json.dump();
 }
 
 LedgerHeader parse_header_line(const std::string& line) {
   LedgerHeader header = reading([&] {
-    const Json json = parse_line(line);
+    const OrderedJson json = parse_line(line);
     if (json.at("format") != kFormat) throw IoError("it is not a ledger's header");
     if (json.at("version") != kVersion) {
       throw IoError("it has version " + json.at("version").dump() + "; this program reads version " +
@@ -122,7 +122,7 @@ LedgerHeader parse_header_line(const std::string& line) {
 
 LedgerEntry parse_entry_line(const std::string& line, const std::string& previous_sha256) {
   LedgerEntry entry = reading([&] {
-    const Json json = parse_line(line);
+    const OrderedJson json = parse_line(line);
     if (json.at("previous") != previous_sha256) {
       throw IoError("it does not follow on the line before it: a line was changed, removed or moved");
     }

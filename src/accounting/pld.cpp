@@ -20,7 +20,6 @@
 namespace dpldm::accounting {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSmallestDelta = 1e-12;
 constexpr double kStandardStep = 1e-4;
 constexpr double kMaxPoints = 1 << 20;

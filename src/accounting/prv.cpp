@@ -18,8 +18,7 @@
 namespace dpldm::accounting {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kMaxPoints = 1 << 25;
+constexpr double kMaxMeshPoints = 1 << 25;
 
 // E[loss; |loss| <= half_width] under P, by panels of the z axis on which the integrand is smooth.
 double truncated_mean(const DominatingPair& pair, double half_width) {
@@ -58,11 +57,11 @@ Mesh choose_mesh(std::span<const GaussianEvent> events, Neighbouring neighbourin
   Mesh mesh;
   mesh.step = epsilon_error / std::sqrt(num_steps / 2 * std::log(12 / delta_error));
   const double points = 2 * std::ceil(domain / mesh.step);
-  if (!(points <= kMaxPoints)) {
+  if (!(points <= kMaxMeshPoints)) {
     throw ConfigError(
         fmt::format("the prv accountant would need {:.3g} mesh points for an epsilon near {:.3g}; at most {} "
                     "are accepted: use pld, or more noise",
-                    points, domain - 3, kMaxPoints));
+                    points, domain - 3, kMaxMeshPoints));
   }
   mesh.length = fast_length(static_cast<std::size_t>(points));
   return mesh;

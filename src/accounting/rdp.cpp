@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numbers>
 
 #include <boost/math/quadrature/gauss.hpp>
@@ -11,8 +10,6 @@
 
 namespace dpldm::accounting {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // With less noise than this the quadrature would need too many panels, and epsilon is in the hundreds whatever it says:
 // simple upper bounds take its place.
