@@ -50,6 +50,7 @@ if [ "$(id -u)" -eq 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_
 export OMPI_MCA_btl_vader_single_copy_mechanism=none HDF5_USE_FILE_LOCKING=BEST_EFFORT
 # Ctrl-C: Open MPI kills ranks one second after passing the signal on, which is less than a step and its checkpoint take.
 export OMPI_MCA_odls_base_sigkill_timeout=5
+trap 'echo "quickstart: stopped; ./launch/quickstart.sh goes on from here" >&2; exit 130' INT
 # One thread for each rank: two ranks with one thread beat one rank with two.
 threads=$(($(nproc) / ranks > 0 ? $(nproc) / ranks : 1))
 export OMP_NUM_THREADS=$threads
@@ -57,7 +58,7 @@ on_ranks() { mpirun -np "$ranks" --bind-to none --oversubscribe "$@"; }
 tool=build/bin/dpldm-data
 dpldm=build/bin/dpldm
 
-# stage TITLE RESULT COMMAND...: skipped when RESULT exists.
+# stage TITLE RESULT COMMAND...: skipped when RESULT exists, which is the last file that the command writes.
 stage() {
   local title=$1 result=$2 begin=$SECONDS
   shift 2
@@ -95,13 +96,13 @@ stage "import the private images (Fashion-MNIST, 60,000)" $data/private.h5 \
 stage "import the held-out real set (10,000)" $data/heldout.h5 \
   $tool import idx --images $fashion/t10k-images-idx3-ubyte.gz --labels $fashion/t10k-labels-idx1-ubyte.gz \
   --class-names "$classes" --visibility private -o $data/heldout.h5
-stage "train the autoencoder on public images" $run/autoencoder/model/vae/config.json \
+stage "train the autoencoder on public images" $run/autoencoder/model/model_index.json \
   train autoencoder configs/quickstart/autoencoder.yaml $run/autoencoder --set data.images=$data/public.h5
 stage "encode the public images" $data/public_latents.h5 \
   on_ranks $tool encode --model $run/autoencoder/model --images $data/public.h5 --precision bf16 -o $data/public_latents.h5
 stage "encode the private images" $data/private_latents.h5 \
   on_ranks $tool encode --model $run/autoencoder/model --images $data/private.h5 --precision bf16 -o $data/private_latents.h5
-stage "train the public diffusion model" $run/pretrain/model/unet/config.json \
+stage "train the public diffusion model" $run/pretrain/model/model_index.json \
   train pretrain configs/quickstart/pretrain.yaml $run/pretrain \
   --set data.latents=$data/public_latents.h5 --set model.autoencoder=$run/autoencoder/model
 stage "fine-tune privately" $run/finetune/privacy_statement.md \

@@ -246,7 +246,12 @@ std::string weights_beside_the_statement(const fs::path& named) {
 
 std::string weights_beside_the_statement(const Statement& statement) {
   if (!statement.content.contains(kWeights)) {
-    if (!statement.content.contains(kBytesOfWeights)) return "";
+    if (!statement.content.contains(kBytesOfWeights)) {
+      const auto is_private = statement.content.find("private");
+      const bool claims = is_private != statement.content.end() && *is_private == true;
+      if (!claims || weights_in(statement.file.parent_path()).empty()) return "";
+      return statement.file.string() + " does not say which weights its claim is about";
+    }
     return fmt::format(
         "{} was written by an earlier version of dpldm, whose {} does not tell which of these weights has which name "
         "(`dpldm finetune --resume` of the run writes both anew)",

@@ -194,8 +194,10 @@ TEST_F(Stamp, WeightsOtherThanThoseOfTheStatement_AreFound) {
   const std::string unet = "unet/diffusion_pytorch_model.safetensors";
   const std::string vae = "vae/diffusion_pytorch_model.safetensors";
   write_weights("unet", {{"format", "pt"}}, "abcd");
+  write_statement(kNotPrivate);
+  EXPECT_EQ(weights_beside_the_statement(model_), "") << "what claims nothing need not name any";
   write_statement(kStatement);
-  EXPECT_EQ(weights_beside_the_statement(model_), "") << "an older statement names none";
+  EXPECT_THAT(weights_beside_the_statement(model_), HasSubstr("does not say which weights its claim is about"));
   statement({{unet, abcd}, {vae, nothing}});
   EXPECT_EQ(weights_beside_the_statement(model_), "");
   write_weights("unet", {{"another", "header"}}, "abcd");
