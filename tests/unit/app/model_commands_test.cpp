@@ -14,6 +14,7 @@
 #include "base/torch.h"
 #include "data/image_file.h"
 #include "diffusion/noise_schedule.h"
+#include "io/safetensors.h"
 #include "model/ldm_bert.h"
 #include "model/model_directory.h"
 #include "support/file_bytes.h"
@@ -349,6 +350,14 @@ TEST_F(ModelCommands, SamplesOfWeightsThatTheStatementIsNotAbout_ArePrivateAndCl
       R"({"format": "dpldm-privacy", "version": 1, "private": true, "epsilon": 2.1013652, "delta": 1e-05, "neighbouring": "add-remove", "sampler": "poisson",
           "accountant": "rdp", "sampling_rate": 0.01, "noise_multiplier": 1.0, "steps": 1000, "num_records": 50000,
           "expected_batch_size": 500})");
+  test::write_bytes(path("tiny/dp_metadata.json"), statement.dump());
+  const test::ProcessResult unnamed = run(sample("tiny", "unnamed.h5", {"--num", "1"}));
+  ASSERT_EQ(unnamed.exit_code, 0) << unnamed.err;
+  EXPECT_THAT(unnamed.err, HasSubstr("does not say which weights its claim is about"));
+  EXPECT_EQ(data::ImageFile(path("unnamed.h5")).info().visibility, data::Visibility::kPrivate);
+  for (const char* name : {"unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"}) {
+    statement["tensors_sha256"][name] = io::tensors_sha256(io::read_safetensors(path("tiny/") + name));
+  }
   test::write_bytes(path("tiny/dp_metadata.json"), statement.dump());
   ASSERT_EQ(run(sample("tiny", "own.h5", {"--num", "1"})).exit_code, 0);
   EXPECT_EQ(data::ImageFile(path("own.h5")).info().visibility, data::Visibility::kPublic);
