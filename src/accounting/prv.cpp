@@ -39,7 +39,7 @@ struct Mesh {
   double step = 0;
   std::size_t length = 0;  // even; losses from -length / 2 * step to (length / 2 - 1) * step
 
-  double half_width() const { return static_cast<double>(length / 2) * step; }
+  double half_width() const { return static_cast<double>(length) / 2 * step; }
 };
 
 // Section 5 of the paper: the domain holds the composition but for `delta_error`, and the mesh keeps the error below
@@ -102,7 +102,7 @@ struct Composition {
   std::vector<double> masses;
 
   double loss(std::size_t i) const {
-    return (static_cast<double>(i) - static_cast<double>(mesh.length / 2)) * mesh.step + shift;
+    return (static_cast<double>(i) - static_cast<double>(mesh.length) / 2) * mesh.step + shift;
   }
 
   // The epsilon where the sum over losses above it of mass * (1 - exp(epsilon - loss)) is `delta`.
