@@ -61,9 +61,10 @@ void require_unstamped(const std::filesystem::path& model, const std::string& pu
 std::optional<Statement> require_own_statement(const std::filesystem::path& model);
 
 // What keeps the weights of the pipeline in whose directory `statement` lies from being those that it was written for,
-// by the digests in it (tensors_digest.h): a sentence, or empty. A statement without digests is not compared, and one
-// of a program that did not digest the tensors' names is told from all weights. Reads all files of weights; throws
-// IoError when that fails, ConfigError for digests that are none.
+// by the digests in it (tensors_digest.h): a sentence, or empty. A claim without digests is told from all weights
+// beside it, and so is a statement of a program that did not digest the tensors' names; what claims nothing and has no
+// digests is not compared. Reads all files of weights; throws IoError when that fails, ConfigError for digests that are
+// none.
 std::string weights_beside_the_statement(const Statement& statement);
 // The same for the model at `named`, a pipeline's directory or a network's in it; empty where it has no statement.
 std::string weights_beside_the_statement(const std::filesystem::path& named);
