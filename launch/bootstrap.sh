@@ -62,8 +62,8 @@ install_packages() {
     sudo=(sudo)
   fi
   say "installing ${#missing[@]} packages: ${missing[*]}"
-  "${sudo[@]}" apt-get update -qq
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+  "${sudo[@]}" apt-get update -q >&2
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
 }
 
 # The CPU half of the official wheel needs two small CUDA libraries to load; a CUDA build needs them all.
@@ -83,7 +83,7 @@ install_libtorch() {
   python3 -m venv .deps/venv
   local requirements=("torch==$wanted")
   [ "$kind" = cpu ] && requirements=(--no-deps "torch==$wanted" 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*')
-  .deps/venv/bin/pip install --quiet --disable-pip-version-check --no-compile --target .deps/python "${requirements[@]}" >&2
+  .deps/venv/bin/pip install --disable-pip-version-check --no-compile --target .deps/python "${requirements[@]}" >&2
   rm -rf .deps/venv
   touch "$stamp"
 }

@@ -51,16 +51,16 @@ Header read_header(const fs::path& file) {
   std::string text(num_bytes, '\0');
   stream.read(text.data(), static_cast<std::streamsize>(num_bytes));
   if (!stream) throw IoError("cannot read the header of " + file.string());
+  Header header{num_bytes, {}};
   try {
-    json header = parse_unambiguous_json(text);
-    if (header.is_object()) return {num_bytes, std::move(header)};
+    header.content = parse_unambiguous_json(text);
   } catch (const AmbiguousJson& error) {
     throw IoError(fmt::format("the header of {} {}", file.string(), error.what()));
   } catch (const json::exception&) {
-    // Its words repeat bytes of the file, which need not be text that JSON answers can hold.
-    throw IoError(file.string() + " has no safetensors header");
+    // Is no object, then. The exception's words repeat bytes of the file, which need not be text for JSON answers.
   }
-  throw IoError(file.string() + " has no safetensors header");
+  if (!header.content.is_object()) throw IoError(file.string() + " has no safetensors header");
+  return header;
 }
 
 // What a file of weights says of itself; an empty object where that is nothing.

@@ -22,6 +22,7 @@ struct Number {
 inline std::istream& operator>>(std::istream& text, Number& number) {
   text >> number.value;
   if (text && !text.eof()) text.setstate(std::ios::failbit);
+  number.value += 0.0;  // "-0" is zero, also where it is printed
   return text;
 }
 

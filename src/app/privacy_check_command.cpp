@@ -165,8 +165,22 @@ Verified verified_statement(const accounting::Statement& statement) {
   return {.claim = claim, .epsilon = verified_epsilon(claim)};
 }
 
-// Of a model in its directory, with its weights and its page. The statement must be the directory's own: one that lies
-// above it may be about another model.
+// Warns where the run of the model in the directory `model` has been charged for more than `epsilon`: what was released
+// after the statement is outside it. Throws IoError when the run's ledger is not whole, or lacks what the run saw of
+// it.
+void compare_ledger(const fs::path& model, std::optional<double> epsilon) {
+  const fs::path whole_name = fs::canonical(model);
+  const fs::path run = whole_name.parent_path();
+  if (whole_name.filename() != kModelOfARun || !path_exists(run / kLedgerOfARun)) return;
+  const PrivacyLedger ledger = accounting::read_with_nothing_lost(run / kLedgerOfARun, run);
+  if (!epsilon || ledger.epsilon() <= *epsilon * (1 + 1e-6)) return;
+  spdlog::warn("{} makes epsilon {}, more than the {} of the model alone: more was released after its statement",
+               (run / kLedgerOfARun).string(), accounting::up_to_decimals(ledger.epsilon(), 6),
+               accounting::up_to_decimals(*epsilon, 6));
+}
+
+// Of a model in its directory, with its weights, its page and its run's ledger. The statement must be the directory's
+// own: one that lies above it may be about another model.
 Verified verified_model(const fs::path& model) {
   const std::optional<accounting::Statement> statement = accounting::require_own_statement(model);
   if (!statement || statement->file != model / accounting::kStatementFile) {
@@ -177,6 +191,7 @@ Verified verified_model(const fs::path& model) {
   Verified verified = verified_statement(*statement);
   verified.weights_compared = accounting::names_weights(*statement);
   verified.page = compare_pages(model, *statement);
+  compare_ledger(model, verified.epsilon);
   return verified;
 }
 
@@ -222,8 +237,9 @@ void run_privacy_ledger(int argc, char** argv) {
 void run_privacy_verify(int argc, char** argv) {
   cxxopts::Options options = check_options(
       argv[0],
-      "Recomputes a model's epsilon from the numbers in its dp_metadata.json, and compares its weights and its page, "
-      "privacy_statement.md, with it. MODEL is the model's directory, its run's, or a dp_metadata.json by itself.",
+      "Recomputes a model's epsilon from the numbers in its dp_metadata.json, and compares its weights, its page "
+      "privacy_statement.md and its run's ledger with it. MODEL is the model's directory, its run's, or a "
+      "dp_metadata.json by itself.",
       "MODEL");
   const auto arguments = parse_or_help(options, argc, argv);
   if (!arguments) return;

@@ -222,13 +222,16 @@ std::string report_page(const fs::path& run_dir) {
   const std::string name = fs::absolute(run_dir).lexically_normal().filename().string();
   std::string body = fmt::format("<h1>Run &ldquo;{}&rdquo;</h1>\n<p class=\"quiet\">{}</p>\n", html_escape(name),
                                  html_escape(fs::absolute(run_dir).lexically_normal().string()));
+  bool protects_nothing = false;
   try {
     std::optional<PrivacyLedger> ledger;
     if (fs::exists(run_dir / "ledger.jsonl")) {
       ledger = accounting::read_with_nothing_lost(run_dir / "ledger.jsonl", run_dir);
       const std::string difference = accounting::weights_beside_the_statement(run_dir / "model");
       if (!difference.empty()) throw IoError(difference + ": what was spent is not about them");
+      accounting::require_own_statement(run_dir / "model");
     }
+    protects_nothing = ledger && !ledger->header().is_private;
     const std::optional<json> metadata = json_if_there(run_dir / "model" / "dp_metadata.json");
     body +=
         ledger ? statement(*ledger)
@@ -242,8 +245,14 @@ std::string report_page(const fs::path& run_dir) {
   } catch (const json::exception& error) {
     throw IoError(fmt::format("{}: a file of the run lacks what the report needs: {}", run_dir.string(), error.what()));
   }
-  body += "<h2>Settings</h2>\n<details>\n<summary>config.yaml, every effective value</summary>\n<pre>" +
-          html_escape(config) + "</pre>\n</details>\n";
+  body += "<h2>Settings</h2>\n";
+  if (protects_nothing) {
+    body +=
+        "<p>What stands under <code>privacy:</code> was asked for and is not what this run does: it is NOT "
+        "PRIVATE.</p>\n";
+  }
+  body += "<details>\n<summary>config.yaml, every effective value</summary>\n<pre>" + html_escape(config) +
+          "</pre>\n</details>\n";
   body += fmt::format("<footer>Written by dpldm {} from the files of the run.</footer>\n", program_version());
   return html_page("Run " + name, body);
 }

@@ -508,6 +508,22 @@ TEST_F(PrivacyCommand, Verify_OfARunWithoutItsPage_Fails) {
   EXPECT_EQ(json({"verify", folder_.string()})["page_compared"], true);
 }
 
+TEST_F(PrivacyCommand, Verify_OfAModelWhoseRunReleasedMore_WarnsOfIt) {
+  const Json statement = accounting::test::whole_statement();
+  write("model/dp_metadata.json", statement);
+  std::ofstream(folder_ / "privacy_statement.md") << accounting::statement_page(statement);
+  write_ledger(header(), 1000);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(json({"verify", folder_.string()})["verified"], true);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  accounting::PrivacyLedger::open(folder_ / "ledger.jsonl").charge({0, 1, "mean image", {1, 5.0, 1}, "ee"});
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(json({"verify", folder_.string()})["verified"], true);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("more was released after its statement"));
+  std::ofstream(folder_ / "ledger.jsonl", std::ios::app) << "{}\n";
+  EXPECT_THROW(json({"verify", folder_.string()}), IoError) << "a ledger that is not whole";
+}
+
 // A directory of many models may hold the page of any of them.
 TEST_F(PrivacyCommand, Verify_LeavesAPageAloneThatNeedNotBeAboutTheModel) {
   write("one/dp_metadata.json", accounting::test::whole_statement());

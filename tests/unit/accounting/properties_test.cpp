@@ -27,6 +27,13 @@ class RandomSettings {
   GaussianEvent event(double max_steps) {
     return {log_uniform(1e-5, 1), log_uniform(0.6, 20), static_cast<std::int64_t>(log_uniform(1, max_steps))};
   }
+  // Little noise, or many steps: where tails are long and sums of many terms round.
+  GaussianEvent hard_event() {
+    if (std::bernoulli_distribution(0.5)(generator_)) {
+      return {log_uniform(1e-6, 1), log_uniform(0.2, 0.6), static_cast<std::int64_t>(log_uniform(1, 30))};
+    }
+    return {log_uniform(1e-5, 1e-2), log_uniform(0.7, 20), static_cast<std::int64_t>(log_uniform(1e3, 1e5))};
+  }
   // Every record in every step, said in one of the two ways, with little noise now and then.
   GaussianEvent event_without_amplification() {
     const auto count = static_cast<std::int64_t>(log_uniform(1, 4));
@@ -73,6 +80,19 @@ TEST(EpsilonProperties, Accountants_AreOrdered_AndPldGrowsWithRateStepsAndLessNo
     const double pld = pld_epsilon({&event, 1}, delta);
     const PrvInterval prv = prv_epsilon({&event, 1}, delta);
     EXPECT_LE(pld, pld_epsilon({&larger, 1}, delta) + 1e-7) << text(event, delta);
+    EXPECT_GE(rdp_epsilon({&event, 1}, delta).epsilon, pld - 1e-7) << text(event, delta);
+    EXPECT_GE(pld, prv.lower) << text(event, delta);
+    EXPECT_LE(pld, prv.upper) << text(event, delta);
+  }
+}
+
+TEST(EpsilonProperties, LittleNoiseAndManySteps_KeepTheAccountantsInOrder) {
+  RandomSettings random;
+  for (int i = 0; i < num_settings(10); ++i) {
+    const GaussianEvent event = random.hard_event();
+    const double delta = random.delta();
+    const double pld = pld_epsilon({&event, 1}, delta);
+    const PrvInterval prv = prv_epsilon({&event, 1}, delta);
     EXPECT_GE(rdp_epsilon({&event, 1}, delta).epsilon, pld - 1e-7) << text(event, delta);
     EXPECT_GE(pld, prv.lower) << text(event, delta);
     EXPECT_LE(pld, prv.upper) << text(event, delta);

@@ -11,6 +11,7 @@
 #include "app/html.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "unit/accounting/whole_statement.h"
 
 namespace dpldm::app {
 namespace {
@@ -75,6 +76,7 @@ TEST_F(ReportPage, RunWithATestSeed_IsMarkedAndHasNoEpsilon) {
   EXPECT_THAT(page, HasSubstr("NOT PRIVATE"));
   EXPECT_THAT(page, HasSubstr("a &lt;test&gt; seed was used"));
   EXPECT_THAT(page, Not(HasSubstr("&epsilon; =")));
+  EXPECT_THAT(page, HasSubstr("is not what this run does"));
 }
 
 TEST_F(ReportPage, BrokenLedger_IsNoStatement) {
@@ -97,6 +99,18 @@ TEST_F(ReportPage, ModelWithOtherWeightsThanItsStatementNames_IsNotReported) {
   add_json("model/dp_metadata.json", {{"private", true}, {"tensors_sha256", {{"unet/x.safetensors", "00"}}}});
   EXPECT_THAT([&] { report_page(run_); },
               testing::ThrowsMessage<IoError>(HasSubstr("what was spent is not about them")));
+}
+
+TEST_F(ReportPage, StatementThatItsOwnNumbersDoNotBearOut_IsNotReported) {
+  add_ledger(true);
+  nlohmann::json statement = accounting::test::whole_statement();
+  const double epsilon = statement["epsilon"].get<double>();
+  statement["trained_set"] = "attention";
+  add_json("model/dp_metadata.json", statement);
+  EXPECT_THAT(report_page(run_), HasSubstr("trained"));
+  statement["epsilon"] = epsilon / 2;
+  add_json("model/dp_metadata.json", statement);
+  EXPECT_THAT([&] { report_page(run_); }, testing::ThrowsMessage<ConfigError>(HasSubstr("does not hold")));
 }
 
 TEST_F(ReportPage, PublicRun_SaysSoAndShowsItsLoss) {
