@@ -1,5 +1,5 @@
 // The clipped sum does not depend on how records are shared among ranks and micro-batches, with clipping active: the
-// part that release_test.cpp and private_training_test.cpp take for granted, without noise over it.
+// part that release_test.cpp and private_training_model_test.cpp take for granted, without noise over it.
 #include <algorithm>
 #include <span>
 #include <vector>
