@@ -4,6 +4,7 @@
 #include <span>
 
 #include "io/safetensors.h"
+#include "mpi/interrupted_runs.h"
 #include "support/tiny_model.h"
 
 namespace dpldm::train {
@@ -82,15 +83,7 @@ std::filesystem::path PrivateTrainingOnRanks::run_alone(const config::FinetuneCo
 }
 
 void PrivateTrainingOnRanks::resume_to_the_end(const config::FinetuneConfig& config, const std::string& name) {
-  for (std::int64_t i = 0; i < 2 * config.steps; ++i) {
-    try {
-      run(config, name, *world_, /*resume=*/true);
-      return;
-    } catch (const Checkpointed&) {
-      continue;
-    }
-  }
-  FAIL() << "the run does not end";
+  stops_of([&](bool) { run(config, name, *world_, /*resume=*/true); });
 }
 
 void PrivateTrainingOnRanks::remove_checkpoints(const std::string& name) {

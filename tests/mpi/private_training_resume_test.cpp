@@ -18,6 +18,7 @@
 #include "base/atomic_file.h"
 #include "data/latent_file.h"
 #include "model/model_directory.h"
+#include "mpi/interrupted_runs.h"
 #include "mpi/private_training_on_ranks.h"
 
 namespace dpldm::train {
@@ -57,14 +58,7 @@ TEST_F(PrivateTrainingOnRanks, LowRankPairsWithAFrozenFactorGoOnAfterAnInterrupt
     lora.lora_rank = 3;
     lora.steps = 3;
     const std::string name = std::string("frozen-") + frozen;
-    for (int i = 0; i < 5; ++i) {
-      try {
-        run(lora, name, *world_, /*resume=*/i > 0);
-        break;
-      } catch (const Checkpointed&) {
-        continue;
-      }
-    }
+    stops_of([&](bool resume) { run(lora, name, *world_, resume); });
     lora.checkpoint = config().checkpoint;
     EXPECT_LE(largest_difference(weights(run(lora, name + "-whole", *world_)), weights(root_ / name)), kTolerance);
     EXPECT_GE(largest_difference(weights_of_base(), weights(root_ / name)), 10 * kTolerance);

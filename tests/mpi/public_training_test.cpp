@@ -17,6 +17,7 @@
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
+#include "mpi/interrupted_runs.h"
 #include "support/forwarding_communicator.h"
 #include "support/last_deadline.h"
 #include "support/mpi_test.h"
@@ -116,21 +117,6 @@ void expect_damage_is_noticed_at_the_start(const std::filesystem::path& run_dir,
   EXPECT_THROW(start(run_dir), IoError);
   EXPECT_FALSE(std::filesystem::exists(run_dir));
   world.barrier();
-}
-
-// Collective. Stops after every step, and goes on until `start(resume)` comes to its end. How often it stopped.
-template <class Start>
-int stops_of(const Start& start) {
-  int stops = 0;
-  for (bool ended = false; !ended && stops < 20;) {
-    try {
-      start(stops > 0);
-      ended = true;
-    } catch (const Checkpointed&) {
-      ++stops;
-    }
-  }
-  return stops;
 }
 
 // What ranks are at least ready to wait for weights of these bytes, on a disk of 20 MB/s.
