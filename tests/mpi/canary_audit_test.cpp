@@ -7,20 +7,18 @@
 #include "audit/gradient_canaries.h"
 #include "audit/input_canaries.h"
 #include "base/error.h"
-#include "support/mpi_test.h"
-#include "support/temporary_directory.h"
+#include "support/ranks_in_one_directory.h"
 #include "support/tiny_model.h"
 
 namespace dpldm::audit {
 namespace {
 
-class CanariesOnRanks : public testing::Test {
+class CanariesOnRanks : public test::RanksInOneDirectory {
  protected:
-  CanariesOnRanks() : root_(comm::broadcast_text(*world_, own_.path().string())) {
+  CanariesOnRanks() {
     if (world_->is_root()) test::make_tiny_model(root_, 24, data::Visibility::kPublic);
     world_->barrier();
   }
-  ~CanariesOnRanks() override { world_->barrier(); }
 
   config::FinetuneConfig config() const {
     config::FinetuneConfig config;
@@ -36,10 +34,6 @@ class CanariesOnRanks : public testing::Test {
     config.runtime.threads = 1;
     return config;
   }
-
-  std::unique_ptr<comm::Communicator> world_ = test::make_world_communicator();
-  test::TemporaryDirectory own_;
-  std::filesystem::path root_;
 };
 
 TEST_F(CanariesOnRanks, GradientCanaries_AuditBelowTheClaimAndAboveNothing) {

@@ -37,12 +37,10 @@ Tensors unet_tensors(const std::filesystem::path& model) {
 
 }  // namespace
 
-PrivateTrainingOnRanks::PrivateTrainingOnRanks() : root_(comm::broadcast_text(*world_, own_.path().string())) {
+PrivateTrainingOnRanks::PrivateTrainingOnRanks() {
   if (world_->is_root()) test::make_tiny_model(root_, kRecords, data::Visibility::kPrivate);
   world_->barrier();
 }
-
-PrivateTrainingOnRanks::~PrivateTrainingOnRanks() { test::make_world_communicator()->barrier(); }
 
 config::FinetuneConfig PrivateTrainingOnRanks::config() const {
   config::FinetuneConfig config;

@@ -6,16 +6,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include <gtest/gtest.h>
-
 #include "base/error.h"
 #include "base/torch.h"
-#include "support/mpi_test.h"
-#include "support/temporary_directory.h"
+#include "support/ranks_in_one_directory.h"
 #include "train/private_training.h"
 
 namespace dpldm::train {
@@ -47,16 +43,12 @@ ExitCode code_of(const Work& work) {
   return failure_of(work).code;
 }
 
-class PrivateTrainingOnRanks : public testing::Test {
+class PrivateTrainingOnRanks : public test::RanksInOneDirectory {
  public:
   static constexpr std::int64_t kRecords = 24;
 
  protected:
-  // Rank 0's directory, for all: ranks share a file system.
   PrivateTrainingOnRanks();
-  // Nobody may leave, and remove the directory, before all have read. A failed run may have broken world_, so this
-  // takes a communicator of its own.
-  ~PrivateTrainingOnRanks() override;
 
   config::FinetuneConfig config() const;
   config::FinetuneConfig stopping_after_one_step() const;
@@ -77,10 +69,6 @@ class PrivateTrainingOnRanks : public testing::Test {
   Tensors weights_of_base() const;
   // The largest relative difference over tensors.
   static double largest_difference(const Tensors& a, const Tensors& b);
-
-  std::unique_ptr<comm::Communicator> world_ = test::make_world_communicator();
-  test::TemporaryDirectory own_;
-  std::filesystem::path root_;
 };
 
 }  // namespace dpldm::train

@@ -20,8 +20,7 @@
 #include "mpi/interrupted_runs.h"
 #include "support/forwarding_communicator.h"
 #include "support/last_deadline.h"
-#include "support/mpi_test.h"
-#include "support/temporary_directory.h"
+#include "support/ranks_in_one_directory.h"
 #include "support/tiny_model.h"
 #include "train/autoencoder_training.h"
 #include "train/pretraining.h"
@@ -116,7 +115,6 @@ void expect_damage_is_noticed_at_the_start(const std::filesystem::path& run_dir,
   world.barrier();
   EXPECT_THROW(start(run_dir), IoError);
   EXPECT_FALSE(std::filesystem::exists(run_dir));
-  world.barrier();
 }
 
 // What ranks are at least ready to wait for weights of these bytes, on a disk of 20 MB/s.
@@ -169,273 +167,205 @@ void expect_changes_are_noticed(const std::filesystem::path& file, const std::st
   }
 }
 
-TEST(PretrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) {
-    test::make_tiny_model(root, 20, data::Visibility::kPublic);
-    config::PretrainConfig config = tiny_config(root);
-    run_pretraining(config, {.run_dir = root / "alone"}, *comm::make_self_communicator());
+class PretrainingOnRanks : public test::RanksInOneDirectory {
+ protected:
+  PretrainingOnRanks() {
+    if (world_->is_root()) test::make_tiny_model(root_, 20, data::Visibility::kPublic);
+    world_->barrier();
   }
-  world->barrier();
-  config::PretrainConfig config = tiny_config(root);
-  run_pretraining(config, {.run_dir = root / "together"}, *world);
-  const at::Tensor alone = all_weights(root / "alone");
-  const at::Tensor together = all_weights(root / "together");
+};
+
+class AutoencoderTraining : public test::RanksInOneDirectory {};
+
+TEST_F(PretrainingOnRanks, AnyNumberOfRanksGivesTheModelOfOneRank) {
+  if (world_->is_root()) {
+    config::PretrainConfig config = tiny_config(root_);
+    run_pretraining(config, {.run_dir = root_ / "alone"}, *comm::make_self_communicator());
+  }
+  world_->barrier();
+  config::PretrainConfig config = tiny_config(root_);
+  run_pretraining(config, {.run_dir = root_ / "together"}, *world_);
+  const at::Tensor alone = all_weights(root_ / "alone");
+  const at::Tensor together = all_weights(root_ / "together");
   // Order of fp32 sums, through six AdamW steps.
   EXPECT_LE(((alone - together).norm() / alone.norm()).item<double>(), 1e-4);
-  EXPECT_EQ(accounting::noted_sources(root / "together" / "model"), "made up");
-  world->barrier();
+  EXPECT_EQ(accounting::noted_sources(root_ / "together" / "model"), "made up");
 }
 
-TEST(PretrainingOnRanks, InterruptedAfterEveryStepAndResumed_TheModelIsBitIdentical) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
-  world->barrier();
-  config::PretrainConfig whole = tiny_config(root);
-  run_pretraining(whole, {.run_dir = root / "whole"}, *world);
+TEST_F(PretrainingOnRanks, InterruptedAfterEveryStepAndResumed_TheModelIsBitIdentical) {
+  config::PretrainConfig whole = tiny_config(root_);
+  run_pretraining(whole, {.run_dir = root_ / "whole"}, *world_);
   const int stops = stops_of([&](bool resume) {
-    config::PretrainConfig stopping = tiny_config(root);
+    config::PretrainConfig stopping = tiny_config(root_);
     stopping.checkpoint.max_minutes = 1e-9;  // the wish to stop is there from the start
-    run_pretraining(stopping, {.run_dir = root / "interrupted", .resume = resume}, *world);
+    run_pretraining(stopping, {.run_dir = root_ / "interrupted", .resume = resume}, *world_);
   });
   EXPECT_EQ(stops, 5);
-  EXPECT_TRUE(torch::equal(all_weights(root / "whole"), all_weights(root / "interrupted")));
-  world->barrier();
+  EXPECT_TRUE(torch::equal(all_weights(root_ / "whole"), all_weights(root_ / "interrupted")));
 }
 
-TEST(PretrainingOnRanks, WhileRankZeroWritesTheModel_OthersWaitAsLongAsASlowDiskTakes) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
-  world->barrier();
-  test::LastDeadline last(*world);
-  config::PretrainConfig config = tiny_config(root);
+TEST_F(PretrainingOnRanks, WhileRankZeroWritesTheModel_OthersWaitAsLongAsASlowDiskTakes) {
+  test::LastDeadline last(*world_);
+  config::PretrainConfig config = tiny_config(root_);
   config.steps = 1;
-  run_pretraining(config, {.run_dir = root / "run"}, last);
+  run_pretraining(config, {.run_dir = root_ / "run"}, last);
   EXPECT_GT(last.extra().count(), 0);
-  EXPECT_GE(last.extra(), time_to_write(all_weights(root / "run")) + time_to_write(all_weights(root / "run", "vae")));
-  world->barrier();
+  EXPECT_GE(last.extra(), time_to_write(all_weights(root_ / "run")) + time_to_write(all_weights(root_ / "run", "vae")));
 }
 
-TEST(PretrainingOnRanks, PrivateLatentsAreRefused) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPrivate);
-  world->barrier();
-  config::PretrainConfig config = tiny_config(root);
-  EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError);
-  world->barrier();
+TEST_F(PretrainingOnRanks, PrivateLatentsAreRefused) {
+  if (world_->is_root()) test::make_tiny_model(root_, 20, data::Visibility::kPrivate);
+  world_->barrier();
+  config::PretrainConfig config = tiny_config(root_);
+  EXPECT_THROW(run_pretraining(config, {.run_dir = root_ / "run"}, *world_), ConfigError);
 }
 
-TEST(PretrainingOnRanks, LatentsThatAreCutOrOverwrittenUnderWayEndTheRun) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  if (world->is_root()) {
-    test::make_tiny_model(own.path(), 20, data::Visibility::kPublic);
-    expect_changes_are_noticed(own.path() / "latents.h5", "pretrain step 5",
+TEST_F(PretrainingOnRanks, LatentsThatAreCutOrOverwrittenUnderWayEndTheRun) {
+  if (world_->is_root()) {
+    expect_changes_are_noticed(root_ / "latents.h5", "pretrain step 5",
                                [&](comm::Communicator& comm, const std::filesystem::path& run_dir, bool resume) {
-                                 config::PretrainConfig config = tiny_config(own.path());
+                                 config::PretrainConfig config = tiny_config(root_);
                                  run_pretraining(config, {.run_dir = run_dir, .resume = resume}, comm);
                                });
   }
-  world->barrier();
 }
 
-TEST(PretrainingOnRanks, DamagedLatentsAreRefusedBeforeAnythingIsWritten) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) {
-    test::make_tiny_model(root, 20, data::Visibility::kPublic);
-    overwrite(root / "latents.h5");
-  }
-  expect_damage_is_noticed_at_the_start(root / "run", *world, [&](const std::filesystem::path& run_dir) {
-    config::PretrainConfig config = tiny_config(root);
-    run_pretraining(config, {.run_dir = run_dir}, *world);
+TEST_F(PretrainingOnRanks, DamagedLatentsAreRefusedBeforeAnythingIsWritten) {
+  if (world_->is_root()) overwrite(root_ / "latents.h5");
+  expect_damage_is_noticed_at_the_start(root_ / "run", *world_, [&](const std::filesystem::path& run_dir) {
+    config::PretrainConfig config = tiny_config(root_);
+    run_pretraining(config, {.run_dir = run_dir}, *world_);
   });
 }
 
-TEST(PretrainingOnRanks, NetworkWithOtherChannelsThanTheLatentsIsRefused) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
-  world->barrier();
+TEST_F(PretrainingOnRanks, NetworkWithOtherChannelsThanTheLatentsIsRefused) {
   for (const char* key : {"in_channels", "out_channels"}) {
-    config::PretrainConfig config = tiny_config(root);
+    config::PretrainConfig config = tiny_config(root_);
     config.network[key] = 3;
-    EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError) << key;
+    EXPECT_THROW(run_pretraining(config, {.run_dir = root_ / "run"}, *world_), ConfigError) << key;
   }
-  EXPECT_FALSE(std::filesystem::exists(root / "run"));
-  world->barrier();
+  EXPECT_FALSE(std::filesystem::exists(root_ / "run"));
 }
 
-TEST(PretrainingOnRanks, NetworkThatStatesAnotherSizeThanTheLatentsIsRefused) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
-  world->barrier();
+TEST_F(PretrainingOnRanks, NetworkThatStatesAnotherSizeThanTheLatentsIsRefused) {
   for (const nlohmann::json& size : {nlohmann::json(64), nlohmann::json{4, 6}}) {
-    config::PretrainConfig config = tiny_config(root);
+    config::PretrainConfig config = tiny_config(root_);
     config.network["sample_size"] = size;
-    const std::string refusal = refusal_of(config, root / "run", *world);
+    const std::string refusal = refusal_of(config, root_ / "run", *world_);
     EXPECT_NE(refusal.find("network.sample_size"), std::string::npos) << size << ": " << refusal;
   }
-  EXPECT_FALSE(std::filesystem::exists(root / "run"));
-  world->barrier();
-  config::PretrainConfig config = tiny_config(root);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "run"));
+  world_->barrier();
+  config::PretrainConfig config = tiny_config(root_);
   config.network["sample_size"] = nullptr;
   config.steps = 1;
-  EXPECT_EQ(refusal_of(config, root / "run", *world), "");
-  EXPECT_EQ(io::read_json_file(root / "run/model/unet/config.json")["sample_size"], 4);
-  world->barrier();
+  EXPECT_EQ(refusal_of(config, root_ / "run", *world_), "");
+  EXPECT_EQ(io::read_json_file(root_ / "run/model/unet/config.json")["sample_size"], 4);
 }
 
 // The weights are the same: `sample` would divide by another number than training multiplied by.
-TEST(PretrainingOnRanks, LatentsOfAnotherScaleAreRefused) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) {
-    test::make_tiny_model(root, 20, data::Visibility::kPublic);
-    nlohmann::json vae = io::read_json_file(root / "tiny/vae/config.json");
+TEST_F(PretrainingOnRanks, LatentsOfAnotherScaleAreRefused) {
+  if (world_->is_root()) {
+    nlohmann::json vae = io::read_json_file(root_ / "tiny/vae/config.json");
     vae["scaling_factor"] = 0.18215;
-    io::write_json_file(root / "tiny/vae/config.json", vae);
+    io::write_json_file(root_ / "tiny/vae/config.json", vae);
   }
-  world->barrier();
-  const std::string refusal = refusal_of(tiny_config(root), root / "run", *world);
+  world_->barrier();
+  const std::string refusal = refusal_of(tiny_config(root_), root_ / "run", *world_);
   EXPECT_NE(refusal.find("encoded with the scaling_factor 0.5"), std::string::npos) << refusal;
-  EXPECT_FALSE(std::filesystem::exists(root / "run"));
-  world->barrier();
+  EXPECT_FALSE(std::filesystem::exists(root_ / "run"));
 }
 
-TEST(PretrainingOnRanks, TableOfClassesBesideTheTimeHasARowForEachClassAndNoneForDroppedLabels) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) test::make_tiny_model(root, 20, data::Visibility::kPublic);
-  world->barrier();
+TEST_F(PretrainingOnRanks, TableOfClassesBesideTheTimeHasARowForEachClassAndNoneForDroppedLabels) {
   const auto expect_refused = [&](const config::PretrainConfig& config, const std::string& named) {
-    const std::string refusal = refusal_of(config, root / "run", *world);
+    const std::string refusal = refusal_of(config, root_ / "run", *world_);
     EXPECT_NE(refusal.find(named), std::string::npos) << named << ": " << refusal;
-    EXPECT_FALSE(std::filesystem::exists(root / "run"));
-    world->barrier();
+    EXPECT_FALSE(std::filesystem::exists(root_ / "run"));
+    world_->barrier();
   };
-  config::PretrainConfig config = config_with_classes_beside_the_time(root);
+  config::PretrainConfig config = config_with_classes_beside_the_time(root_);
   expect_refused(config, "training.label_dropout is 0.1");
   config.label_dropout = 0;
   for (const std::int64_t rows : {2, 4}) {
     config.network["num_class_embeds"] = rows;
     expect_refused(config, "network.num_class_embeds is " + std::to_string(rows));
   }
-  config::PretrainConfig attending = tiny_config(root);
+  config::PretrainConfig attending = tiny_config(root_);
   attending.label_dropout = 0;
   attending.network["num_class_embeds"] = 3;
   expect_refused(attending, "network.num_class_embeds");
   config.network["class_embed_type"] = "timestep";
   expect_refused(config, "network.class_embed_type");
-  config = config_with_classes_beside_the_time(root);
+  config = config_with_classes_beside_the_time(root_);
   config.label_dropout = 0;
-  EXPECT_EQ(refusal_of(config, root / "run", *world), "");
-  EXPECT_EQ(io::read_json_file(root / "run/model/unet/config.json")["num_class_embeds"], 3);
-  world->barrier();
+  EXPECT_EQ(refusal_of(config, root_ / "run", *world_), "");
+  EXPECT_EQ(io::read_json_file(root_ / "run/model/unet/config.json")["num_class_embeds"], 3);
 }
 
-TEST(PretrainingOnRanks, AutoencoderThatSawPrivateRecordsIsRefused) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  if (world->is_root()) {
-    test::make_tiny_model(root, 20, data::Visibility::kPublic);
-    model::save_autoencoder(*model::load_autoencoder(root / "tiny"), root / "tiny/vae",
+TEST_F(PretrainingOnRanks, AutoencoderThatSawPrivateRecordsIsRefused) {
+  if (world_->is_root()) {
+    model::save_autoencoder(*model::load_autoencoder(root_ / "tiny"), root_ / "tiny/vae",
                             accounting::stamp_for_checkpoint());
   }
-  world->barrier();
-  config::PretrainConfig config = tiny_config(root);
-  EXPECT_THROW(run_pretraining(config, {.run_dir = root / "run"}, *world), ConfigError);
-  world->barrier();
+  world_->barrier();
+  config::PretrainConfig config = tiny_config(root_);
+  EXPECT_THROW(run_pretraining(config, {.run_dir = root_ / "run"}, *world_), ConfigError);
 }
 
-TEST(AutoencoderTraining, PrivateImagesAreRefused) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPrivate, *world);
-  EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), ConfigError);
-  EXPECT_FALSE(std::filesystem::exists(root / "run"));
-  world->barrier();
+TEST_F(AutoencoderTraining, PrivateImagesAreRefused) {
+  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root_, data::Visibility::kPrivate, *world_);
+  EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root_ / "run"}, *world_), ConfigError);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "run"));
 }
 
-TEST(AutoencoderTraining, ImagesThatAreCutOrOverwrittenUnderWayEndTheRun) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const config::AutoencoderTrainingConfig settings =
-      tiny_autoencoder_config(own.path(), data::Visibility::kPublic, *world);
-  if (world->is_root()) {
-    expect_changes_are_noticed(own.path() / "images.h5", "autoencoder step 3",
+TEST_F(AutoencoderTraining, ImagesThatAreCutOrOverwrittenUnderWayEndTheRun) {
+  const config::AutoencoderTrainingConfig settings = tiny_autoencoder_config(root_, data::Visibility::kPublic, *world_);
+  if (world_->is_root()) {
+    expect_changes_are_noticed(root_ / "images.h5", "autoencoder step 3",
                                [&](comm::Communicator& comm, const std::filesystem::path& run_dir, bool resume) {
                                  config::AutoencoderTrainingConfig config = settings;
                                  run_autoencoder_training(config, {.run_dir = run_dir, .resume = resume}, comm);
                                });
   }
-  world->barrier();
 }
 
-TEST(AutoencoderTraining, DamagedImagesAreRefusedBeforeAnythingIsWritten) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPublic, *world);
-  world->barrier();
-  if (world->is_root()) {
+TEST_F(AutoencoderTraining, DamagedImagesAreRefusedBeforeAnythingIsWritten) {
+  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root_, data::Visibility::kPublic, *world_);
+  world_->barrier();
+  if (world_->is_root()) {
     const std::uint64_t first =
-        data::hdf5::File::open_read_only(root / "images.h5").open_dataset("images").file_offset();
-    std::fstream stream(root / "images.h5", std::ios::in | std::ios::out | std::ios::binary);
+        data::hdf5::File::open_read_only(root_ / "images.h5").open_dataset("images").file_offset();
+    std::fstream stream(root_ / "images.h5", std::ios::in | std::ios::out | std::ios::binary);
     stream.seekp(static_cast<std::streamoff>(first) + 100);
     stream.write("damaged", 7);
   }
-  expect_damage_is_noticed_at_the_start(root / "run", *world, [&](const std::filesystem::path& run_dir) {
-    run_autoencoder_training(config, {.run_dir = run_dir}, *world);
+  expect_damage_is_noticed_at_the_start(root_ / "run", *world_, [&](const std::filesystem::path& run_dir) {
+    run_autoencoder_training(config, {.run_dir = run_dir}, *world_);
   });
 }
 
-TEST(AutoencoderTraining, NetworkWithOtherChannelsThanTheImagesIsRefused) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root, data::Visibility::kPublic, *world);
+TEST_F(AutoencoderTraining, NetworkWithOtherChannelsThanTheImagesIsRefused) {
+  config::AutoencoderTrainingConfig config = tiny_autoencoder_config(root_, data::Visibility::kPublic, *world_);
   config.network["out_channels"] = 3;
-  EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root / "run"}, *world), ConfigError);
-  EXPECT_FALSE(std::filesystem::exists(root / "run"));
-  world->barrier();
+  EXPECT_THROW(run_autoencoder_training(config, {.run_dir = root_ / "run"}, *world_), ConfigError);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "run"));
 }
 
-TEST(AutoencoderTraining, InterruptedAfterEveryStepAndResumed_TheModelIsBitIdentical) {
-  const auto world = test::make_world_communicator();
-  const test::TemporaryDirectory own;
-  const std::filesystem::path root = comm::broadcast_text(*world, own.path().string());
-  config::AutoencoderTrainingConfig whole = tiny_autoencoder_config(root, data::Visibility::kPublic, *world);
+TEST_F(AutoencoderTraining, InterruptedAfterEveryStepAndResumed_TheModelIsBitIdentical) {
+  config::AutoencoderTrainingConfig whole = tiny_autoencoder_config(root_, data::Visibility::kPublic, *world_);
   const config::AutoencoderTrainingConfig settings = whole;
-  test::LastDeadline last(*world);
-  run_autoencoder_training(whole, {.run_dir = root / "whole"}, last);
+  test::LastDeadline last(*world_);
+  run_autoencoder_training(whole, {.run_dir = root_ / "whole"}, last);
   // While rank 0 writes the model, the others wait as long as a slow disk takes.
   EXPECT_GT(last.extra().count(), 0);
-  EXPECT_GE(last.extra(), time_to_write(all_weights(root / "whole", "vae")));
+  EXPECT_GE(last.extra(), time_to_write(all_weights(root_ / "whole", "vae")));
   const int stops = stops_of([&](bool resume) {
     config::AutoencoderTrainingConfig stopping = settings;
     stopping.checkpoint.max_minutes = 1e-9;
-    run_autoencoder_training(stopping, {.run_dir = root / "interrupted", .resume = resume}, *world);
+    run_autoencoder_training(stopping, {.run_dir = root_ / "interrupted", .resume = resume}, *world_);
   });
   EXPECT_EQ(stops, 3);
-  EXPECT_TRUE(torch::equal(all_weights(root / "whole", "vae"), all_weights(root / "interrupted", "vae")));
-  world->barrier();
+  EXPECT_TRUE(torch::equal(all_weights(root_ / "whole", "vae"), all_weights(root_ / "interrupted", "vae")));
 }
 
 }  // namespace

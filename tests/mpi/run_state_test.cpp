@@ -21,8 +21,7 @@
 #include "base/torch.h"
 #include "base/watchdog.h"
 #include "support/file_bytes.h"
-#include "support/mpi_test.h"
-#include "support/temporary_directory.h"
+#include "support/ranks_in_one_directory.h"
 #include "train/flat_parameters.h"
 #include "train/optimizer.h"
 #include "train/stop_request.h"
@@ -77,15 +76,11 @@ std::string refusal_to_restore(OneRun& run) {
   }
 }
 
-class RunStateOnRanks : public testing::Test {
+class RunStateOnRanks : public test::RanksInOneDirectory {
  protected:
-  // Rank 0's directory, for all: ranks share a file system.
-  RunStateOnRanks() : root_(comm::broadcast_text(*world_, own_.path().string())) {}
-  // Nobody may leave, and remove the directory, before all have read. A failed run may have broken world_.
   ~RunStateOnRanks() override {
     the_delay = milliseconds(0);
     set_file_deadline(std::chrono::minutes(10));
-    test::make_world_communicator()->barrier();
   }
 
   fs::path seen_by_root() const { return root_ / "seen by rank 0"; }
@@ -111,10 +106,6 @@ class RunStateOnRanks : public testing::Test {
     if (world_->is_root()) fs::resize_file(run_dir / "checkpoints" / checkpoint / "weights.safetensors", 10);
     world_->barrier();
   }
-
-  std::unique_ptr<comm::Communicator> world_ = test::make_world_communicator();
-  test::TemporaryDirectory own_;
-  fs::path root_;
 };
 
 // Each of three checkpoints has ten syncs, so it takes three seconds, and the last one waits for the one before it,

@@ -15,8 +15,7 @@
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/model_directory.h"
-#include "support/mpi_test.h"
-#include "support/temporary_directory.h"
+#include "support/ranks_in_one_directory.h"
 #include "support/tiny_model.h"
 #include "text/tokenizer.h"
 #include "train/pretraining.h"
@@ -80,9 +79,9 @@ std::pair<int, int> changed(const fs::path& before, const fs::path& after) {
   return counts;
 }
 
-class TextTraining : public testing::Test {
+class TextTraining : public test::RanksInOneDirectory {
  protected:
-  TextTraining() : root_(comm::broadcast_text(*world_, own_.path().string())) {
+  TextTraining() {
     if (world_->is_root()) {
       test::make_tiny_model(root_, kRecords, data::Visibility::kPublic);
       write_captioned(root_ / "latents.h5", root_ / "public.h5", data::Visibility::kPublic);
@@ -90,7 +89,6 @@ class TextTraining : public testing::Test {
     }
     world_->barrier();
   }
-  ~TextTraining() override { world_->barrier(); }
 
   config::PretrainConfig pretrain_config(bool train_encoder) const {
     config::PretrainConfig config;
@@ -146,10 +144,6 @@ class TextTraining : public testing::Test {
     run_private_training(config, {.run_dir = root_ / name}, comm);
     return root_ / name / "model";
   }
-
-  std::unique_ptr<comm::Communicator> world_ = test::make_world_communicator();
-  test::TemporaryDirectory own_;
-  fs::path root_;
 };
 
 TEST_F(TextTraining, PretrainingRefusesATextEncoderThatSawPrivateRecords) {
