@@ -13,6 +13,7 @@
 #include "model/trainable_set.h"
 #include "model/unet.h"
 #include "support/mpi_test.h"
+#include "support/small_networks.h"
 
 namespace dpldm::dp {
 namespace {
@@ -23,13 +24,7 @@ constexpr std::int64_t kDraws = 2;
 constexpr double kTolerance = 2e-6;
 
 model::UNetConfig network_config() {
-  model::UNetConfig config;
-  config.block_out_channels = {8, 16};
-  config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
-  config.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = {1};
-  config.norm_num_groups = 4;
-  config.num_heads = {2};
+  model::UNetConfig config = test::small_unet_config();
   config.cross_attention_dim = 16;
   config.num_classes = 11;
   return config;

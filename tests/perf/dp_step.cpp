@@ -33,6 +33,7 @@
 #include "model/attention.h"
 #include "model/model_directory.h"
 #include "model/unet.h"
+#include "support/small_networks.h"
 
 namespace {
 
@@ -51,22 +52,12 @@ dpldm::model::Conditioning first_of(const dpldm::model::Conditioning& conditioni
 }
 
 UNetConfig config_of(const std::string& name) {
-  UNetConfig config;
-  if (name == "cifar10") {  // DP-LDM's network for CIFAR-10
-    config.in_channels = config.out_channels = 3;
-    config.block_out_channels = {128, 256, 256, 512};
-    config.cross_attention_dim = 512;
-    config.num_classes = 1001;
-    return config;
-  }
-  config.block_out_channels = {32, 64};
-  config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
-  config.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = {1};
-  config.norm_num_groups = 8;
-  config.num_heads = {2};
-  config.cross_attention_dim = 64;
-  config.num_classes = 11;
+  if (name != "cifar10") return dpldm::test::quickstart_unet_config();
+  UNetConfig config;  // DP-LDM's network for CIFAR-10
+  config.in_channels = config.out_channels = 3;
+  config.block_out_channels = {128, 256, 256, 512};
+  config.cross_attention_dim = 512;
+  config.num_classes = 1001;
   return config;
 }
 

@@ -18,6 +18,7 @@
 #include "base/torch.h"
 #include "model/autoencoder_kl.h"
 #include "model/unet.h"
+#include "support/small_networks.h"
 
 namespace {
 
@@ -107,15 +108,8 @@ void clear_gradients(torch::nn::Module& network) {
 }
 
 void measure_unet(std::int64_t layers_per_block, std::int64_t batch, double seconds, bool profile) {
-  UNetConfig config;
-  config.block_out_channels = {32, 64};
-  config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
-  config.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
+  UNetConfig config = dpldm::test::quickstart_unet_config();
   config.layers_per_block = {layers_per_block};
-  config.cross_attention_dim = 64;
-  config.num_heads = {2};
-  config.norm_num_groups = 8;
-  config.num_classes = 11;
   UNet unet(config);
   fmt::print("U-Net, {} layers per block, {} parameters\n", layers_per_block, num_parameters(unet));
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {

@@ -5,6 +5,7 @@
 #include "diffusion/noise_schedule.h"
 #include "model/model_directory.h"
 #include "model/model_index.h"
+#include "support/small_networks.h"
 
 namespace dpldm::test {
 
@@ -24,13 +25,8 @@ TinyModel make_tiny_model(const std::filesystem::path& directory, std::int64_t n
   model::AutoencoderKL vae(vae_config);
   model::save_autoencoder(vae, root / "vae");
 
-  model::UNetConfig config;
+  model::UNetConfig config = small_text_unet_config();
   config.block_out_channels = {width, 2 * width};
-  config.down_block_types = {"CrossAttnDownBlock2D", "DownBlock2D"};
-  config.up_block_types = {"UpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = {1};
-  config.norm_num_groups = 4;
-  config.num_heads = {2};
   config.cross_attention_dim = 6;
   config.num_classes = 4;
   model::UNet unet(config);

@@ -18,6 +18,7 @@
 #include "model/model_directory.h"
 #include "support/file_bytes.h"
 #include "support/process.h"
+#include "support/small_networks.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
 
@@ -153,28 +154,11 @@ TEST_F(CommandsOnRanks, ThatSeeAnotherModelOrNoise_DoNotSampleTogether) {
 
 TEST_F(CommandsOnRanks, ThatSeeOtherPromptsOrAnotherTextEncoder_DoNotSampleTogether) {
   torch::manual_seed(3);
-  model::UNetConfig unet;
+  model::UNetConfig unet = test::small_text_unet_config();
   unet.sample_height = unet.sample_width = 4;
-  unet.block_out_channels = {8};
-  unet.down_block_types = {"CrossAttnDownBlock2D"};
-  unet.up_block_types = {"CrossAttnUpBlock2D"};
-  unet.layers_per_block = {1};
-  unet.norm_num_groups = 4;
-  unet.num_heads = {2};
-  unet.cross_attention_dim = 12;
-  model::AutoencoderConfig vae;
-  vae.block_out_channels = {8};
-  vae.norm_num_groups = 4;
-  model::LdmBertConfig bert;
-  bert.vocab_size = 700;
-  bert.encoder_layers = 1;
-  bert.encoder_ffn_dim = 16;
-  bert.encoder_attention_heads = 2;
-  bert.head_dim = 4;
-  bert.d_model = 12;
-  const auto encoder = std::make_shared<model::LdmBert>(bert);
+  const auto encoder = std::make_shared<model::LdmBert>(test::small_bert_config());
   model::save_pipeline({.unet = std::make_shared<model::UNet>(unet),
-                        .autoencoder = std::make_shared<model::AutoencoderKL>(vae),
+                        .autoencoder = std::make_shared<model::AutoencoderKL>(test::small_autoencoder_config()),
                         .text_encoder = encoder,
                         .tokenizer = DPLDM_GOLDEN_DIR "/tokenizers/bert"},
                        diffusion::ScheduleConfig().to_json(), path("first/model"));

@@ -20,6 +20,7 @@
 #include "support/file_bytes.h"
 #include "support/gzip_file.h"
 #include "support/process.h"
+#include "support/small_networks.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
 #include "text/tokenizer_files.h"
@@ -100,28 +101,11 @@ class ModelCommands : public testing::Test {
       for (auto& p : network->parameters()) p.add_(0.2 * torch::randn_like(p));
       return network;
     };
-    model::UNetConfig unet;
+    model::UNetConfig unet = test::small_text_unet_config();
     unet.sample_height = unet.sample_width = 4;
-    unet.block_out_channels = {8, 16};
-    unet.down_block_types = {"CrossAttnDownBlock2D", "DownBlock2D"};
-    unet.up_block_types = {"UpBlock2D", "CrossAttnUpBlock2D"};
-    unet.layers_per_block = {1};
-    unet.norm_num_groups = 4;
-    unet.num_heads = {2};
-    unet.cross_attention_dim = 12;
-    model::AutoencoderConfig vae;
-    vae.block_out_channels = {8};
-    vae.norm_num_groups = 4;
-    model::LdmBertConfig bert;
-    bert.vocab_size = 700;
-    bert.encoder_layers = 1;
-    bert.encoder_ffn_dim = 16;
-    bert.encoder_attention_heads = 2;
-    bert.head_dim = 4;
-    bert.d_model = 12;
     model::save_pipeline({.unet = filled(std::make_shared<model::UNet>(unet)),
-                          .autoencoder = std::make_shared<model::AutoencoderKL>(vae),
-                          .text_encoder = filled(std::make_shared<model::LdmBert>(bert)),
+                          .autoencoder = std::make_shared<model::AutoencoderKL>(test::small_autoencoder_config()),
+                          .text_encoder = filled(std::make_shared<model::LdmBert>(test::small_bert_config())),
                           .tokenizer = DPLDM_GOLDEN_DIR "/tokenizers/bert"},
                          diffusion::ScheduleConfig().to_json(), path(name));
   }

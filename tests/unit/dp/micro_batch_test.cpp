@@ -12,26 +12,14 @@
 #include "model/trainable_set.h"
 #include "model/unet.h"
 #include "support/relative_error.h"
+#include "support/small_networks.h"
 
 namespace dpldm::dp {
 namespace {
 
-model::UNetConfig network_config() {
-  model::UNetConfig config;
-  config.block_out_channels = {32, 64};
-  config.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
-  config.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = {1};
-  config.norm_num_groups = 8;
-  config.num_heads = {2};
-  config.cross_attention_dim = 64;
-  config.num_classes = 11;
-  return config;
-}
-
 // A network in which every layer matters: some projections start at zero.
 std::shared_ptr<model::UNet> make_network() {
-  auto network = std::make_shared<model::UNet>(network_config());
+  auto network = std::make_shared<model::UNet>(test::quickstart_unet_config());
   const torch::NoGradGuard no_grad;
   for (auto& parameter : network->parameters()) parameter.add_(torch::randn_like(parameter), 0.02);
   return network;

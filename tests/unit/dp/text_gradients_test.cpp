@@ -11,6 +11,7 @@
 #include "model/ldm_bert.h"
 #include "model/trainable_set.h"
 #include "model/unet.h"
+#include "support/small_networks.h"
 
 namespace dpldm::dp {
 namespace {
@@ -41,15 +42,7 @@ std::shared_ptr<model::TextEncoder> make_encoder(const std::string& kind) {
 }
 
 std::shared_ptr<model::UNet> make_network(const std::string& encoder) {
-  model::UNetConfig config;
-  config.block_out_channels = {8, 16};
-  config.down_block_types = {"CrossAttnDownBlock2D", "DownBlock2D"};
-  config.up_block_types = {"UpBlock2D", "CrossAttnUpBlock2D"};
-  config.layers_per_block = {1};
-  config.norm_num_groups = 4;
-  config.num_heads = {2};
-  config.cross_attention_dim = 12;
-  auto network = std::make_shared<model::UNet>(config);
+  auto network = std::make_shared<model::UNet>(test::small_text_unet_config());
   network->set_text_encoder(make_encoder(encoder));
   const torch::NoGradGuard no_grad;
   for (auto& parameter : network->parameters()) parameter.add_(torch::randn_like(parameter), 0.1);

@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "base/torch.h"
 #include "model/trainable_set.h"
-#include "unit/model/networks.h"
+#include "support/small_networks.h"
 
 namespace dpldm::model {
 namespace {
@@ -25,7 +25,7 @@ at::Tensor output_of(UNet& unet) {
 
 UNet random_network() {
   torch::manual_seed(3);
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   const torch::NoGradGuard no_grad;
   for (auto& parameter : unet.parameters()) parameter.normal_(0, 0.2);
   return unet;

@@ -12,7 +12,7 @@
 #include "model/ldm_bert.h"
 #include "model/model_index.h"
 #include "support/file_bytes.h"
-#include "unit/model/networks.h"
+#include "support/small_networks.h"
 
 namespace dpldm::model {
 namespace {
@@ -29,7 +29,7 @@ class ModelDirectory : public testing::Test {
     root_ = fs::path(testing::TempDir()) / ("model_directory_" + std::to_string(::getpid()));
     fs::remove_all(root_);
     fs::create_directories(root_);
-    unet_ = std::make_shared<UNet>(small_unet_config());
+    unet_ = std::make_shared<UNet>(test::small_unet_config());
     save_unet(*unet_, root_ / "unet");
   }
   void TearDown() override { fs::remove_all(root_); }
@@ -125,10 +125,7 @@ TEST_F(ModelDirectory, WrongShapeIsNamed) {
 }
 
 TEST_F(ModelDirectory, TensorUnderItsOldAndItsNewNameIsRefused) {
-  AutoencoderConfig config;
-  config.block_out_channels = {8};
-  config.norm_num_groups = 4;
-  save_autoencoder(AutoencoderKL(config), root_ / "vae");
+  save_autoencoder(AutoencoderKL(test::small_autoencoder_config()), root_ / "vae");
   auto tensors = io::read_safetensors(root_ / "vae" / kWeights);
   const std::string prefix = "decoder.mid_block.attentions.0.";
   tensors.emplace_back(prefix + "query.weight", torch::ones({8, 8}));
@@ -330,13 +327,11 @@ std::string class_of_pipeline(const Pipeline& pipeline, const fs::path& model) {
 }
 
 TEST_F(ModelDirectory, PipelinesAreNamedAfterTheirNetworks) {
-  AutoencoderConfig vae_config;
-  vae_config.block_out_channels = {8};
-  vae_config.norm_num_groups = 4;
+  AutoencoderConfig vae_config = test::small_autoencoder_config();
   const auto vae = std::make_shared<AutoencoderKL>(vae_config);
   EXPECT_EQ(class_of_pipeline({.unet = unet_, .autoencoder = vae}, root_ / "class"), "DPLDMPipeline");
   EXPECT_THAT(test::bytes_of(root_ / "class" / "dpldm_pipeline.py"), HasSubstr("class DPLDMPipeline("));
-  UNetConfig text_config = small_unet_config();
+  UNetConfig text_config = test::small_unet_config();
   text_config.num_classes = 0;
   const auto text_unet = std::make_shared<UNet>(text_config);
   fs::create_directories(root_ / "words");
@@ -413,10 +408,7 @@ TEST_F(ModelDirectory, DigestDependsOnValuesNamesAndNothingElse) {
 }
 
 TEST_F(ModelDirectory, AutoencoderKeepsItsScale) {
-  AutoencoderConfig config;
-  config.block_out_channels = {8};
-  config.norm_num_groups = 4;
-  AutoencoderKL autoencoder(config);
+  AutoencoderKL autoencoder(test::small_autoencoder_config());
   autoencoder.set_scaling_factor(1.25);
   save_autoencoder(autoencoder, root_ / "vae");
   const auto loaded = load_autoencoder(root_);

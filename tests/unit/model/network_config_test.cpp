@@ -8,7 +8,7 @@
 #include "model/ldm_bert.h"
 #include "model/unet.h"
 #include "model/vq_model.h"
-#include "unit/model/networks.h"
+#include "support/small_networks.h"
 
 namespace dpldm::model {
 namespace {
@@ -29,11 +29,11 @@ std::string refusal(json config, const std::string& key, const json& value) {
 }
 
 std::string unet_refusal(const std::string& key, const json& value) {
-  return refusal<UNetConfig>(small_unet_config().to_json(), key, value);
+  return refusal<UNetConfig>(test::small_unet_config().to_json(), key, value);
 }
 
 TEST(UNetConfig, WhatIsWrittenIsReadAlike) {
-  UNetConfig config = small_unet_config();
+  UNetConfig config = test::small_unet_config();
   config.num_heads = {2, 4};
   config.transformer_layers_per_block = {1, 3};
   config.use_linear_projection = true;
@@ -188,7 +188,7 @@ TEST(UNetConfig, NetworksWithoutEndAreRefused) {
 
 // Two million blocks, of which no key asks for more than it may.
 TEST(UNetConfig, KeysThatTogetherMakeANetworkWithoutEndAreRefused) {
-  json unet = small_unet_config().to_json();
+  json unet = test::small_unet_config().to_json();
   unet["block_out_channels"] = std::vector<int>(16, 8);
   unet["down_block_types"] = std::vector<std::string>(16, "CrossAttnDownBlock2D");
   unet["up_block_types"] = std::vector<std::string>(16, "CrossAttnUpBlock2D");

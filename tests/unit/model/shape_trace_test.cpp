@@ -13,7 +13,7 @@
 #include "model/text_encoder.h"
 #include "model/trainable_set.h"
 #include "model/unet.h"
-#include "unit/model/networks.h"
+#include "support/small_networks.h"
 
 namespace dpldm::model {
 namespace {
@@ -115,7 +115,7 @@ Work work_of(const std::string& set, bool conditioner) {
     void report(const TapSite&, const at::Tensor&, const at::Tensor&, const NormStatistics&) override {}
   } tap;
   const torch::NoGradGuard no_grad;
-  const auto unet = shapes_of(small_unet_config());
+  const auto unet = shapes_of(test::small_unet_config());
   TrainableOptions options;
   options.select = set;
   options.conditioner = conditioner;

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/torch.h"
-#include "unit/model/networks.h"
+#include "support/small_networks.h"
 
 namespace dpldm::model {
 namespace {
@@ -31,7 +31,7 @@ TrainableOptions selecting(const std::string& select) {
 }
 
 TEST(TrainableSet, AttentionIsEverythingInAttentionModulesAndTheClassEmbedder) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   const auto names = names_of(unet, {});
   EXPECT_THAT(names, Contains("encoder_hid_proj.weight"));
   EXPECT_THAT(names, Contains("down_blocks.0.attentions.0.norm.bias"));
@@ -41,7 +41,7 @@ TEST(TrainableSet, AttentionIsEverythingInAttentionModulesAndTheClassEmbedder) {
 }
 
 TEST(TrainableSet, OffsetsTileTheFlatGradientInNetworkOrder) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   const TrainableSet set(unet, selecting("all"));
   std::int64_t expected = 0;
   for (const TrainedParameter& parameter : set.parameters()) {
@@ -53,7 +53,7 @@ TEST(TrainableSet, OffsetsTileTheFlatGradientInNetworkOrder) {
 }
 
 TEST(TrainableSet, DeadCrossAttentionIsFrozenUnlessAskedFor) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   TrainableOptions options;
   const auto frozen = names_of(unet, options);
   for (const char* part : {".attn2.to_q.", ".attn2.to_k.", "transformer_blocks.0.norm2."}) {
@@ -65,7 +65,7 @@ TEST(TrainableSet, DeadCrossAttentionIsFrozenUnlessAskedFor) {
   EXPECT_THAT(paper, Contains(HasSubstr(".attn2.to_q.")));
 
   // With text there is more than one token, and nothing is dead.
-  UNetConfig config = small_unet_config();
+  UNetConfig config = test::small_unet_config();
   config.num_classes = 0;
   UNet text_unet(config);
   EXPECT_THAT(names_of(text_unet, {}), Contains(HasSubstr(".attn2.to_q.")));
@@ -75,7 +75,7 @@ TEST(TrainableSet, DeadCrossAttentionIsFrozenUnlessAskedFor) {
 
 // The claim behind the freezing: these parameters have no gradient at all.
 TEST(TrainableSet, FrozenCrossAttentionHasNoGradient) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   {
     const torch::NoGradGuard no_grad;
     for (auto& parameter : unet.parameters()) parameter.normal_(0, 0.2);
@@ -96,7 +96,7 @@ TEST(TrainableSet, FrozenCrossAttentionHasNoGradient) {
 }
 
 TEST(TrainableSet, SelectorsNest) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   TrainableOptions options = selecting("cross-kv");
   options.freeze_dead_cross_attention = false;
   options.conditioner = false;
@@ -114,7 +114,7 @@ TEST(TrainableSet, SelectorsNest) {
 }
 
 TEST(TrainableSet, ExpressionsAddAndTakeAway) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   TrainableOptions options = selecting("none");
   options.conditioner = false;
   options.include = "^conv_out\\.";
@@ -124,7 +124,7 @@ TEST(TrainableSet, ExpressionsAddAndTakeAway) {
 }
 
 TEST(TrainableSet, ExpressionThatFindsNothing_IsRefusedByName) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   const auto refusal = [&](const TrainableOptions& options) -> std::string {
     try {
       TrainableSet(unet, options);
@@ -145,7 +145,7 @@ TEST(TrainableSet, ExpressionThatFindsNothing_IsRefusedByName) {
 }
 
 TEST(TrainableSet, WhatCannotBeTrainedIsRefused) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   EXPECT_THROW(TrainableSet(unet, selecting("attentions")), ConfigError);
   EXPECT_THROW(TrainableSet(unet, selecting("attention@>=0")), ConfigError);
   EXPECT_THROW(TrainableSet(unet, selecting("attention@>=x")), ConfigError);
@@ -167,14 +167,14 @@ std::string refusal_of(UNet& unet, const TrainableOptions& options) {
 }
 
 TEST(TrainableSet, AParameterWithoutARuleIsRefusedByName) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   unet.register_parameter("loose", torch::zeros({1}));
   EXPECT_THAT(refusal_of(unet, selecting("all")), HasSubstr("parameter 'loose' cannot be trained"));
   EXPECT_EQ(refusal_of(unet, selecting("attention")), "");  // frozen, it needs none
 }
 
 TEST(TrainableSet, ASetWithoutAnyParameterIsRefusedWhereTheConditionerIsTrainedToo) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   EXPECT_EQ(refusal_of(unet, selecting("attention@>=7")), "");
   EXPECT_THAT(refusal_of(unet, selecting("attention@>=8")), HasSubstr("'attention@>=8' is empty in this network"));
   EXPECT_THAT(refusal_of(unet, selecting("lora")), HasSubstr("'lora' is empty in this network"));
@@ -182,7 +182,7 @@ TEST(TrainableSet, ASetWithoutAnyParameterIsRefusedWhereTheConditionerIsTrainedT
 }
 
 TEST(TrainableSet, AParameterWithTwoNamesIsRefusedByBoth) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   unet.register_module("twin", unet.named_modules("", false)["conv_out"]);
   const std::string refusal = refusal_of(unet, selecting("all"));
   EXPECT_THAT(refusal, HasSubstr("'conv_out.weight' is shared"));
@@ -191,7 +191,7 @@ TEST(TrainableSet, AParameterWithTwoNamesIsRefusedByBoth) {
 }
 
 TEST(TrainableSet, BatchNormIsRefusedByNameEvenWhereItIsFrozen) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   unet.register_module("odd", torch::nn::BatchNorm2d(4).ptr());
   EXPECT_THAT(refusal_of(unet, selecting("attention")), HasSubstr("'odd' is a batch norm"));
 }
@@ -220,7 +220,7 @@ int num_convolutions_behind(const at::Tensor& output) {
 
 // The graph of a private step begins at the first trained module: what lies before it has no backward pass.
 TEST(TrainableSet, NothingBeforeTheFirstTrainedModuleIsDifferentiated) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   CountingTap tap;
   const auto behind = [&](const std::string& select) {
     TrainableOptions options = selecting(select);
@@ -238,7 +238,7 @@ TEST(TrainableSet, NothingBeforeTheFirstTrainedModuleIsDifferentiated) {
 }
 
 TEST(TrainableSet, ExactlyTheTrainedLayersReport) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   TrainableSet set(unet, {});
   std::set<std::string> expected;
   for (const TrainedParameter& parameter : set.parameters()) {

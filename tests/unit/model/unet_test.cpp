@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/torch.h"
 #include "model/attention.h"
-#include "unit/model/networks.h"
+#include "support/small_networks.h"
 
 namespace dpldm::model {
 namespace {
@@ -24,7 +24,7 @@ std::shared_ptr<UNet> random_unet(const UNetConfig& config) {
 
 TEST(UNet, StartsByPredictingZero) {
   torch::manual_seed(1);
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   const torch::NoGradGuard no_grad;
   const at::Tensor output =
       unet.forward(torch::randn({2, 4, 7, 6}), torch::tensor({1, 900}), {{}, torch::tensor({0, 5})});
@@ -36,7 +36,7 @@ TEST(UNet, StartsByPredictingZero) {
 // it.
 TEST(UNet, RecordsDoNotInfluenceEachOther) {
   torch::manual_seed(2);
-  const auto unet = random_unet(small_unet_config());
+  const auto unet = random_unet(test::small_unet_config());
   const torch::NoGradGuard no_grad;
   const at::Tensor sample = torch::randn({3, 4, 7, 6});
   const at::Tensor timestep = torch::tensor({1, 500, 900});
@@ -51,7 +51,7 @@ TEST(UNet, RecordsDoNotInfluenceEachOther) {
 
 TEST(UNet, Bf16IsCloseToFp32) {
   torch::manual_seed(3);
-  const auto unet = random_unet(small_unet_config());
+  const auto unet = random_unet(test::small_unet_config());
   const torch::NoGradGuard no_grad;
   const at::Tensor sample = torch::randn({4, 4, 8, 8});
   const Conditioning conditioning{{}, torch::tensor({0, 1, 2, 3})};
@@ -63,12 +63,12 @@ TEST(UNet, Bf16IsCloseToFp32) {
 }
 
 TEST(UNet, WrongConditioningIsRefused) {
-  UNet unet(small_unet_config());
+  UNet unet(test::small_unet_config());
   const at::Tensor sample = torch::randn({1, 4, 8, 8});
   const at::Tensor timestep = torch::tensor({5});
   EXPECT_THROW(unet.forward(sample, timestep, {}), ConfigError);
   EXPECT_THROW(unet.forward(sample, timestep, {torch::randn({1, 1, 12}), {}}), ConfigError);
-  UNetConfig config = small_unet_config();
+  UNetConfig config = test::small_unet_config();
   config.num_classes = 0;
   UNet text_unet(config);
   EXPECT_THROW(text_unet.forward(sample, timestep, {{}, torch::tensor({1})}), ConfigError);
@@ -93,7 +93,7 @@ TEST(UNet, LatentWithLessPositionsThanLevelsIsRefused) {
 }
 
 TEST(UNet, HeadsThatDoNotDivideTheWidthAreRefused) {
-  UNetConfig config = small_unet_config();
+  UNetConfig config = test::small_unet_config();
   config.num_heads = {3};
   EXPECT_THROW(UNet{config}, ConfigError);
 }

@@ -6,13 +6,13 @@
 
 #include "base/error.h"
 #include "base/torch.h"
-#include "unit/model/networks.h"
+#include "support/small_networks.h"
 
 namespace dpldm::train {
 namespace {
 
 // small_unet_config() has five classes and the null class.
-model::UNet class_network() { return model::UNet(model::small_unet_config()); }
+model::UNet class_network() { return model::UNet(test::small_unet_config()); }
 
 TEST(FreshClasses, NullClassAndAllOtherWeights_AreKept) {
   torch::manual_seed(1);
@@ -31,7 +31,7 @@ TEST(FreshClasses, NullClassAndAllOtherWeights_AreKept) {
 }
 
 TEST(FreshClasses, ForATableBesideTheTime_AreRefusedAsThat) {
-  model::UNetConfig config = model::small_unet_config();
+  model::UNetConfig config = test::small_unet_config();
   config.num_classes = 0;
   config.num_class_embeds = 3;
   model::UNet network(config);

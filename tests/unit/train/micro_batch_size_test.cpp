@@ -11,6 +11,7 @@
 #include "dp/record_products.h"
 #include "model/trainable_set.h"
 #include "model/unet.h"
+#include "support/small_networks.h"
 #include "train/trial_step.h"
 
 namespace dpldm::train {
@@ -159,16 +160,7 @@ TEST_F(WhatKernelsPack, FollowsFromTheRuleAndThePatchesOfAConvolution) {
 }
 
 TEST_F(WhatKernelsPack, IsCountedOnceForAllLayersBesideLibTorchsTensors) {
-  model::UNetConfig shape;
-  shape.block_out_channels = {32, 64};
-  shape.down_block_types = {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"};
-  shape.up_block_types = {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D"};
-  shape.layers_per_block = {1};
-  shape.norm_num_groups = 8;
-  shape.num_heads = {2};
-  shape.cross_attention_dim = 64;
-  shape.num_classes = 11;
-  model::UNet network(shape);
+  model::UNet network(test::quickstart_unet_config());
   model::TrainableSet trained(network, {});
   data::LatentFileInfo latents;
   latents.channels = 4;
