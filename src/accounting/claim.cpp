@@ -10,6 +10,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/bound_text.h"
+#include "accounting/noise_tails.h"
 #include "base/error.h"
 #include "base/words.h"
 
@@ -86,6 +88,7 @@ PrivacyClaim claim_from(const Json& json) {
   if (json.contains("steps_in_model")) claim.steps_in_model = whole_number(json["steps_in_model"]);
   claim.clipping = json.value("clipping", "");
   claim.num_records = whole_number(json.at("num_records"));
+  if (json.contains("trained_elements")) claim.trained_elements = whole_number(json["trained_elements"]);
   claim.expected_batch_size = json.at("expected_batch_size");
   for (const Json& release : json.value("other_releases", Json::array())) {
     claim.other_releases.push_back({release.at("sampling_rate"), release.at("noise_multiplier"),
@@ -108,6 +111,12 @@ PrivacyClaim claim_of(const Statement& statement) {
 }
 
 PrivacyClaim read_claim(const std::filesystem::path& dp_metadata) { return claim_of(read_statement(dp_metadata)); }
+
+double delta_of_tails(const PrivacyClaim& claim) {
+  if (!claim.is_private) return 0;
+  const GaussianEvent all{claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler};
+  return delta_of_tails(claim.delta, all, claim.neighbouring, std::max<std::int64_t>(2, claim.trained_elements));
+}
 
 std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
   if (!claim.is_private) {
@@ -140,6 +149,10 @@ std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
   }
   if (!agree(epsilon, *claim.epsilon)) {
     throw ConfigError(fmt::format("the model claims epsilon {}, but its own numbers make {}", *claim.epsilon, epsilon));
+  }
+  if (const double of_tails = delta_of_tails(claim); of_tails > claim.delta) {
+    throw ConfigError(fmt::format("the ends of the noise, whose values stop at 9.49 deviations, may add {} to delta {}",
+                                  up_to_digits(of_tails, 3), up_to_digits(claim.delta, 3)));
   }
   return epsilon;
 }

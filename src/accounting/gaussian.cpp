@@ -1,5 +1,6 @@
 #include "accounting/gaussian.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -38,7 +39,10 @@ bool may_exceed(double mu, double epsilon, double delta) {
 
 }  // namespace
 
-double gaussian_delta(double mu, double epsilon) { return delta_with_error(mu, epsilon).value; }
+double gaussian_delta(double mu, double epsilon) {
+  const auto [value, error] = delta_with_error(mu, epsilon);
+  return std::min(1.0, value + error);
+}
 
 double gaussian_epsilon(double mu, double delta) {
   if (!may_exceed(mu, 0, delta)) return 0;

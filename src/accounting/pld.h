@@ -1,4 +1,5 @@
-// The privacy loss distribution accountant: an upper bound by construction, and tight.
+// The privacy loss distribution accountant: an upper bound by construction, and a tight one
+// but where rate and delta are tiny together (a delta of up to twice the true one was seen at q = 1.7e-5).
 //
 // One step's losses are put on a grid such that each cell keeps its mass under both distributions of the dominating
 // pair

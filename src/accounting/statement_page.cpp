@@ -9,7 +9,9 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/accountant.h"
 #include "accounting/bound_text.h"
+#include "accounting/noise_tails.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/words.h"
@@ -113,6 +115,16 @@ std::string sampling_text(const Json& statement) {
   return "Poisson, rate q = " + number_at(statement, "sampling_rate");
 }
 
+// Of a statement that claims privacy.
+std::string tails_text(const Json& statement) {
+  const GaussianEvent all{statement.at("sampling_rate").get<double>(), statement.at("noise_multiplier").get<double>(),
+                          statement.at("steps").get<std::int64_t>(), sampler_from(text_at(statement, "sampler"))};
+  const double delta = statement.at("delta").get<double>();
+  const double of_tails = delta_of_tails(delta, all, neighbouring_from(text_at(statement, "neighbouring")),
+                                         statement.at("trained_elements").get<std::int64_t>());
+  return fmt::format("at most {} is to be added to delta: values stop at 9.49 deviations", up_to_digits(of_tails, 3));
+}
+
 // Texts from elsewhere must not end the cell that they are in.
 std::string cell(std::string text) {
   const auto ends_a_cell = [](unsigned char c) { return c < ' ' || c == '|' || c == 0x7f; };
@@ -155,6 +167,7 @@ std::string table(const Json& statement) {
                                                number_at(release, "sampling_rate")));
   }
   rows += row("noise multiplier sigma", number_at(statement, "noise_multiplier"));
+  if (statement.at("private").get<bool>()) rows += row("ends of the noise", tails_text(statement));
   rows += row("clip norm C", number_at(statement, "clip_norm"));
   rows += row("clipping", text_at(statement, "clipping_text"));
   rows += row("draws per record K", number_at(statement, "noise_multiplicity") + " (averaged before the clip)");

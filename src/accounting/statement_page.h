@@ -15,7 +15,7 @@ inline constexpr const char* kStatementPage = "privacy_statement.md";
 
 // Which words pages have: `page_format` of a statement. To be raised with every change of what statement_page() writes,
 // so that pages of earlier programs are not taken for false.
-inline constexpr int kPageFormat = 3;
+inline constexpr int kPageFormat = 4;
 
 // Throws ConfigError when `statement`, the content of dp_metadata.json, lacks something that the page says.
 std::string statement_page(const nlohmann::json& statement);

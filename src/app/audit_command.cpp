@@ -218,14 +218,14 @@ void run_level_0(Invocation& invocation, const cxxopts::ParseResult& given) {
                     {"ranks", comm.size()},
                     {"defects", defects}};
     answer(json, given.count("json") > 0,
-           fmt::format("level 0, {} rank(s), {}: mu {:.4f} in [{:.4f}, {:.4f}], claimed at most {:.4f}; one release: "
-                       "claimed epsilon {}, audited {} at delta {} ({} canaries, {} measurements, confidence "
-                       "{}): {}",
-                       comm.size(), mechanism, worst->mu, worst->mu_lower, worst->mu_upper, worst->claimed_mu,
-                       accounting::up_to_decimals(worst->claimed_epsilon, 4),
-                       accounting::down_to_decimals(worst->audited_epsilon, 4),
-                       accounting::up_to_digits(options.delta, 6), worst->num_canaries, worst->num_measurements,
-                       options.confidence, defects.empty() ? "passed" : "FAILED"),
+           fmt::format(
+               "level 0, {} rank(s), {}: mu {:#.4g} in [{:#.4g}, {:#.4g}], claimed at most {:#.4g}; one release: "
+               "claimed epsilon {}, audited {} at delta {} ({} canaries, {} measurements, confidence "
+               "{}): {}",
+               comm.size(), mechanism, worst->mu, worst->mu_lower, worst->mu_upper, worst->claimed_mu,
+               accounting::up_to_decimals(worst->claimed_epsilon, 4),
+               accounting::down_to_decimals(worst->audited_epsilon, 4), accounting::up_to_digits(options.delta, 6),
+               worst->num_canaries, worst->num_measurements, options.confidence, defects.empty() ? "passed" : "FAILED"),
            defects);
   });
 }

@@ -253,6 +253,7 @@ void run_privacy_verify(int argc, char** argv) {
   if (epsilon) {
     warn_of(accounting::caution_about_delta(claim.delta, claim.num_records));
     warn_of(accounting::caution_about_epsilon(*epsilon));
+    warn_of(accounting::caution_about_tails(claim.delta, accounting::delta_of_tails(claim)));
   }
   if (json) {
     const auto if_stated = [&claim](const Json& value) { return claim.has_numbers ? value : Json(nullptr); };
@@ -262,6 +263,7 @@ void run_privacy_verify(int argc, char** argv) {
                       {"private", claim.is_private},
                       {"epsilon", epsilon ? Json(*epsilon) : Json(nullptr)},
                       {"delta", if_stated(claim.delta)},
+                      {"delta_of_noise_tails", if_stated(accounting::delta_of_tails(claim))},
                       {"accountant", if_stated(to_text(claim.accountant))},
                       {"neighbouring", if_stated(to_text(claim.neighbouring))}};
     fmt::print("{}\n", answer.dump());

@@ -116,8 +116,9 @@ std::string range_text(Range range) {
 }
 
 void check_range(const std::string& key, double value, Range range) {
+  if (!std::isfinite(value)) throw ConfigError(fmt::format("{} is {}; it must be a finite number", key, value));
   const bool low_ok = range.open_low ? value > range.low : value >= range.low;
-  if (!low_ok || value > range.high || !std::isfinite(value)) {
+  if (!low_ok || value > range.high) {
     throw ConfigError(fmt::format("{} is {}; it must be {}", key, value, range_text(range)));
   }
 }
@@ -275,6 +276,10 @@ const Schema::Field* Schema::find(const std::string& key) const {
 }
 
 void Schema::refuse_unknown(const std::string& key) const {
+  if (key == name_ || key.starts_with(name_ + ".")) {
+    throw ConfigError(
+        fmt::format("there is no key {0}.{1}; the keys of this command are written without '{0}.'", name_, key));
+  }
   std::vector<std::string> known;
   for (const Field& field : fields_) known.push_back(field.key);
   const std::string near = nearest_word(key, known);

@@ -524,6 +524,30 @@ TEST_F(PrivacyCommand, Verify_OfAModelWhoseRunReleasedMore_WarnsOfIt) {
   EXPECT_THROW(json({"verify", folder_.string()}), IoError) << "a ledger that is not whole";
 }
 
+TEST_F(PrivacyCommand, Verify_LooksAtWhatTheEndsOfTheNoiseAddToDelta) {
+  Json statement = accounting::test::whole_statement();
+  statement["sampling_rate"] = .1;
+  statement["expected_batch_size"] = 5000;
+  statement["noise_multiplier"] = .5;
+  statement["trained_elements"] = 24'000'000;
+  const accounting::GaussianEvent event{.1, .5, 1000};
+  const auto found_at = [&](double delta) {
+    statement["delta"] = delta;
+    statement["epsilon"] = accounting::epsilon_of({&event, 1}, delta, accounting::AccountantKind::kPld);
+    write("model/dp_metadata.json", statement);
+    testing::internal::CaptureStderr();
+    const Json found = json({"verify", folder_.string()});
+    EXPECT_NEAR(found["delta_of_noise_tails"].get<double>(), 6.4e-11, .1e-11);
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_THAT(found_at(1e-5), testing::Not(testing::HasSubstr("ends of the noise")));
+  EXPECT_THAT(accounting::statement_page(statement), testing::HasSubstr("| ends of the noise | at most 6.4"));
+  EXPECT_THAT(found_at(1e-10), testing::HasSubstr("ends of the noise"));
+  EXPECT_THROW(found_at(1e-12), ConfigError);
+  testing::internal::GetCapturedStderr();
+  EXPECT_THAT(printed_, testing::HasSubstr("may add 6.4"));
+}
+
 // A directory of many models may hold the page of any of them.
 TEST_F(PrivacyCommand, Verify_LeavesAPageAloneThatNeedNotBeAboutTheModel) {
   write("one/dp_metadata.json", accounting::test::whole_statement());

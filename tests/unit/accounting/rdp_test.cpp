@@ -78,6 +78,16 @@ TEST(Rdp, FullRate_IsTheGaussianMechanism) {
   EXPECT_NEAR(rdp_of_step(1 - 1e-12, 2, 2.5), 2.5 / 8, 1e-9);
 }
 
+// By quadrature in other software, over all that weighs in: where the order is above ten times the noise, most of the
+// moment lies near 2 order - 1, under the neighbour's less likely part.
+TEST(Rdp, ReplaceOneAtHighOrders_IsThatOfTheWholeIntegral) {
+  EXPECT_NEAR(rdp_of_step(.9, 20, 256, Neighbouring::kReplaceOne), 1.00288, 1e-5);
+  EXPECT_NEAR(rdp_of_step(.9, 20, 512, Neighbouring::kReplaceOne), 1.8533, 1e-4);
+  for (double order : {64.0, 512.0, 1024.0}) {
+    EXPECT_NEAR(rdp_of_step(1 - 1e-9, 20, order, Neighbouring::kReplaceOne) / (4 * order / 800), 1, 1e-3) << order;
+  }
+}
+
 TEST(Rdp, RateZero_CostsNothing_NoiseZero_CostsEverything) {
   EXPECT_EQ(rdp_of_step(0, 1, 2), 0);
   EXPECT_EQ(rdp_of_step(0.1, 0, 2), std::numeric_limits<double>::infinity());
