@@ -66,9 +66,9 @@ class MomentIntegral {
   double log_moment() {
     // The integrand varies on the scale of sigma, and has its nearest pole at a distance of pi sigma^2 from the axis:
     // panels this wide leave a 30-point rule an error below 1e-15.
-    // Its peaks lie where a product of powers of the two densities' parts has its own: between 0 and the order for
-    // add-remove; for replace-one from -order (where 1 - r and q weigh in) to 2 order - 1 (r and q).
-    const double low = -(r_ > 0 ? order_ : 0) - 10 * sigma_;
+    // P^order Q^(1 - order) has its peaks at 0 and order for add-remove, at 0, order - 1, order and 2 order - 1 for
+    // replace-one, whose Q has mass at -1 too.
+    const double low = (r_ > 0 ? -1 : 0) - 10 * sigma_;
     const double high = (r_ > 0 ? 2 : 1) * order_ + 10 * sigma_;
     const double num_panels = std::ceil((high - low) / std::min(2 * sigma_, 8 * sigma_ * sigma_));
     const double width = (high - low) / num_panels;
