@@ -116,10 +116,11 @@ std::string range_text(Range range) {
 }
 
 void check_range(const std::string& key, double value, Range range) {
-  if (!std::isfinite(value)) throw ConfigError(fmt::format("{} is {}; it must be a finite number", key, value));
   const bool low_ok = range.open_low ? value > range.low : value >= range.low;
-  if (!low_ok || value > range.high) {
-    throw ConfigError(fmt::format("{} is {}; it must be {}", key, value, range_text(range)));
+  const bool is_finite = std::isfinite(value);
+  if (!low_ok || value > range.high || !is_finite) {
+    throw ConfigError(
+        fmt::format("{} is {}; it must be {}{}", key, value, range_text(range), is_finite ? "" : " and finite"));
   }
 }
 

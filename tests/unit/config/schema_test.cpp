@@ -91,6 +91,7 @@ TEST(Schema, RefusesWithTheKeyTheValueAndWhatIsAllowed) {
   EXPECT_THAT(refusal_of([&] { schema.set("flag=no"); }), HasSubstr("true or false"));
   EXPECT_THAT(refusal_of([&] { schema.set("word=three"); }), HasSubstr("one of one, two"));
   EXPECT_THAT(refusal_of([&] { schema.set("group.rat=1"); }), HasSubstr("did you mean group.rate?"));
+  EXPECT_THAT(refusal_of([&] { schema.set("test.group.rate=1"); }), HasSubstr("are written without 'test.'"));
   EXPECT_THAT(refusal_of([&] { schema.set("group.rate"); }), HasSubstr("key=value"));
   EXPECT_THAT(refusal_of([&] { schema.load_file("/nonexistent.yaml"); }), HasSubstr("/nonexistent.yaml"));
   EXPECT_THAT(refusal_of([&] { schema.load_file(write_file("flag: true\nflag: false\n")); }), HasSubstr("twice"));
