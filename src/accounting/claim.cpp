@@ -13,6 +13,7 @@
 #include "accounting/bound_text.h"
 #include "accounting/noise_tails.h"
 #include "base/error.h"
+#include "base/unambiguous_json.h"
 #include "base/words.h"
 
 namespace dpldm::accounting {
@@ -104,7 +105,7 @@ PrivacyClaim claim_of(const Statement& statement) {
   try {
     return claim_from(statement.content);
   } catch (const Json::exception& error) {
-    throw ConfigError(statement.file.string() + " is not a privacy statement: " + error.what());
+    throw ConfigError(statement.file.string() + " is not a privacy statement: " + reason_of(error));
   } catch (const ConfigError& error) {
     throw ConfigError(statement.file.string() + ": " + error.what());
   }

@@ -7,6 +7,7 @@
 
 #include "accounting/events.h"
 #include "base/error.h"
+#include "base/unambiguous_json.h"
 
 namespace dpldm::accounting {
 namespace {
@@ -28,7 +29,7 @@ auto reading(const Read& read) {
   try {
     return read();
   } catch (const nlohmann::json::exception& error) {
-    throw IoError(error.what());
+    throw IoError(reason_of(error));
   } catch (const ConfigError& error) {
     throw IoError(error.what());
   }

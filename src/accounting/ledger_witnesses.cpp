@@ -16,6 +16,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/unambiguous_json.h"
 #include "base/watchdog.h"
 #include "base/words.h"
 
@@ -113,7 +114,7 @@ Json whole_manifest(const fs::path& path) {
   } catch (const IoError& error) {
     damage = error.what();
   } catch (const Json::exception& error) {
-    damage = error.what();
+    damage = reason_of(error);
   }
   spdlog::warn("{} is damaged, so what it had seen of the ledger cannot be compared: {}", path.string(), damage);
   return Json::object();

@@ -148,7 +148,7 @@ std::string stamped_claim(const json& statement, std::string (*to_digits)(double
                        to_digits(statement.at("delta").get<double>(), 3),
                        statement.at("neighbouring").get<std::string>());
   } catch (const json::exception& error) {
-    throw ConfigError(std::string("this is not a privacy statement: ") + error.what());
+    throw ConfigError("this is not a privacy statement: " + reason_of(error));
   }
 }
 
@@ -263,7 +263,7 @@ std::string weights_beside_the_statement(const Statement& statement) {
     digests = statement.content.at(kWeights).get<std::map<std::string, std::string>>();
   } catch (const json::exception& error) {
     throw ConfigError(
-        fmt::format("{}: {} is not a digest for each file: {}", statement.file.string(), kWeights, error.what()));
+        fmt::format("{}: {} is not a digest for each file: {}", statement.file.string(), kWeights, reason_of(error)));
   }
   for (const fs::path& file : weights_in(model)) {
     const std::string name = fs::proximate(file, model).generic_string();

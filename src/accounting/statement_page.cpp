@@ -14,6 +14,7 @@
 #include "accounting/noise_tails.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/unambiguous_json.h"
 #include "base/words.h"
 
 namespace dpldm::accounting {
@@ -201,7 +202,7 @@ std::string statement_page(const Json& statement) {
     const bool rounds = statement.at("mechanism") == "float";
     return begin + kScope + (rounds ? kFloatingPoint : "") + kMachines;
   } catch (const Json::exception& error) {
-    throw ConfigError(std::string("no page can be made of this privacy statement: ") + error.what());
+    throw ConfigError(std::string("no page can be made of this privacy statement: ") + reason_of(error));
   }
 }
 

@@ -89,7 +89,8 @@ void run_privacy(Invocation& invocation) {
     }
     names += std::string(names.empty() ? "" : ", ") + part.name;
   }
-  throw ConfigError(fmt::format("`dpldm privacy` takes one of {} first; it was given '{}'", names, word));
+  throw ConfigError(fmt::format("`dpldm privacy` takes one of {} first{}", names,
+                                word.empty() ? "; see --help" : fmt::format("; it was given '{}'", word)));
 }
 
 void run_privacy_epsilon(int argc, char** argv) {

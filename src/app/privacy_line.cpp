@@ -5,6 +5,7 @@
 
 #include "accounting/bound_text.h"
 #include "base/error.h"
+#include "base/unambiguous_json.h"
 
 namespace dpldm::app {
 
@@ -19,7 +20,7 @@ std::string privacy_line(const nlohmann::json& metadata) {
                        accounting::up_to_digits(metadata.at("delta").get<double>(), 3),
                        metadata.at("neighbouring").get<std::string>());
   } catch (const nlohmann::json::exception& error) {
-    throw ConfigError(fmt::format("dp_metadata.json is not a privacy statement: {}", error.what()));
+    throw ConfigError(fmt::format("dp_metadata.json is not a privacy statement: {}", reason_of(error)));
   }
 }
 

@@ -19,6 +19,7 @@
 #include "base/build_facts.h"
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/unambiguous_json.h"
 #include "io/json_file.h"
 
 namespace dpldm::app {
@@ -243,7 +244,8 @@ std::string report_page(const fs::path& run_dir) {
     if (ledger) body += privacy_section(*ledger, metadata) + (ledger->header().is_private ? kLimits : "");
     body += training_section(read_metrics(run_dir / "metrics.jsonl"));
   } catch (const json::exception& error) {
-    throw IoError(fmt::format("{}: a file of the run lacks what the report needs: {}", run_dir.string(), error.what()));
+    throw IoError(
+        fmt::format("{}: a file of the run lacks what the report needs: {}", run_dir.string(), reason_of(error)));
   }
   body += "<h2>Settings</h2>\n";
   if (protects_nothing) {

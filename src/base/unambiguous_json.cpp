@@ -26,4 +26,10 @@ nlohmann::json parse_unambiguous_json(const std::string& text) {
   return nlohmann::json::parse(text, check);
 }
 
+std::string reason_of(const nlohmann::json::exception& error) {
+  const std::string text = error.what();  // "[json.exception.out_of_range.403] key 'delta' not found"
+  const std::size_t end = text.starts_with('[') ? text.find("] ") : std::string::npos;
+  return end == std::string::npos ? text : text.substr(end + 2);
+}
+
 }  // namespace dpldm

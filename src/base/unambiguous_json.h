@@ -18,4 +18,7 @@ struct AmbiguousJson : std::runtime_error {
 // nlohmann::json::parse throws.
 nlohmann::json parse_unambiguous_json(const std::string& text);
 
+// What is wrong by the library's word, without the number that it gives its exceptions: "key 'delta' not found".
+std::string reason_of(const nlohmann::json::exception& error);
+
 }  // namespace dpldm

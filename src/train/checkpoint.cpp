@@ -15,6 +15,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/unambiguous_json.h"
 #include "base/watchdog.h"
 #include "io/safetensors.h"
 
@@ -159,7 +160,7 @@ Checkpoint verify_checkpoint(const fs::path& directory) {
     }
     return checkpoint;
   } catch (const json::exception& error) {
-    throw IoError(fmt::format("{} cannot be read: {}", path.string(), error.what()));
+    throw IoError(fmt::format("{} cannot be read: {}", path.string(), reason_of(error)));
   }
 }
 

@@ -524,6 +524,14 @@ TEST_F(PrivacyCommand, Verify_OfAModelWhoseRunReleasedMore_WarnsOfIt) {
   EXPECT_THROW(json({"verify", folder_.string()}), IoError) << "a ledger that is not whole";
 }
 
+TEST_F(PrivacyCommand, Verify_OfAStatementWithATextForANumber_SaysSoInPlainWords) {
+  Json statement = accounting::test::whole_statement();
+  statement["delta"] = "small";
+  write("model/dp_metadata.json", statement);
+  EXPECT_THAT(refusal({"verify", folder_.string()}),
+              testing::EndsWith("is not a privacy statement: type must be number, but is string"));
+}
+
 TEST_F(PrivacyCommand, Verify_LooksAtWhatTheEndsOfTheNoiseAddToDelta) {
   Json statement = accounting::test::whole_statement();
   statement["sampling_rate"] = .1;
