@@ -295,7 +295,7 @@ bool Schema::is_prefix(const std::string& key) const {
 void Schema::apply(const std::string& prefix, const YAML::Node& tree, std::set<std::string>& stated) {
   for (const auto& entry : tree) {
     const std::string name = key_of(entry.first);
-    const std::string key = prefix.empty() ? name : prefix + "." + name;
+    const std::string key = prefix.empty() ? name : fmt::format("{}.{}", prefix, name);
     if (!stated.insert(key).second) throw ConfigError("the key '" + key + "' is stated twice");
     const YAML::Node& value = entry.second;
     if (const Field* field = find(key)) {
