@@ -253,7 +253,7 @@ std::string to_text(ElementType type) {
     case ElementType::kOther:
       break;
   }
-  return "of a type that is not read,";
+  return "an unknown type";
 }
 
 Dataset::Dataset(std::string where, Handle handle) : where_(std::move(where)), handle_(std::move(handle)) {
