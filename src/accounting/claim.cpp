@@ -67,6 +67,10 @@ void check_description(const Json& json, const PrivacyClaim& claim) {
   }
 }
 
+GaussianEvent all_steps(const PrivacyClaim& claim) {
+  return {claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler};
+}
+
 PrivacyClaim claim_from(const Json& json) {
   PrivacyClaim claim;
   if (json.at("format") != "dpldm-privacy" || json.at("version") != 1) {
@@ -115,8 +119,8 @@ PrivacyClaim read_claim(const std::filesystem::path& dp_metadata) { return claim
 
 double delta_of_tails(const PrivacyClaim& claim) {
   if (!claim.is_private) return 0;
-  const GaussianEvent all{claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler};
-  return delta_of_tails(claim.delta, all, claim.neighbouring, std::max<std::int64_t>(2, claim.trained_elements));
+  return delta_of_tails(claim.delta, all_steps(claim), claim.neighbouring,
+                        std::max<std::int64_t>(2, claim.trained_elements));
 }
 
 std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
@@ -135,7 +139,7 @@ std::optional<double> verified_epsilon(const PrivacyClaim& claim) {
                                   expected));
   }
   std::vector<GaussianEvent> events = claim.other_releases;
-  events.push_back({claim.sampling_rate, claim.noise_multiplier, claim.steps, claim.sampler});
+  events.push_back(all_steps(claim));
   const double epsilon = epsilon_of(events, claim.delta, claim.accountant, claim.neighbouring);
   if (!std::isfinite(epsilon)) throw ConfigError("the model claims privacy, but its numbers give no finite epsilon");
   if (claim.steps_in_model < 0 || claim.steps_in_model > claim.steps) {

@@ -106,16 +106,23 @@ std::vector<fs::path> pages_about(const fs::path& model) {
   return pages;
 }
 
+// The ledger of the run whose model the directory `model` is, where it lies in one.
+std::optional<fs::path> ledger_of_its_run(const fs::path& model) {
+  const fs::path whole_name = fs::canonical(model);
+  const fs::path ledger = whole_name.parent_path() / kLedgerOfARun;
+  if (whole_name.filename() != kModelOfARun || !path_exists(ledger)) return std::nullopt;
+  return ledger;
+}
+
 // A run writes its page when all else is written, and beside its ledger. Throws IoError where the model in the
 // directory `model`, about which there is no page, is that of a run.
 void require_no_run(const fs::path& model) {
-  const fs::path whole_name = fs::canonical(model);
-  const fs::path run = whole_name.parent_path();
-  if (whole_name.filename() != kModelOfARun || !path_exists(run / kLedgerOfARun)) return;
+  const std::optional<fs::path> ledger = ledger_of_its_run(model);
+  if (!ledger) return;
   throw IoError(
       fmt::format("{} is missing, which a run writes last: the run has not ended (--resume ends it), or the "
                   "page was removed",
-                  (run / accounting::kStatementPage).string()));
+                  (ledger->parent_path() / accounting::kStatementPage).string()));
 }
 
 // What was found of the page about a model.
@@ -169,13 +176,12 @@ Verified verified_statement(const accounting::Statement& statement) {
 // after the statement is outside it. Throws IoError when the run's ledger is not whole, or lacks what the run saw of
 // it.
 void compare_ledger(const fs::path& model, std::optional<double> epsilon) {
-  const fs::path whole_name = fs::canonical(model);
-  const fs::path run = whole_name.parent_path();
-  if (whole_name.filename() != kModelOfARun || !path_exists(run / kLedgerOfARun)) return;
-  const PrivacyLedger ledger = accounting::read_with_nothing_lost(run / kLedgerOfARun, run);
+  const std::optional<fs::path> path = ledger_of_its_run(model);
+  if (!path) return;
+  const PrivacyLedger ledger = accounting::read_with_nothing_lost(*path, path->parent_path());
   if (!epsilon || ledger.epsilon() <= *epsilon * (1 + 1e-6)) return;
   spdlog::warn("{} makes epsilon {}, more than the {} of the model alone: more was released after its statement",
-               (run / kLedgerOfARun).string(), accounting::up_to_decimals(ledger.epsilon(), 6),
+               path->string(), accounting::up_to_decimals(ledger.epsilon(), 6),
                accounting::up_to_decimals(*epsilon, 6));
 }
 

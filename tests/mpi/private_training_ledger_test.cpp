@@ -48,10 +48,7 @@ TEST_F(PrivateTrainingOnRanks, StepsChargedButLostStaySpentAndTheBudgetHolds) {
 
 // As those of another method would be: charged to the ledger of the run, before it goes on.
 TEST_F(PrivateTrainingOnRanks, ReleasesOfOtherKindsCountInTheStatement) {
-  config::FinetuneConfig real = stopping_after_one_step();
-  real.test_seed.reset();
-  real.noise_multiplier = 3;
-  real.epsilon = 100;
+  config::FinetuneConfig real = claiming_privacy(stopping_after_one_step());
   real.steps = 2;
   EXPECT_THROW(run(real, "others", *world_), Checkpointed);
   if (world_->is_root()) {

@@ -91,10 +91,7 @@ TEST_F(PrivateTrainingOnRanks, OnALattice_TheModelIsBitIdenticalForAnyRanksShard
 }
 
 TEST_F(PrivateTrainingOnRanks, RunThatClaimsPrivacyIsReproducibleByNobody) {
-  config::FinetuneConfig real = config();
-  real.test_seed.reset();
-  real.noise_multiplier = 3;
-  real.epsilon = 100;
+  config::FinetuneConfig real = claiming_privacy(config());
   const Tensors first = weights(run(real, "first", *world_));
   const Tensors second = weights(run(real, "second", *world_));
   EXPECT_GE(largest_difference(first, second), 1e-2);

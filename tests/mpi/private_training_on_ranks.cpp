@@ -67,6 +67,13 @@ config::FinetuneConfig PrivateTrainingOnRanks::stopping_after_one_step() const {
   return stopping;
 }
 
+config::FinetuneConfig PrivateTrainingOnRanks::claiming_privacy(config::FinetuneConfig config) {
+  config.test_seed.reset();
+  config.noise_multiplier = 3;
+  config.epsilon = 100;
+  return config;
+}
+
 std::filesystem::path PrivateTrainingOnRanks::run(config::FinetuneConfig config, const std::string& name,
                                                   comm::Communicator& comm, bool resume) {
   std::filesystem::path directory = root_ / name;

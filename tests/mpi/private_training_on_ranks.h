@@ -52,6 +52,8 @@ class PrivateTrainingOnRanks : public test::RanksInOneDirectory {
 
   config::FinetuneConfig config() const;
   config::FinetuneConfig stopping_after_one_step() const;
+  // The same run under keys of its own, with a budget that it does not come near.
+  static config::FinetuneConfig claiming_privacy(config::FinetuneConfig config);
 
   // Collective over `comm`. The directory of the finished run.
   std::filesystem::path run(config::FinetuneConfig config, const std::string& name, comm::Communicator& comm,

@@ -100,10 +100,7 @@ TEST_F(PrivateTrainingOnRanks, RunThatWasEndedBeforeItHadALedgerBeginsAnewWhenRe
 }
 
 TEST_F(PrivateTrainingOnRanks, ModelOfAnEarlierProgram_IsWrittenAnewByResumingItsRunAtNoCost) {
-  config::FinetuneConfig settings = config();
-  settings.test_seed.reset();
-  settings.noise_multiplier = 3;
-  settings.epsilon = 100;
+  config::FinetuneConfig settings = claiming_privacy(config());
   settings.steps = 2;
   const std::filesystem::path model = run(settings, "earlier", *world_) / "model";
   const nlohmann::json before = model::read_dp_metadata(model);
@@ -126,10 +123,7 @@ TEST_F(PrivateTrainingOnRanks, ModelOfAnEarlierProgram_IsWrittenAnewByResumingIt
 }
 
 TEST_F(PrivateTrainingOnRanks, ResumeWithOtherPrivacySettingsIsAConfigurationError) {
-  config::FinetuneConfig real = config();
-  real.test_seed.reset();
-  real.noise_multiplier = 3;
-  real.epsilon = 100;
+  config::FinetuneConfig real = claiming_privacy(config());
   real.steps = 1;
   run(real, "settings", *world_);
   const auto refusal = [&](const std::function<void(config::FinetuneConfig&)>& change) {

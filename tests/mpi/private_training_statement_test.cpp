@@ -248,10 +248,7 @@ TEST_F(PrivateTrainingOnRanks, RunThatIsNotPrivateSaysSoEverywhereAndNamesNoEpsi
     EXPECT_FALSE(model::read_dp_metadata(root_ / name / "model")["private"].get<bool>()) << name;
   }
   // One that is private names it.
-  config::FinetuneConfig real = seeded;
-  real.test_seed.reset();
-  real.noise_multiplier = 3;
-  real.epsilon = 100;
+  config::FinetuneConfig real = claiming_privacy(seeded);
   std::map<std::string, std::string> texts = texts_of(real, "real");
   for (const char* place : {"ledger.jsonl", "metrics.jsonl", "model/dp_metadata.json"}) {
     EXPECT_TRUE(names_an_epsilon(texts[place])) << place << "\n" << texts[place];
